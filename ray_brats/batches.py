@@ -1,0 +1,172 @@
+"""Batches for training: patches cut from prepared cases, augmented inside the graph.
+
+Volumes stay on disk, memory-mapped; a thread cuts the next batches while a step runs. The
+time a step had to wait for them is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from ray_brats import storage
+from ray_brats.config import TrainConfig
+from ray_brats.patches import SampleStream, draw_location
+
+Array = npt.NDArray[Any]
+Tensor = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
+    """The arrays of one prepared case on this node."""
+
+    case_id: str
+    folder: Path
+
+    def image(self) -> Array:
+        """Memory-mapped `(H, W, D, C)`."""
+        return np.load(self.folder / "image.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+    def label(self) -> Array:
+        """Memory-mapped `(H, W, D)` class indices."""
+        return np.load(self.folder / "label.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def fetch(dataset_uri: str, case_id: str) -> PreparedCase:
+    """The case on this node: where it is for a path, else a copy shared by the node's workers."""
+    source = storage.join(dataset_uri, "cases", case_id)
+    if not storage.is_remote(dataset_uri):
+        return PreparedCase(case_id=case_id, folder=Path(source))
+    cache = Path(tempfile.gettempdir()) / "ray-brats-cache"
+    folder = cache / hashlib.sha256(dataset_uri.encode()).hexdigest()[:16] / case_id
+    done = storage.read_bytes(storage.join(source, "done.json"))
+    marker = folder / "done.json"
+    if not (marker.exists() and marker.read_bytes() == done):
+        for name in ("image.npy", "label.npy"):
+            storage.write_bytes(str(folder / name), storage.read_bytes(storage.join(source, name)))
+        storage.write_bytes(str(marker), done)
+    return PreparedCase(case_id=case_id, folder=folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One replica's share of a step."""
+
+    image: npt.NDArray[np.float32]
+    """`(N, H, W, D, C)`."""
+    label: npt.NDArray[np.uint8]
+    """`(N, H, W, D)`."""
+    keys: npt.NDArray[np.int32]
+    """`(N, 2)`: the key of each sample's random augmentation."""
+    case_ids: tuple[str, ...]
+
+
+class BatchStream:
+    """Batches of one rank, from a step on, cut ahead of their use.
+
+    Sample `i` of the global stream is the same whatever the number of ranks: step `s` of
+    rank `r` of `R` holds samples `(s·R + r)·N … + N − 1`.
+    """
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], train: TrainConfig, *, rank: int, ranks: int
+    ) -> None:
+        self._cases = list(cases)
+        self._train = train
+        self._rank, self._ranks = rank, ranks
+        self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
+        self.waited_seconds = 0.0
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step; a function of the step alone."""
+        size = self._train.batch_per_worker
+        first = (step * self._ranks + self._rank) * size
+        samples = [self._sample(index) for index in range(first, first + size)]
+        images, labels, keys, names = zip(*samples, strict=True)
+        return Batch(
+            image=np.stack(images), label=np.stack(labels), keys=np.stack(keys), case_ids=names
+        )
+
+    def _sample(self, index: int) -> tuple[Array, Array, Array, str]:
+        number, rng = self._stream.draw(index)
+        case = self._cases[number]
+        label = case.label()
+        location = draw_location(
+            label,
+            self._train.patch_vox,
+            foreground_share=self._train.foreground_share,
+            rng=rng,
+        )
+        image = location.cut(case.image()).astype(np.float32)
+        key = np.array([self._train.seed, index], np.int64).astype(np.int32)
+        return image, location.cut(label), key, case.case_id
+
+    def from_step(self, step: int, *, ahead: int = 2) -> Iterator[Batch]:
+        """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+        closed = threading.Event()
+
+        def produce() -> None:
+            current = step
+            while not closed.is_set():
+                try:
+                    item: Batch | BaseException = self.batch(current)
+                except BaseException as error:  # handed over: raised where the batch is used
+                    item = error
+                while not closed.is_set():
+                    try:
+                        ready.put(item, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+                current += 1
+
+        threading.Thread(target=produce, daemon=True, name="ray-brats-batches").start()
+        try:
+            while True:
+                asked = time.perf_counter()
+                item = ready.get()
+                self.waited_seconds += time.perf_counter() - asked
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            closed.set()
+
+
+def augment(image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig) -> tuple[Tensor, Tensor]:
+    """Mirror and jitter a batch; the same keys give the same result.
+
+    Args:
+        image: `(N, H, W, D, C)` float32; zeros are background and stay so.
+        label: `(N, H, W, D)` uint8.
+        keys: `(N, 2)` int32.
+    """
+    images, labels = [], []
+    for number in range(train.batch_per_worker):
+        one, mask, key = image[number], label[number], keys[number]
+        if train.flip:
+            coins = tf.random.stateless_uniform((3,), key) < 0.5
+            for axis in range(3):
+                one = tf.where(coins[axis], tf.reverse(one, [axis]), one)
+                mask = tf.where(coins[axis], tf.reverse(mask, [axis]), mask)
+        if train.intensity_jitter > 0:
+            draws = tf.random.stateless_normal((2, one.shape[-1]), key + 1)
+            draws = draws * train.intensity_jitter
+            brain = tf.cast(tf.not_equal(one, 0.0), tf.float32)
+            one = (one * (1.0 + draws[0]) + draws[1]) * brain
+        images.append(one)
+        labels.append(mask)
+    return tf.stack(images), tf.stack(labels)

@@ -1,0 +1,109 @@
+"""Checkpoints of a training run: every variable in one file, and a description beside it.
+
+    step-000500/state.npz         model, averaged weights, optimizer: one array a variable
+    step-000500/checkpoint.json   step, plan, scores, and the sha256 of state.npz
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_brats import storage
+from ray_brats.errors import ArtefactError
+
+STATE = "state.npz"
+CARD = "checkpoint.json"
+
+Groups = Mapping[str, Sequence[Any]]
+"""Group name (`model`, `averaged`, `optimizer`) to its variables, in a fixed order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The description of one checkpoint."""
+
+    uri: str
+    step: int
+    facts: Mapping[str, Any]
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Of the validation made at this step, if one was."""
+        value = self.facts.get("mean_dice")
+        return None if value is None else float(value)
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint of a step; sorts by step."""
+    return f"step-{step:06d}"
+
+
+def save(groups: Groups, folder: Path, *, step: int, facts: Mapping[str, Any]) -> None:
+    """Write the values of all variables, then the description."""
+    arrays = {
+        f"{group}/{number}": np.asarray(variable.numpy())
+        for group, variables in groups.items()
+        for number, variable in enumerate(variables)
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    content = buffer.getvalue()
+    storage.write_bytes(str(folder / STATE), content)
+    card = {**facts, "step": step, "sha256": hashlib.sha256(content).hexdigest()}
+    storage.write_json(str(folder / CARD), card)
+
+
+def restore(groups: Groups, uri: str) -> Checkpoint:
+    """Set all variables to their saved values.
+
+    Raises:
+        ArtefactError: damaged, or saved from another architecture.
+    """
+    described = describe(uri)
+    if described is None:
+        raise ArtefactError(f"{uri} is no checkpoint: it has no {CARD}")
+    content = storage.read_bytes(storage.join(uri, STATE))
+    if hashlib.sha256(content).hexdigest() != described.facts["sha256"]:
+        raise ArtefactError(f"{uri}: {STATE} does not match its description: it is damaged")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for group, variables in groups.items():
+            saved = sum(name.startswith(f"{group}/") for name in arrays.files)
+            if saved != len(variables):
+                raise ArtefactError(
+                    f"{uri}: {saved} saved arrays in {group!r}, this network has {len(variables)}"
+                )
+            for number, variable in enumerate(variables):
+                variable.assign(arrays[f"{group}/{number}"])
+    return described
+
+
+def describe(uri: str) -> Checkpoint | None:
+    """The description of a checkpoint, or None where it is not complete."""
+    card = storage.read_json_or_none(storage.join(uri, CARD))
+    return None if card is None else Checkpoint(uri=uri, step=int(card["step"]), facts=card)
+
+
+def list_checkpoints(uri: str) -> list[Checkpoint]:
+    """The complete checkpoints below a prefix, by step."""
+    names = {
+        file.uri.rsplit("/", 1)[0]
+        for file in storage.list_files(uri)
+        if file.uri.endswith(f"/{CARD}")
+    }
+    found = [item for name in names if (item := describe(name)) is not None]
+    return sorted(found, key=lambda item: item.step)
+
+
+def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The highest validated mean Dice; the newest where none was validated."""
+    scored = [item for item in checkpoints if item.mean_dice is not None]
+    if scored:
+        return max(scored, key=lambda item: (item.mean_dice or 0.0, item.step))
+    return checkpoints[-1]

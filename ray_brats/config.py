@@ -1,0 +1,230 @@
+"""The whole configuration of a recipe, as frozen dataclasses.
+
+A recipe is one `Recipe`; its parts are named after the stages that read them. Every field
+says what it means, in which unit; ranges are checked where a value is made. JSON is the
+form that crosses files and processes: `as_json` and `from_json` are inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ray_brats.errors import UsageError
+
+Shape = tuple[int, int, int]
+T = TypeVar("T")
+
+DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """From native volumes to one array `(H, W, D, C)`."""
+
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    """Canonical names, in the order of the channels."""
+    crop: Literal["brain", "centre"] = "brain"
+    """`brain`: the box around every non-zero voxel; `centre`: `crop_size_vox` at the centre."""
+    crop_size_vox: Shape | None = None
+    """Size of a centred crop; smaller scans are padded with zeros."""
+    normalise: Literal["zscore", "minmax_slices"] = "zscore"
+    """`zscore`: non-zero voxels to mean 0, deviation 1; `minmax_slices`: scikit-learn's
+    MinMaxScaler on the volume reshaped to `(-1, last axis)`, hence each axial slice to 0–1."""
+    dtype: Literal["float32", "float16"] = "float16"
+    """Type of the stored image."""
+    min_labelled_share: float = 0.0
+    """A case with a mask is kept only where more than this share of the crop is labelled."""
+    raw_3_is_enhancing: bool = False
+    """Read label 3 of a release until 2021 as enhancing tumour (the original project's rule)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.modalities), "modalities", self.modalities, "at least one")
+        _require(
+            len(set(self.modalities)) == len(self.modalities),
+            "modalities",
+            self.modalities,
+            "each once",
+        )
+        _require(
+            (self.crop == "centre") == (self.crop_size_vox is not None),
+            "crop_size_vox",
+            self.crop_size_vox,
+            "a size exactly where crop is 'centre'",
+        )
+        _require(
+            0 <= self.min_labelled_share < 1, "min_labelled_share", self.min_labelled_share, "0–1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The architecture; `unet.build` is its only reader."""
+
+    kind: Literal["baseline", "standard"] = "standard"
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels at each level, finest first; level k works at 1 / 2^k of the resolution."""
+    stem_stride: Literal[1, 2] = 1
+    """2: the finest level works at half of the resolution (cheap; coarser outlines)."""
+    output: Literal["classes", "regions"] = "regions"
+    """`classes`: softmax over background and three tissues; `regions`: sigmoid per WT, TC, ET."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) >= 2, "widths", self.widths, "two levels or more")
+        _require(all(width > 0 for width in self.widths), "widths", self.widths, "above zero")
+
+    @property
+    def divisor_vox(self) -> int:
+        """Every side of an input must be a multiple of this."""
+        return int(2 ** (len(self.widths) - 1)) * self.stem_stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is trained; what is random follows from `seed` and the sample's index."""
+
+    patch_vox: Shape = (96, 96, 96)
+    batch_per_worker: int = 1
+    foreground_share: float = 0.5
+    """Share of the patches that are centred on a tumour voxel."""
+    flip: bool = True
+    """Mirror each axis with probability one half."""
+    intensity_jitter: float = 0.1
+    """Standard deviation of a random scale and shift of each channel."""
+    loss: Literal["dice_focal", "dice_bce"] = "dice_bce"
+    learning_rate: float = 1e-3
+    """The highest; see `schedule`."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up, as a function of the global step over the planned steps."""
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    ema_decay: float | None = None
+    """Decay a step of the averaged weights that are validated and exported; None: the raw ones."""
+    steps: int | None = 1000
+    """Optimizer steps, or None where `minutes` sets the length."""
+    minutes: float | None = None
+    """Length by the clock, validation included; the steps are fixed from the first ones' speed."""
+    validations: int = 2
+    """How often the validation cases are scored, evenly spaced, the last time at the end."""
+    checkpoint_minutes: float = 5.0
+    """At least this often the state is saved."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(all(n > 0 for n in self.patch_vox), "patch_vox", self.patch_vox, "above zero")
+        _require(self.batch_per_worker >= 1, "batch_per_worker", self.batch_per_worker, "≥ 1")
+        _require(0 <= self.foreground_share <= 1, "foreground_share", self.foreground_share, "0–1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
+        _require(
+            (self.steps is None) != (self.minutes is None),
+            "steps and minutes",
+            (self.steps, self.minutes),
+            "exactly one of the two",
+        )
+        _require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
+        _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
+        _require(self.validations >= 1, "validations", self.validations, "≥ 1")
+        _require(self.seed >= 0, "seed", self.seed, "≥ 0")
+        _require(
+            self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "0–1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a trained network segments a whole case."""
+
+    window_vox: Shape = (96, 96, 96)
+    """Size of a sliding window, used where the whole crop is not passed at once."""
+    overlap: float = 0.5
+    """Share of a window that its neighbour covers again."""
+    whole_limit_vox: int = 6_000_000
+    """Crops up to this many voxels go through the network in one pass; 0: always windows."""
+    tta: Literal["none", "flips"] = "none"
+    """`flips`: average the probabilities over the eight mirrored inputs."""
+    threshold: float = 0.5
+    """Probability from which a voxel belongs to a region (`output="regions"`)."""
+    min_enhancing_vox: int = 0
+    """Fewer enhancing voxels than this in a whole case are taken for necrotic core."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.overlap < 1, "overlap", self.overlap, "0 ≤ overlap < 1")
+        _require(0 < self.threshold < 1, "threshold", self.threshold, "0 < threshold < 1")
+        _require(self.whole_limit_vox >= 0, "whole_limit_vox", self.whole_limit_vox, "≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that determines a trained model, under one name."""
+
+    name: str
+    preprocess: PreprocessConfig
+    network: NetworkConfig
+    train: TrainConfig
+    inference: InferenceConfig
+
+    def __post_init__(self) -> None:
+        divisor = self.network.divisor_vox
+        for knob, shape in (
+            ("train.patch_vox", self.train.patch_vox),
+            ("inference.window_vox", self.inference.window_vox),
+        ):
+            _require(
+                all(side % divisor == 0 for side in shape),
+                knob,
+                shape,
+                f"sides that are multiples of {divisor}, which the network's levels need",
+            )
+        softmax = self.network.output == "classes"
+        _require(
+            softmax == (self.train.loss == "dice_focal"),
+            "train.loss",
+            self.train.loss,
+            "'dice_focal' for network.output 'classes', 'dice_bce' for 'regions'",
+        )
+
+
+def _require(ok: bool, knob: str, value: object, expected: str) -> None:
+    if not ok:
+        raise UsageError(f"{knob} is {value!r}: expected {expected}")
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A plain dict that `json` writes and `from_json` reads back."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def from_json(kind: type[T], values: dict[str, Any]) -> T:
+    """Rebuild a configuration dataclass from `as_json`'s dict.
+
+    Raises:
+        UsageError: a field that `kind` does not have, or lacks, or a value out of its range.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise UsageError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    made = {name: _rebuild(hints[name], value) for name, value in values.items()}
+    try:
+        return kind(**made)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__}: {error}") from error
+
+
+def _rebuild(hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return from_json(hint, value)
+    return value
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash over JSON values or configurations: equal content, equal string."""
+    plain = [as_json(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

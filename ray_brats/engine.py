@@ -1,0 +1,153 @@
+"""Ray itself: join a cluster or start one on this machine, and map functions over cases.
+
+The other modules of this layer are thin shells that stand on this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+
+from ray_brats.errors import CaseError, UsageError
+from ray_brats.ledger import Row, Work
+from ray_brats.progress import Progress, say
+
+WORKER_ENV = {
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+"""In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
+where they are ten times faster than its own), no TensorFlow noise, GPU memory taken as needed, patience with autoscaling."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Rows are small: a local Ray needs no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster offers, in total and on its largest node."""
+
+    cpus: int
+    gpus: int
+    node_cpus: int
+    nodes: int
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Resources]:
+    """Ray is there inside: the cluster of `RAY_ADDRESS`, or one sized to this machine.
+
+    Raises:
+        UsageError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
+    if ray.is_initialized():
+        yield resources()
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+        except ConnectionError as error:
+            raise UsageError(
+                f"RAY_ADDRESS is {address}, and no Ray cluster answers there: start one with "
+                "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+            ) from error
+    else:
+        for name, value in WORKER_ENV.items():
+            os.environ.setdefault(name, value)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    try:
+        found = resources()
+        place = f"the cluster at {address}" if address else "this machine"
+        say(f"Ray on {place}: {found.nodes} node(s), {found.cpus} CPUs, {found.gpus} GPUs")
+        yield found
+    finally:
+        ray.shutdown()
+
+
+def resources() -> Resources:
+    """What the cluster offers now."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    return Resources(
+        cpus=sum(cpus),
+        gpus=sum(int(node.get("GPU", 0)) for node in nodes),
+        node_cpus=max(cpus, default=0),
+        nodes=len(nodes),
+    )
+
+
+def map_cases(
+    work: Sequence[Work],
+    task: Any,
+    *,
+    title: str,
+    options: Mapping[str, Any],
+    actors: int | None = None,
+    arguments: Sequence[Any] = (),
+) -> list[Row]:
+    """Run a task over cases with Ray Data: one case a block, rows back as they finish.
+
+    Args:
+        work: the cases.
+        task: a function from one flat row (`Work.as_row`) to `{"row": JSON}`, or with `actors`
+            a class whose instances are such functions.
+        title: of the progress bar.
+        options: Ray's resources for each task or actor (`num_cpus`, `memory`, …).
+        actors: how many instances of the class stay alive.
+        arguments: of the function after the row, or of the class.
+    """
+    if not work:
+        return []
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    rows = ray.data.from_items([item.as_row() for item in work], override_num_blocks=len(work))
+    if actors:
+        done = rows.map(
+            task,
+            fn_constructor_args=list(arguments),
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            **options,
+        )
+    else:
+        done = rows.map(task, fn_args=list(arguments), **options)
+    results: list[Row] = []
+    with Progress(title, len(work)) as progress:
+        for item in done.iter_rows():
+            row = json.loads(item["row"])
+            results.append(row)
+            remark = "" if row["status"] == "ok" else f"{row['case_id']}: {row['status']}"
+            progress.update(len(results), note=remark)
+    return results
+
+
+def failed_row(case_id: str, error: Exception) -> Row:
+    """The row of a case that could not be used, whatever the reason."""
+    if isinstance(error, CaseError):
+        return {
+            "case_id": case_id,
+            "status": error.status,
+            "reason": error.reason,
+            "file": error.file,
+        }
+    reason = f"{type(error).__name__}: {error}"
+    return {"case_id": case_id, "status": "error", "reason": reason, "file": ""}

@@ -1,0 +1,253 @@
+"""Scores of a segmentation against its reference, one row per region, and their summary.
+
+Overlap scores follow Taha & Hanbury 2015 (BMC Medical Imaging 15:29); HD95 and surface Dice
+Nikolov et al. 2018 (`surfaces`); lesion-wise scores the BraTS 2023 rules (`lesions`); the
+original project's figures its Keras metrics (`keras_figures`). Distances are in mm, volumes
+in ml. A number that does not exist is None, never NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats.errors import UsageError
+from ray_brats.keras_figures import ORIGINAL_FIGURES, original_figures, original_figures_soft
+from ray_brats.labels import CLASS_COUNT, REGIONS, LabelMap, region_mask
+from ray_brats.lesions import PENALTY_MM, lesionwise_scores
+from ray_brats.surfaces import Mask, Spacing, SurfaceDistances, bounding_box, surface_of
+
+__all__ = [
+    "LEGACY_COLUMNS",
+    "LESIONWISE_COLUMNS",
+    "MISSING_HD95_MM",
+    "ORIGINAL_FIGURES",
+    "RULES",
+    "SCORE_COLUMNS",
+    "case_metrics",
+    "missing_prediction_metrics",
+    "original_figures",
+    "original_figures_soft",
+    "summarise",
+]
+
+RULES: Final = ("legacy", "lesionwise", "both")
+MISSING_HD95_MM: Final = 373.12866
+"""Legacy HD95 where exactly one mask is empty: the diagonal of a BraTS volume, 240×240×155."""
+TOLERANCE_MM: Final = 1.0
+
+LEGACY_COLUMNS: Final = (
+    "dice",
+    "hd95_mm",
+    "iou",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "surface_dice_1mm",
+)
+LESIONWISE_COLUMNS: Final = ("lesionwise_dice", "lesionwise_hd95_mm")
+VOLUME_COLUMNS: Final = ("reference_ml", "predicted_ml", "volume_difference_ml")
+SCORE_COLUMNS: Final = (*LEGACY_COLUMNS, *LESIONWISE_COLUMNS, *VOLUME_COLUMNS)
+"""Every numeric column of a row, in order."""
+
+_MM3_PER_ML: Final = 1000.0
+_RESAMPLES: Final = 2000
+_SEED: Final = 20230601
+_RESAMPLE_BLOCK: Final = 4_000_000
+
+Row = dict[str, Any]
+
+
+def case_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Score one case in every region.
+
+    Whole-mask scores, where both masks are empty: Dice, IoU and surface Dice 1, HD95 0 mm;
+    where exactly one is: 0 and 373.12866 mm. Sensitivity, specificity and precision are None
+    where their denominator is zero.
+
+    Args:
+        reference: class indices of the expert, `(H, W, D)`.
+        prediction: class indices of the model, on the same grid.
+        spacing_mm: size of a voxel along each axis.
+        rules: `legacy` for the scores of the whole mask, `lesionwise` for those per lesion, or
+            `both`; scores not asked for are None. Volumes are always there.
+
+    Returns:
+        One row per region in the order of `labels.REGIONS`: `region`, then `SCORE_COLUMNS`.
+        `volume_difference_ml` is predicted minus reference.
+
+    Raises:
+        ValueError: the shapes differ, or a map does not hold class indices.
+        UsageError: unknown rules.
+    """
+    _check(reference, prediction, spacing_mm, rules)
+    spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
+    box = bounding_box(reference | prediction)
+    cropped = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
+    if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in cropped):
+        raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
+    rows: list[Row] = []
+    for region in REGIONS:
+        masks = region_mask(cropped[0], region), region_mask(cropped[1], region)
+        row: Row = {"region": region, **dict.fromkeys(SCORE_COLUMNS)}
+        if rules != "lesionwise":
+            row |= _legacy_scores(*masks, spacing, reference.size)
+        if rules != "legacy":
+            scores = lesionwise_scores(*masks, spacing, whole_hd95_mm=row["hd95_mm"])
+            row |= zip(LESIONWISE_COLUMNS, scores, strict=True)
+        rows.append(row | _volumes(*masks, spacing))
+    return rows
+
+
+def missing_prediction_metrics(
+    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Rows of a case that has no usable prediction; nothing in them rewards its absence.
+
+    They are scored as against an empty prediction, except that every Dice and IoU is 0 and
+    every distance its penalty, 373.12866 mm (lesion-wise 374 mm), also where the reference
+    region is empty. Arguments, order and errors are those of `case_metrics`.
+    """
+    rows = case_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules)
+    worst = {
+        "dice": 0.0,
+        "hd95_mm": MISSING_HD95_MM,
+        "iou": 0.0,
+        "surface_dice_1mm": 0.0,
+        "lesionwise_dice": 0.0,
+        "lesionwise_hd95_mm": PENALTY_MM,
+    }
+    return [
+        row | {name: value for name, value in worst.items() if row[name] is not None}
+        for row in rows
+    ]
+
+
+def _check(
+    reference: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing_mm: Spacing, rules: str
+) -> None:
+    if rules not in RULES:
+        raise UsageError(f"unknown rules {rules!r}: expected one of {', '.join(RULES)}")
+    if reference.shape != prediction.shape or reference.ndim != 3:
+        raise ValueError(
+            f"the reference has shape {reference.shape}, the prediction {prediction.shape}: "
+            "expected the same three axes; resample the prediction to the reference's grid"
+        )
+    if not all(np.issubdtype(part.dtype, np.integer) for part in (reference, prediction)):
+        raise ValueError(
+            f"expected whole-number class indices, not {reference.dtype} and {prediction.dtype}"
+        )
+    if len(spacing_mm) != 3 or not all(0 < size < math.inf for size in spacing_mm):
+        raise ValueError(f"expected three positive voxel sizes in mm, not {spacing_mm}")
+
+
+def _legacy_scores(
+    reference: Mask, prediction: Mask, spacing_mm: Spacing, total_voxels: int
+) -> Row:
+    """Scores of the whole mask; `total_voxels` counts the uncropped volume."""
+    both = int(np.count_nonzero(reference & prediction))
+    actual = int(np.count_nonzero(reference))
+    predicted = int(np.count_nonzero(prediction))
+    either = actual + predicted - both
+    if actual and predicted:
+        distances = SurfaceDistances.between(
+            surface_of(reference, spacing_mm), surface_of(prediction, spacing_mm)
+        )
+        hd95_mm, surface_dice = distances.hd95_mm(), distances.surface_dice(TOLERANCE_MM)
+    else:
+        hd95_mm, surface_dice = (MISSING_HD95_MM, 0.0) if either else (0.0, 1.0)
+    return {
+        "dice": 2 * both / (actual + predicted) if either else 1.0,
+        "hd95_mm": hd95_mm,
+        "iou": both / either if either else 1.0,
+        "sensitivity": _ratio(both, actual),
+        "specificity": _ratio(total_voxels - either, total_voxels - actual),
+        "precision": _ratio(both, predicted),
+        "surface_dice_1mm": surface_dice,
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _volumes(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> Row:
+    voxel_ml = math.prod(spacing_mm) / _MM3_PER_ML
+    actual, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
+    values = (actual * voxel_ml, predicted * voxel_ml, (predicted - actual) * voxel_ml)
+    return dict(zip(VOLUME_COLUMNS, values, strict=True))
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], originals: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """Sum up a cohort; the order of rows does not matter.
+
+    Args:
+        rows: rows of `case_metrics`, each with its `case_id` added.
+        originals: `original_figures` of each case.
+
+    Returns:
+        `{"cases": n, "regions": {region: {column: {"mean", "median", "ci95": [low, high]},
+        "empty_references": n, "empty_predictions": n}}, "original": {figure: mean}}` with every
+        column of `SCORE_COLUMNS`. `ci95` is the percentile interval of the mean over 2000
+        seeded bootstrap resamples of the cases (Efron & Tibshirani 1993). Values that do not
+        exist are left out; where none is left, the numbers are None.
+    """
+    regions: dict[str, Any] = {}
+    for region in REGIONS:
+        chosen = [row for row in rows if row["region"] == region]
+        regions[region] = {
+            **{name: _spread(_existing(chosen, name)) for name in SCORE_COLUMNS},
+            "empty_references": sum(row["reference_ml"] == 0 for row in chosen),
+            "empty_predictions": sum(row["predicted_ml"] == 0 for row in chosen),
+        }
+    return {
+        "cases": len({row["case_id"] for row in rows}),
+        "regions": regions,
+        "original": {name: _mean(_existing(originals, name)) for name in ORIGINAL_FIGURES},
+    }
+
+
+def _existing(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """Sorted values of a column; a table that was read back may hold NaN for null."""
+    values = (float(row[name]) for row in rows if row[name] is not None)
+    return sorted(value for value in values if not math.isnan(value))
+
+
+def _mean(values: list[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    if not values:
+        return {"mean": None, "median": None, "ci95": [None, None]}
+    return {"mean": _mean(values), "median": median(values), "ci95": _interval(values)}
+
+
+def _interval(values: list[float]) -> list[float]:
+    """Bootstrap percentile interval of the mean; the same values give the same interval."""
+    array, random = np.array(values), np.random.default_rng(_SEED)
+    block = max(1, _RESAMPLE_BLOCK // array.size)  # a fixed share of memory for any cohort
+    means = [
+        array[random.integers(array.size, size=(min(block, _RESAMPLES - done), array.size))].mean(
+            axis=1
+        )
+        for done in range(0, _RESAMPLES, block)
+    ]
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    return [float(low), float(high)]
+
+
+def region_dice(reference: LabelMap, prediction: LabelMap, region: str) -> float:
+    """Dice of one region of two class-index maps of one shape; 1 where both are empty."""
+    truth, found = region_mask(reference, region), region_mask(prediction, region)
+    total = int(np.count_nonzero(truth)) + int(np.count_nonzero(found))
+    return 2.0 * int(np.count_nonzero(truth & found)) / total if total else 1.0

@@ -1,0 +1,121 @@
+"""Where patches lie: random ones for training, a regular grid for inference.
+
+Everything random follows from (seed, index of the sample in the global stream), so any
+step can be replayed, and another number of workers goes on with the same samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats.config import Shape
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PatchLocation:
+    """A box in an array: first voxel and size; may reach past the array's border."""
+
+    start_vox: Shape
+    size_vox: Shape
+
+    def cut(self, array: Array) -> Array:
+        """A copy of the box; zeros where it reaches past the array."""
+        patch = np.zeros((*self.size_vox, *array.shape[3:]), array.dtype)
+        inside, outside = self._overlap(array.shape)
+        patch[inside] = array[outside]
+        return patch
+
+    def add(self, array: Array, patch: Array) -> None:
+        """Add a patch to the box in place; what reaches past the array is dropped."""
+        inside, outside = self._overlap(array.shape)
+        array[outside] += patch[inside]
+
+    def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        inside, outside = [], []
+        for start, size, limit in zip(self.start_vox, self.size_vox, shape[:3], strict=True):
+            first = max(start, 0)
+            last = max(min(start + size, limit), first)
+            outside.append(slice(first, last))
+            inside.append(slice(first - start, last - start))
+        return tuple(inside), tuple(outside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStream:
+    """The infinite global stream of samples: which case, and a generator for the rest.
+
+    Each pass shuffles all cases anew, so every case is seen once before any is seen twice.
+    """
+
+    case_count: int
+    seed: int
+
+    def draw(self, index: int) -> tuple[int, np.random.Generator]:
+        """Case number and random generator of the sample at `index`."""
+        epoch, position = divmod(index, self.case_count)
+        order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.case_count)
+        return int(order[position]), np.random.default_rng((self.seed, 1, index))
+
+
+def draw_location(
+    label_HWD: Array, patch_vox: Shape, *, foreground_share: float, rng: np.random.Generator
+) -> PatchLocation:
+    """A random patch; with probability `foreground_share` centred on a labelled voxel."""
+    shape = label_HWD.shape
+    if rng.random() < foreground_share:
+        labelled = np.flatnonzero(label_HWD)
+        if labelled.size:
+            centre = np.unravel_index(labelled[rng.integers(labelled.size)], shape)
+            starts = [int(c) - n // 2 for c, n in zip(centre, patch_vox, strict=True)]
+            return PatchLocation(_clamped(starts, shape, patch_vox), patch_vox)
+    starts = [
+        int(rng.integers(max(limit - size, 0) + 1))
+        for limit, size in zip(shape, patch_vox, strict=True)
+    ]
+    return PatchLocation(_clamped(starts, shape, patch_vox), patch_vox)
+
+
+def _clamped(starts: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Shape:
+    """Inside the array where it is large enough, else centred on it."""
+    first, second, third = (
+        min(max(start, 0), limit - n) if limit >= n else (limit - n) // 2
+        for start, limit, n in zip(starts, shape, size, strict=True)
+    )
+    return first, second, third
+
+
+def sliding_windows(
+    shape: Sequence[int], window_vox: Shape, overlap: float
+) -> list[PatchLocation]:
+    """Windows that cover an array: evenly spaced, neighbours sharing at least `overlap`."""
+    starts = []
+    for limit, size in zip(shape, window_vox, strict=True):
+        if limit <= size:
+            starts.append([(limit - size) // 2])
+            continue
+        step = max(1, int(size * (1 - overlap)))
+        count = -(-(limit - size) // step) + 1
+        starts.append([round(i * (limit - size) / (count - 1)) for i in range(count)])
+    return [PatchLocation((a, b, c), window_vox) for a, b, c in itertools.product(*starts)]
+
+
+def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:
+    """Weight of each voxel of a window, shape `window_vox`, highest at the centre.
+
+    Deviation: an eighth of the side (Isensee et al. 2021, nnU-Net); never below 1e-3, so
+    that no voxel is left without weight.
+    """
+    axes = []
+    for size in window_vox:
+        offset = (np.arange(size) - (size - 1) / 2) / (size / 8)
+        axes.append(np.exp(-0.5 * offset**2))
+    weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    return np.maximum(weights, 1e-3).astype(np.float32)

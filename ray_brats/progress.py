@@ -1,0 +1,78 @@
+"""Progress on standard error: a bar on a terminal, plain lines in a job log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+import rich.console
+import rich.progress
+
+PLAIN_SECONDS = 10.0
+"""Least time between two plain lines."""
+
+
+def say(text: str) -> None:
+    """One plain line on standard error, so that standard output stays for results."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class Progress:
+    """Counts finished units of one stage; use as a context manager."""
+
+    def __init__(self, title: str, total: int | None, unit: str = "cases") -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._began = self._spoke = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        self._note = ""
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[note]}"),
+                console=rich.console.Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, note="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            self._speak()
+
+    def update(self, done: int, *, total: int | None = None, note: str = "") -> None:
+        """Set how many units are done, and perhaps a new total and a remark."""
+        self._done, self._note = done, note
+        self._total = total or self._total
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=self._total, note=note)
+        elif time.monotonic() - self._spoke >= PLAIN_SECONDS:
+            self._speak()
+
+    def _speak(self) -> None:
+        self._spoke = time.monotonic()
+        seconds = self._spoke - self._began
+        rate = self._done / seconds if seconds else 0.0
+        left = ""
+        if self._total and rate and self._done < self._total:
+            left = f", {(self._total - self._done) / rate:.0f} s left"
+        of = f"/{self._total}" if self._total else ""
+        note = f", {self._note}" if self._note else ""
+        say(
+            f"{self._title}: {self._done}{of} {self._unit}, {rate:.2f} {self._unit}/s{left}{note}"
+        )

@@ -1,0 +1,688 @@
+"""Masks one can check on paper, laws that hold for any mask, and slow versions to agree with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from ray_brats import lesions, metrics, surfaces
+from ray_brats.errors import UsageError
+from ray_brats.labels import (
+    BACKGROUND,
+    CLASS_COUNT,
+    EDEMA,
+    ENHANCING,
+    NECROTIC,
+    REGIONS,
+    LabelMap,
+)
+
+Mask = npt.NDArray[np.bool_]
+
+UNIT_MM = (1.0, 1.0, 1.0)
+ANISOTROPIC_MM = (0.7, 1.1, 2.3)
+INTEGER_MM = (1.0, 2.0, 3.0)
+SPACINGS = st.sampled_from([UNIT_MM, ANISOTROPIC_MM, INTEGER_MM, (0.5, 0.5, 1.0)])
+SMALL_MASKS = hnp.arrays(np.bool_, st.tuples(*[st.integers(1, 6)] * 3))
+QUICK = settings(max_examples=60, deadline=None)
+
+
+def two_masks(count: int = 2) -> st.SearchStrategy[tuple[Mask, ...]]:
+    shapes = st.tuples(*[st.integers(1, 6)] * 3)
+    return shapes.flatmap(lambda shape: st.tuples(*[hnp.arrays(np.bool_, shape)] * count))
+
+
+def box_mask(shape: tuple[int, int, int], *boxes: tuple[slice, slice, slice]) -> Mask:
+    mask = np.zeros(shape, bool)
+    for box in boxes:
+        mask[box] = True
+    return mask
+
+
+def cube(start: tuple[int, int, int], size: int) -> tuple[slice, slice, slice]:
+    first, second, third = (slice(corner, corner + size) for corner in start)
+    return first, second, third
+
+
+def as_label_map(mask: Mask) -> LabelMap:
+    """A mask as enhancing tumour, which all three regions share."""
+    return np.where(mask, np.uint8(ENHANCING), np.uint8(BACKGROUND))
+
+
+def score(reference: Mask, prediction: Mask, spacing_mm=UNIT_MM, **options: Any) -> dict[str, Any]:
+    rows = metrics.case_metrics(
+        as_label_map(reference), as_label_map(prediction), spacing_mm, **options
+    )
+    assert [row["region"] for row in rows] == list(REGIONS)
+    first = rows[0]
+    assert all({**row, "region": "WT"} == first for row in rows), "all regions hold the same mask"
+    return first
+
+
+def hd95_mm(reference: Mask, prediction: Mask, spacing_mm=UNIT_MM) -> float:
+    return surfaces.SurfaceDistances.between(
+        surfaces.surface_of(reference, spacing_mm), surfaces.surface_of(prediction, spacing_mm)
+    ).hd95_mm()
+
+
+# --- surfaces: on paper ---------------------------------------------------------------------
+
+
+def test_two_voxels_two_mm_apart():
+    reference = box_mask((8, 8, 8), cube((2, 4, 4), 1))
+    prediction = box_mask((8, 8, 8), cube((4, 4, 4), 1))
+    row = score(reference, prediction)
+    # Corners 2, 3 against corners 4, 5: distances 2 and 1, of equal area.
+    assert row["hd95_mm"] == 2.0
+    assert row["surface_dice_1mm"] == pytest.approx(0.5)
+    assert row["dice"] == 0.0
+
+
+def test_distance_is_in_mm_along_each_axis():
+    for axis, spacing in enumerate(ANISOTROPIC_MM):
+        reference = box_mask((9, 9, 9), cube((3, 3, 3), 1))
+        prediction = np.roll(reference, 3, axis)
+        assert hd95_mm(reference, prediction, ANISOTROPIC_MM) == pytest.approx(3 * spacing)
+
+
+def test_plate_against_shifted_plate():
+    # Plates through the whole array: faces, edges and corners all move by 4 voxels of 1.5 mm.
+    reference = box_mask((20, 6, 6), (slice(5, 6), slice(0, 6), slice(0, 6)))
+    row = score(reference, np.roll(reference, 4, 0), (1.5, 1.0, 1.0))
+    assert row["hd95_mm"] == 6.0
+    assert row["surface_dice_1mm"] == 0.0
+
+
+def test_shifted_cube_overlap():
+    reference = box_mask((12, 12, 12), cube((2, 2, 2), 4))
+    prediction = box_mask((12, 12, 12), cube((3, 2, 2), 4))
+    row = score(reference, prediction, (1.0, 1.0, 2.0))
+    assert row["dice"] == 0.75
+    assert row["iou"] == 48 / 80
+    assert row["sensitivity"] == row["precision"] == 0.75
+    assert row["specificity"] == (12**3 - 80) / (12**3 - 64)
+    assert row["hd95_mm"] == 1.0
+    assert row["surface_dice_1mm"] == 1.0
+    assert row["reference_ml"] == row["predicted_ml"] == 0.128
+    assert row["volume_difference_ml"] == 0.0
+
+
+def test_area_of_flat_faces_is_what_a_ruler_says():
+    height, width, depth = ANISOTROPIC_MM
+    areas_mm2 = surfaces.surfel_areas_mm2(ANISOTROPIC_MM)
+    assert areas_mm2[0b00001111] == pytest.approx(width * depth)
+    assert areas_mm2[0b00110011] == pytest.approx(height * depth)
+    assert areas_mm2[0b01010101] == pytest.approx(height * width)
+    # One voxel in a corner: a triangle that cuts its three edges in the middle.
+    cut_mm = np.array(ANISOTROPIC_MM) / 2
+    legs_mm = np.diag(cut_mm)
+    triangle_mm2 = np.linalg.norm(np.cross(legs_mm[1] - legs_mm[0], legs_mm[2] - legs_mm[0])) / 2
+    assert areas_mm2[0b00000001] == pytest.approx(triangle_mm2)
+
+
+def test_area_of_an_edge_is_a_chamfer():
+    height, width, depth = ANISOTROPIC_MM
+    chamfer_mm2 = math.hypot(height / 2, width / 2) * depth
+    assert surfaces.surfel_areas_mm2(ANISOTROPIC_MM)[0b00000011] == pytest.approx(chamfer_mm2)
+
+
+def test_every_code_but_empty_and_full_has_an_area():
+    areas_mm2 = surfaces.surfel_areas_mm2(UNIT_MM)
+    assert (np.flatnonzero(areas_mm2 == 0) == [0, 255]).all()
+    assert np.array_equal(areas_mm2, areas_mm2[::-1]), "inside and outside share the surface"
+
+
+def test_mask_at_the_edge_of_the_volume_has_a_closed_surface():
+    mask = np.ones((3, 3, 3), bool)
+    assert len(surfaces.surface_of(mask, UNIT_MM).points) == 4**3 - 2**3
+
+
+def test_distance_to_an_empty_mask_is_refused():
+    empty = surfaces.surface_of(np.zeros((3, 3, 3), bool), UNIT_MM)
+    with pytest.raises(ValueError, match="empty"):
+        surfaces.SurfaceDistances.between(empty, empty)
+
+
+def test_outliers_of_less_than_five_percent_do_not_count():
+    reference = box_mask((40, 40, 40), cube((2, 2, 2), 20))
+    prediction = reference.copy()
+    prediction[38, 38, 38] = True
+    assert score(reference, prediction)["hd95_mm"] == 0.0
+
+
+# --- surfaces: laws and slow versions -------------------------------------------------------
+
+
+def slow_surface(mask: Mask) -> tuple[npt.NDArray[np.int64], list[int]]:
+    padded = np.pad(mask, 1)
+    points, codes = [], []
+    for corner in itertools.product(*(range(size + 1) for size in mask.shape)):
+        bits = padded[tuple(slice(index, index + 2) for index in corner)].ravel()
+        code = sum(int(bit) << (7 - place) for place, bit in enumerate(bits))
+        if 0 < code < 255:
+            points.append(corner)
+            codes.append(code)
+    return np.array(points), codes
+
+
+def slow_scores(reference: Mask, prediction: Mask, spacing_mm) -> tuple[float, float, float]:
+    """Bounds of HD95, and surface Dice, from the full table of distances.
+
+    Where a sum of areas is 0.95 of the whole, rounding decides which element is the percentile:
+    the bounds are the percentiles just below and just above.
+    """
+    (own, own_codes), (other, other_codes) = slow_surface(reference), slow_surface(prediction)
+    gaps_mm = (own[:, None] - other[None]) * np.array(spacing_mm)
+    table_mm = np.sqrt((gaps_mm**2).sum(axis=-1))
+    areas_mm2 = surfaces.surfel_areas_mm2(spacing_mm)
+    bounds_mm, near, whole = [], 0.0, 0.0
+    for away_mm, codes in ((table_mm.min(axis=1), own_codes), (table_mm.min(axis=0), other_codes)):
+        pairs = sorted(zip(away_mm.tolist(), areas_mm2[codes].tolist(), strict=True))
+        total = sum(area for _, area in pairs)
+        reached = list(itertools.accumulate(area / total for _, area in pairs))
+        bounds_mm.append(
+            [
+                next(pairs[place][0] for place, part in enumerate(reached) if part >= fraction)
+                for fraction in (0.95 - 1e-9, 0.95 + 1e-9)
+            ]
+        )
+        near += sum(area for away, area in pairs if away <= 1.0)
+        whole += total
+    low_mm, high_mm = (max(pair) for pair in zip(*bounds_mm, strict=True))
+    return low_mm, high_mm, near / whole
+
+
+@QUICK
+@given(two_masks(), SPACINGS)
+def test_surface_scores_agree_with_the_full_table(masks, spacing_mm):
+    reference, prediction = masks
+    if not (reference.any() and prediction.any()):
+        return
+    row = score(reference, prediction, spacing_mm)
+    low_mm, high_mm, surface_dice = slow_scores(reference, prediction, spacing_mm)
+    assert low_mm - 1e-6 <= row["hd95_mm"] <= high_mm + 1e-6
+    assert row["surface_dice_1mm"] == pytest.approx(surface_dice, abs=1e-6)
+
+
+def test_a_tie_at_the_percentile_falls_as_in_the_surface_distance_package():
+    reference = box_mask((3, 3, 3), cube((0, 0, 0), 1))
+    corners = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1), (2, 0, 0))
+    prediction = box_mask((3, 3, 3), *(cube(corner, 1) for corner in corners))
+    # 38 of 40 equal elements reach exactly 0.95; that package's figures for the two spacings.
+    assert hd95_mm(reference, prediction, UNIT_MM) == pytest.approx(math.sqrt(5))
+    assert hd95_mm(reference, prediction, ANISOTROPIC_MM) == pytest.approx(4.729693436154187)
+
+
+@QUICK
+@given(two_masks(), SPACINGS)
+def test_all_ways_to_find_distances_agree(masks, spacing_mm):
+    own, other = (surfaces.surface_of(mask, spacing_mm) for mask in masks)
+    if not (len(own.points) and len(other.points)):
+        return
+    expected_mm = surfaces._searched_mm(own.points, other, within_mm=math.inf)
+    transformed_mm = surfaces._transformed_mm(own.points, other)
+    np.testing.assert_allclose(transformed_mm, expected_mm, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(surfaces.distances_mm(own, other), expected_mm, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", [UNIT_MM, INTEGER_MM, ANISOTROPIC_MM])
+def test_far_surfaces_agree_with_a_transform_in_float64(spacing_mm):
+    grid = np.indices((90, 60, 50))
+    mask = box_mask((90, 60, 50), cube((1, 2, 3), 6))
+    ball = ((grid - np.array([65, 35, 25])[:, None, None, None]) ** 2).sum(axis=0) < 20**2
+    own, other = surfaces.surface_of(mask, spacing_mm), surfaces.surface_of(ball, spacing_mm)
+    for first, second in ((own, other), (other, own)):
+        away = np.ones((91, 61, 51), bool)
+        away[tuple(second.points.T)] = False
+        expected_mm = ndimage.distance_transform_edt(away, sampling=spacing_mm)
+        np.testing.assert_allclose(
+            surfaces.distances_mm(first, second),
+            expected_mm[tuple(first.points.T)],
+            rtol=0,
+            atol=1e-9,
+        )
+
+
+@QUICK
+@given(two_masks(), SPACINGS)
+def test_scores_are_symmetric_and_bounded(masks, spacing_mm):
+    reference, prediction = masks
+    row, swapped = (
+        score(reference, prediction, spacing_mm),
+        score(prediction, reference, spacing_mm),
+    )
+    for name in ("dice", "iou", "hd95_mm", "surface_dice_1mm"):
+        assert row[name] == swapped[name]
+    assert row["sensitivity"] == swapped["precision"]
+    for name in metrics.SCORE_COLUMNS:
+        if row[name] is None:
+            continue
+        assert type(row[name]) is float
+        if name.endswith("_mm"):
+            assert 0 <= row[name] <= lesions.PENALTY_MM
+        elif not name.endswith("_ml"):
+            assert 0 <= row[name] <= 1
+
+
+@QUICK
+@given(two_masks(), SPACINGS, st.sets(st.integers(0, 2)))
+def test_scores_are_the_same_in_a_mirror(masks, spacing_mm, axes):
+    mirrored = [np.flip(mask, tuple(axes)) for mask in masks]
+    row, twin = score(*masks, spacing_mm), score(*mirrored, spacing_mm)
+    for name in metrics.SCORE_COLUMNS:
+        assert row[name] == pytest.approx(twin[name], abs=1e-9)
+
+
+@QUICK
+@given(SMALL_MASKS)
+def test_a_mask_against_itself_is_perfect(mask):
+    row = score(mask, mask)
+    assert (row["dice"], row["hd95_mm"], row["iou"], row["surface_dice_1mm"]) == (1, 0, 1, 1)
+    assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == (1.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*scipy.ndimage:DeprecationWarning")
+@pytest.mark.parametrize("spacing_mm", [UNIT_MM, INTEGER_MM, ANISOTROPIC_MM, (0.9375, 0.9375, 1.2)])
+def test_agrees_with_the_surface_distance_package(spacing_mm):
+    package = pytest.importorskip("surface_distance")
+    random = np.random.default_rng(7)
+    for density in (0.02, 0.3, 0.6):
+        noise = random.random((2, 24, 20, 16)) < density
+        smooth = ndimage.gaussian_filter(random.normal(size=(2, 24, 20, 16)), (0, 3, 3, 3)) > 0.02
+        for reference, prediction in (noise, smooth):
+            expected = package.compute_surface_distances(reference, prediction, spacing_mm)
+            row = score(reference, prediction, spacing_mm)
+            assert row["hd95_mm"] == pytest.approx(
+                package.compute_robust_hausdorff(expected, 95), abs=1e-6
+            )
+            assert row["surface_dice_1mm"] == pytest.approx(
+                package.compute_surface_dice_at_tolerance(expected, 1.0), abs=1e-6
+            )
+
+
+# --- edge cases of the whole mask -----------------------------------------------------------
+
+EMPTY = np.zeros((10, 10, 10), bool)
+CUBE = box_mask((10, 10, 10), cube((3, 3, 3), 4))
+
+
+def test_both_empty_is_perfect_and_has_no_sensitivity():
+    assert score(EMPTY, EMPTY) == {
+        "region": "WT",
+        "dice": 1.0,
+        "hd95_mm": 0.0,
+        "iou": 1.0,
+        "sensitivity": None,
+        "specificity": 1.0,
+        "precision": None,
+        "surface_dice_1mm": 1.0,
+        "lesionwise_dice": 1.0,
+        "lesionwise_hd95_mm": 0.0,
+        "reference_ml": 0.0,
+        "predicted_ml": 0.0,
+        "volume_difference_ml": 0.0,
+    }
+
+
+@pytest.mark.parametrize(("reference", "prediction"), [(CUBE, EMPTY), (EMPTY, CUBE)])
+def test_exactly_one_empty_takes_the_penalty(reference, prediction):
+    row = score(reference, prediction)
+    assert (row["dice"], row["hd95_mm"], row["iou"]) == (0.0, 373.12866, 0.0)
+    assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == (0.0, 374.0)
+    assert row["surface_dice_1mm"] == 0.0
+    assert row["sensitivity"] == (0.0 if reference.any() else None)
+    assert row["precision"] == (0.0 if prediction.any() else None)
+
+
+def test_a_reference_that_fills_the_volume_has_no_specificity():
+    assert score(np.ones((4, 4, 4), bool), CUBE[:4, :4, :4])["specificity"] is None
+
+
+def test_regions_join_their_classes():
+    reference = np.zeros((10, 10, 10), np.uint8)
+    reference[2:8, 2:8, 2:8] = EDEMA
+    reference[3:6, 3:6, 3:6] = NECROTIC
+    reference[4, 4, 4] = ENHANCING
+    prediction = np.where(reference == NECROTIC, np.uint8(ENHANCING), reference)
+    whole, core, enhancing = metrics.case_metrics(reference, prediction, UNIT_MM)
+    assert (whole["dice"], core["dice"]) == (1.0, 1.0)
+    assert enhancing["dice"] == 2 / 28
+    assert [row["reference_ml"] for row in (whole, core, enhancing)] == [0.216, 0.027, 0.001]
+    assert enhancing["volume_difference_ml"] == pytest.approx(0.026)
+
+
+def test_rules_choose_the_columns():
+    legacy, lesionwise = (score(CUBE, CUBE, rules=rules) for rules in ("legacy", "lesionwise"))
+    both = score(CUBE, CUBE)
+    for name in metrics.LEGACY_COLUMNS:
+        assert (legacy[name], lesionwise[name]) == (both[name], None)
+    for name in metrics.LESIONWISE_COLUMNS:
+        assert (legacy[name], lesionwise[name]) == (None, both[name])
+    assert legacy["reference_ml"] == lesionwise["reference_ml"] == 0.064
+    assert tuple(both) == ("region", *metrics.SCORE_COLUMNS)
+
+
+def test_memory_layout_does_not_matter():
+    reference, prediction = as_label_map(CUBE), as_label_map(np.roll(CUBE, 1, 2))
+    expected = metrics.case_metrics(reference, prediction, UNIT_MM)
+    fortran = metrics.case_metrics(np.asfortranarray(reference), prediction[::1], UNIT_MM)
+    assert fortran == expected
+
+
+def test_what_cannot_be_scored_is_refused():
+    maps = as_label_map(CUBE), as_label_map(CUBE[:9])
+    with pytest.raises(ValueError, match=r"\(10, 10, 10\).*\(9, 10, 10\)"):
+        metrics.case_metrics(*maps, UNIT_MM)
+    with pytest.raises(UsageError, match="legacy, lesionwise, both"):
+        metrics.case_metrics(maps[0], maps[0], UNIT_MM, rules="all")
+    with pytest.raises(ValueError, match="class indices"):
+        metrics.case_metrics(maps[0] + CLASS_COUNT, maps[0], UNIT_MM)
+    with pytest.raises(ValueError, match="float"):
+        metrics.case_metrics(maps[0].astype(float), maps[0], UNIT_MM)
+    with pytest.raises(ValueError, match="voxel sizes"):
+        metrics.case_metrics(maps[0], maps[0], (1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("reference", [EMPTY, CUBE, box_mask((10, 10, 10), cube((1, 1, 1), 2))])
+def test_a_missing_prediction_takes_every_penalty(reference):
+    for row in metrics.missing_prediction_metrics(as_label_map(reference), UNIT_MM):
+        assert (row["dice"], row["hd95_mm"], row["iou"]) == (0.0, 373.12866, 0.0)
+        assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == (0.0, 374.0)
+        assert row["sensitivity"] == (0.0 if reference.any() else None)
+        assert (row["specificity"], row["precision"]) == (1.0, None)
+        assert row["predicted_ml"] == 0.0
+        assert row["volume_difference_ml"] == -row["reference_ml"]
+
+
+def test_a_missing_prediction_heeds_the_rules():
+    rows = metrics.missing_prediction_metrics(as_label_map(CUBE), UNIT_MM, rules="legacy")
+    assert [(row["dice"], row["lesionwise_dice"]) for row in rows] == [(0.0, None)] * 3
+
+
+# --- lesions: on paper ----------------------------------------------------------------------
+
+SHAPE = (60, 40, 40)
+FIRST, SECOND = cube((5, 5, 5), 6), cube((35, 20, 20), 6)
+
+
+def lesionwise(reference: Mask, prediction: Mask, spacing_mm=UNIT_MM) -> tuple[float, float]:
+    return lesions.lesionwise_scores(reference, prediction, spacing_mm)
+
+
+def test_a_missed_lesion_counts_as_much_as_a_found_one():
+    truth = box_mask(SHAPE, FIRST, SECOND)
+    assert lesionwise(truth, box_mask(SHAPE, FIRST)) == (0.5, 187.0)
+
+
+def test_a_false_positive_counts_as_a_lesion():
+    prediction = box_mask(SHAPE, FIRST, SECOND)
+    assert lesionwise(box_mask(SHAPE, FIRST), prediction) == (0.5, 187.0)
+
+
+def test_many_specks_of_one_voxel_are_all_false_positives():
+    truth = box_mask(SHAPE, FIRST)
+    specks = np.zeros(SHAPE, bool)
+    specks[20::4, ::4, ::4] = True
+    count = 10 * 10 * 10
+    assert lesionwise(truth, truth | specks) == pytest.approx(
+        (1 / (1 + count), 374.0 * count / (1 + count))
+    )
+
+
+def test_lesions_whose_dilations_touch_are_one():
+    # Each dilation reaches 3 voxels: together they fill a gap of 6 and leave one voxel of 7.
+    for gap, expected in ((6, 1), (7, 2)):
+        truth = box_mask(SHAPE, cube((5, 5, 5), 6), cube((11 + gap, 5, 5), 6))
+        # Only the first piece is found: one half-found lesion, or one found and one missed.
+        dice, hd95 = lesionwise(truth, box_mask(SHAPE, cube((5, 5, 5), 6)))
+        if expected == 1:
+            assert dice == pytest.approx(2 * 216 / (216 + 432))
+            assert 0 < hd95 < 20
+        else:
+            assert (dice, hd95) == (0.5, 187.0)
+
+
+def test_one_component_may_serve_two_lesions():
+    pieces = cube((5, 5, 5), 6), cube((20, 5, 5), 6)
+    truth = box_mask(SHAPE, *pieces)
+    bridge = box_mask(SHAPE, (slice(5, 26), slice(5, 11), slice(5, 11)))
+    assert bridge.sum() == 756
+    dice, _ = lesionwise(truth, bridge)
+    assert dice == pytest.approx(2 * 216 / (216 + 756))
+
+
+def test_several_components_of_one_lesion_are_scored_as_their_union():
+    truth = box_mask(SHAPE, (slice(5, 17), slice(5, 11), slice(5, 11)))
+    prediction = truth.copy()
+    prediction[10:12] = False
+    dice, hd95 = lesionwise(truth, prediction)
+    assert dice == pytest.approx(2 * 360 / (432 + 360))
+    assert hd95 == hd95_mm(truth, prediction)
+
+
+def test_a_component_three_voxels_off_belongs_to_the_lesion_and_one_further_does_not():
+    truth = box_mask(SHAPE, FIRST)
+    near, far = (box_mask(SHAPE, cube((11 + gap, 5, 5), 6)) for gap in (2, 3))
+    assert lesionwise(truth, near) == (0.0, hd95_mm(truth, near))
+    assert lesionwise(truth, far) == (0.0, 374.0)
+
+
+def test_small_lesions_are_left_out_and_forgive_what_touches_them():
+    small = (slice(30, 35), slice(20, 25), slice(20, 22))
+    assert box_mask(SHAPE, small).sum() == 50
+    truth = box_mask(SHAPE, FIRST, small)
+    assert lesionwise(truth, box_mask(SHAPE, FIRST)) == (1.0, 0.0)
+    assert lesionwise(truth, box_mask(SHAPE, FIRST, cube((28, 20, 20), 9))) == (1.0, 0.0)
+    assert lesionwise(box_mask(SHAPE, small), EMPTY_LESIONS) == (1.0, 0.0)
+    # In mm³: the same voxels count once they are larger.
+    assert lesionwise(truth, box_mask(SHAPE, FIRST), (1.0, 1.0, 1.1)) == (0.5, 187.0)
+
+
+EMPTY_LESIONS = np.zeros(SHAPE, bool)
+
+
+def test_a_line_one_voxel_thick_has_components():
+    line = box_mask((1, 1, 3), (slice(0, 1), slice(0, 1), slice(0, 3, 2)))
+    assert lesionwise(line, line, (4.0, 4.0, 4.0)) == (1.0, 0.0)
+
+
+@QUICK
+@given(SMALL_MASKS.filter(lambda mask: mask.any()), st.integers(1, 3))
+def test_dilation_is_scipys_with_18_neighbours(mask, times):
+    structure = ndimage.generate_binary_structure(3, 2)
+    padded = np.pad(mask, 2)
+    before = padded.copy()
+    expected = ndimage.binary_dilation(padded, structure, iterations=times)
+    assert np.array_equal(lesions.dilate_18(padded, times), expected)
+    assert np.array_equal(padded, before), "the argument is left as it was"
+
+
+def slow_lesionwise(truth: Mask, prediction: Mask, spacing_mm) -> tuple[float, float]:
+    """The rules of 2023, one whole-volume step after another."""
+    structure = ndimage.generate_binary_structure(3, 2)
+    neighbours_26 = np.ones((3, 3, 3))
+    groups, count = ndimage.label(
+        ndimage.binary_dilation(truth, structure, iterations=3), neighbours_26
+    )
+    components, component_count = ndimage.label(prediction, neighbours_26)
+    scores, touched = [], set()
+    for group in range(1, count + 1):
+        lesion = truth & (groups == group)
+        around = ndimage.binary_dilation(lesion, structure, iterations=3)
+        found = set(np.unique(components[around]).tolist()) - {0}
+        touched |= found
+        if lesion.sum() * math.prod(spacing_mm) <= 50:
+            continue
+        union = np.isin(components, list(found)) & prediction
+        if found:
+            dice = 2 * (lesion & union).sum() / (lesion.sum() + union.sum())
+            scores.append((dice, hd95_mm(lesion, union, spacing_mm)))
+        else:
+            scores.append((0.0, 374.0))
+    scores += [(0.0, 374.0)] * (component_count - len(touched))
+    if not scores:
+        return 1.0, 0.0
+    dices, hd95s = zip(*scores, strict=True)
+    return sum(dices) / len(dices), sum(hd95s) / len(hd95s)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), SPACINGS, st.floats(1.0, 3.0))
+def test_lesionwise_scores_agree_with_the_rules_step_by_step(seed, spacing_mm, threshold):
+    random = np.random.default_rng(seed)
+    fields = ndimage.gaussian_filter(random.normal(size=(3, 26, 20, 16)), (0, 1.5, 1.5, 1.5))
+    fields /= fields.std()
+    truth = fields[0] + 0.5 * fields[1] > threshold
+    prediction = fields[0] + 0.5 * fields[2] > threshold
+    expected = slow_lesionwise(truth, prediction, spacing_mm)
+    assert lesionwise(truth, prediction, spacing_mm) == pytest.approx(expected, abs=1e-9)
+    row = score(truth, prediction, spacing_mm)
+    assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == pytest.approx(expected, abs=1e-9)
+
+
+# --- the original project's figures ---------------------------------------------------------
+
+
+def test_original_figures_on_paper():
+    reference = np.array([BACKGROUND, BACKGROUND, BACKGROUND, EDEMA], np.uint8)
+    prediction = np.array([BACKGROUND, BACKGROUND, EDEMA, EDEMA], np.uint8)
+    figures = metrics.original_figures(reference, prediction)
+    # Background: 2 of 3 voxels; edema: 1 of 2; the two absent classes count as perfect in the
+    # smoothed means and are left out of Keras's.
+    assert figures == pytest.approx(
+        {
+            "accuracy": 0.75,
+            "iou_score": (2 / 3 + 1 / 2 + 1 + 1) / 4,
+            "mean_iou": (2 / 3 + 1 / 2) / 2,
+            "dice_loss": 1 - (4 / 5 + 2 / 3 + 1 + 1) / 4,
+            "dice_loss_weighted": 1 - 0.25 * (4 / 5 + 2 / 3 + 1 + 1) / 4,
+        },
+        abs=1e-5,
+    )
+    assert tuple(figures) == metrics.ORIGINAL_FIGURES
+
+
+def test_soft_figures_on_paper():
+    reference = np.array([BACKGROUND, NECROTIC], np.uint8)
+    probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.4, 0.3, 0.1]], np.float32)
+    figures = metrics.original_figures_soft(reference, probabilities)
+    assert figures["accuracy"] == 1.0
+    # Nothing of the second voxel passes the threshold of 0.5.
+    assert figures["iou_score"] == pytest.approx((1 + 0 + 1 + 1) / 4, abs=1e-4)
+    assert figures["mean_iou"] == 1.0
+    dice = [2 * 0.7 / 1.9, 2 * 0.4 / 1.5, 0.0, 0.0]
+    assert figures["dice_loss"] == pytest.approx(1 - sum(dice) / 4, abs=1e-4)
+    assert figures["dice_loss_weighted"] == pytest.approx(1 - sum(dice) / 16, abs=1e-4)
+
+
+@QUICK
+@given(
+    st.tuples(*[st.integers(1, 5)] * 3).flatmap(
+        lambda shape: st.tuples(*[hnp.arrays(np.uint8, shape, elements=st.integers(0, 3))] * 2)
+    )
+)
+def test_hard_and_soft_figures_agree_on_certain_predictions(maps):
+    reference, prediction = maps
+    expected = metrics.original_figures(reference, prediction)
+    certain = np.eye(CLASS_COUNT, dtype=np.float32)
+    for truth in (reference, certain[reference]):
+        assert metrics.original_figures_soft(truth, certain[prediction]) == pytest.approx(expected)
+    assert 0.75 <= expected["dice_loss_weighted"] <= 1
+    assert expected["dice_loss_weighted"] == pytest.approx(0.75 + 0.25 * expected["dice_loss"])
+
+
+def test_original_figures_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="shape"):
+        metrics.original_figures(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(ValueError, match="not empty"):
+        metrics.original_figures(np.zeros((0,), np.uint8), np.zeros((0,), np.uint8))
+    with pytest.raises(ValueError, match="class indices"):
+        metrics.original_figures(np.full((2,), 4, np.uint8), np.zeros((2,), np.uint8))
+    with pytest.raises(ValueError, match="probabilities"):
+        metrics.original_figures_soft(np.zeros((2,), np.uint8), np.zeros((2, 3)))
+
+
+# --- the summary ----------------------------------------------------------------------------
+
+
+def cohort_rows(seed: int, count: int) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    random = np.random.default_rng(seed)
+    rows, originals = [], []
+    for case in range(count):
+        pair = random.integers(0, CLASS_COUNT, size=(2, 6, 6, 6)).astype(np.uint8)
+        if case == 0:
+            pair[0] = EDEMA  # neither core nor enhancing tumour
+        rows += [{"case_id": f"case-{case}", **row} for row in metrics.case_metrics(*pair, UNIT_MM)]
+        originals.append(metrics.original_figures(*pair))
+    return rows, originals
+
+
+def test_summary_of_a_cohort():
+    rows, originals = cohort_rows(0, 7)
+    summary = metrics.summarise(rows, originals)
+    assert list(summary) == ["cases", "regions", "original"]
+    assert summary["cases"] == 7
+    assert list(summary["regions"]) == list(REGIONS)
+    enhancing = summary["regions"]["ET"]
+    assert set(enhancing) == {*metrics.SCORE_COLUMNS, "empty_references", "empty_predictions"}
+    assert (enhancing["empty_references"], enhancing["empty_predictions"]) == (1, 0)
+    values = [row["dice"] for row in rows if row["region"] == "ET"]
+    assert enhancing["dice"]["mean"] == pytest.approx(np.mean(values))
+    assert enhancing["dice"]["median"] == np.median(values)
+    low, high = enhancing["dice"]["ci95"]
+    assert min(values) <= low < enhancing["dice"]["mean"] < high <= max(values)
+    # Sensitivity does not exist in the case without enhancing tumour: six values are left.
+    existing = [row["sensitivity"] for row in rows if row["region"] == "ET"][1:]
+    assert enhancing["sensitivity"]["mean"] == pytest.approx(np.mean(existing))
+    for name in metrics.ORIGINAL_FIGURES:
+        expected = np.mean([figures[name] for figures in originals])
+        assert summary["original"][name] == pytest.approx(expected)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_summary_is_the_same_in_any_order():
+    rows, originals = cohort_rows(1, 5)
+    assert metrics.summarise(rows, originals) == metrics.summarise(rows[::-1], originals[::-1])
+
+
+def test_summary_of_one_case_has_an_interval_of_no_width():
+    dice = metrics.summarise(*cohort_rows(2, 1))["regions"]["WT"]["dice"]
+    assert dice["ci95"] == [dice["mean"]] * 2
+    assert dice["median"] == dice["mean"]
+
+
+def test_summary_of_no_cases_has_no_numbers():
+    summary = metrics.summarise([], [])
+    assert summary["cases"] == 0
+    nothing = {"mean": None, "median": None, "ci95": [None, None]}
+    for region in REGIONS:
+        numbers = summary["regions"][region]
+        assert all(numbers[name] == nothing for name in metrics.SCORE_COLUMNS)
+        assert (numbers["empty_references"], numbers["empty_predictions"]) == (0, 0)
+    assert summary["original"] == dict.fromkeys(metrics.ORIGINAL_FIGURES)
+
+
+def test_summary_reads_nan_as_missing():
+    rows, originals = cohort_rows(3, 3)
+    twins = [
+        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
+    ]
+    assert metrics.summarise(twins, originals) == metrics.summarise(rows, originals)
+
+
+def test_interval_covers_the_mean_as_the_normal_theory_does():
+    values = np.random.default_rng(5).normal(0.8, 0.1, size=400)
+    low, high = metrics._interval(sorted(values.tolist()))
+    half_width = 1.96 * values.std() / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half_width, abs=0.002)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.002)
