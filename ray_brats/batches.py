@@ -11,7 +11,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class BatchStream:
         key = np.array([self._train.seed, index], np.int64).astype(np.int32)
         return image, location.cut(label), key, case.case_id
 
-    def from_step(self, step: int, *, ahead: int = 2) -> Iterator[Batch]:
+    def from_step(self, step: int, *, ahead: int = 2) -> Generator[Batch, None, None]:
         """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
         closed = threading.Event()
@@ -123,7 +123,7 @@ class BatchStream:
             while not closed.is_set():
                 try:
                     item: Batch | BaseException = self.batch(current)
-                except BaseException as error:  # handed over: raised where the batch is used
+                except BaseException as error:  # noqa: BLE001 - handed over: raised where the batch is used
                     item = error
                 while not closed.is_set():
                     try:
@@ -146,7 +146,9 @@ class BatchStream:
             closed.set()
 
 
-def augment(image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig) -> tuple[Tensor, Tensor]:
+def augment(
+    image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig
+) -> tuple[Tensor, Tensor]:
     """Mirror and jitter a batch; the same keys give the same result.
 
     Args:

@@ -182,9 +182,7 @@ def _verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
     expected, there = card["sha256"], _hashes(folder)
     if expected == there:
         return
-    names = sorted(
-        name for name in {*expected, *there} if expected.get(name) != there.get(name)
-    )
+    names = sorted(name for name in {*expected, *there} if expected.get(name) != there.get(name))
     raise ArtefactError(
         f"{uri} does not match its card ({CARD}): {', '.join(names[:3])} was changed, added or "
         "is missing. Do not load it; copy the bundle again or export it anew"

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: every variable in one file, and a description beside it.
 
-    step-000500/state.npz         model, averaged weights, optimizer: one array a variable
-    step-000500/checkpoint.json   step, plan, scores, and the sha256 of state.npz
+step-000500/state.npz         model, averaged weights, optimizer: one array a variable
+step-000500/checkpoint.json   step, plan, scores, and the sha256 of state.npz
 """
 
 from __future__ import annotations

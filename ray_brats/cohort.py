@@ -239,7 +239,8 @@ def _from_csv(uri: str) -> Cohort:
     seen: dict[str, int] = defaultdict(int)
     for row in rows:
         seen[row["case_id"]] += 1
-    cases, rejected = [], []
+    cases: list[Case] = []
+    rejected: list[dict[str, str]] = []
     for row in rows:
         case_id = row["case_id"]
         problem = _problem_of_id(case_id)
@@ -338,7 +339,9 @@ def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) 
         return cohort
     splits = given or {case.case_id: case.split for case in cohort.cases if case.split}
     if not splits:
-        raise UsageError(f"--subset {subset} needs --split CSV, or a cohort CSV with a split column")
+        raise UsageError(
+            f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"
+        )
     cases = tuple(case for case in cohort.cases if splits.get(case.case_id) == subset)
     rejected = tuple(row for row in cohort.rejected if splits.get(row["case_id"]) == subset)
     if not cases and not rejected:

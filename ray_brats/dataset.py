@@ -1,11 +1,11 @@
 """`preprocess`: a cohort to a dataset, one Ray Data task a case.
 
-    dataset/dataset.json                    what it is; written last
-    dataset/cases.parquet                   one row a case
-    dataset/cases/<case_id>/image.npy       (H, W, D, C)
-    dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
-    dataset/cases/<case_id>/case.json       the geometry that takes a mask back
-    dataset/cases/<case_id>/done.json       the sidecar
+dataset/dataset.json                    what it is; written last
+dataset/cases.parquet                   one row a case
+dataset/cases/<case_id>/image.npy       (H, W, D, C)
+dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
+dataset/cases/<case_id>/case.json       the geometry that takes a mask back
+dataset/cases/<case_id>/done.json       the sidecar
 """
 
 from __future__ import annotations

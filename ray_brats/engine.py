@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,28 @@ WORKER_ENV = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
 }
 """In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
-where they are ten times faster than its own), no TensorFlow noise, GPU memory taken as needed, patience with autoscaling."""
+where they are ten times as fast as its own), no TensorFlow noise, GPU memory taken as needed,
+patience with autoscaling."""
 OBJECT_STORE_BYTES = 256 << 20
 """Rows are small: a local Ray needs no more."""
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing on standard error inside: for what TensorFlow and Ray say as they start.
+
+    Their C++ side speaks before its logging is set up and obeys no option; errors come as
+    exceptions all the same.
+    """
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +84,15 @@ def running() -> Iterator[Resources]:
                 "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
             ) from error
     else:
-        for name, value in WORKER_ENV.items():
+        for name, value in {**WORKER_ENV, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        with silenced():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
     try:
         found = resources()
         place = f"the cluster at {address}" if address else "this machine"

@@ -1,10 +1,10 @@
 """`evaluate`: predictions against references, one Ray Data task a case, and the report.
 
-    report/metrics.parquet, metrics.csv    a row per case and region
-    report/summary.json                    means, medians and intervals
-    report/report.html                     the same to read
-    report/evaluate.json                   what the files above depend on; written last
-    report/cases/<case_id>.json            the sidecar, which holds the case's rows
+report/metrics.parquet, metrics.csv    a row per case and region
+report/summary.json                    means, medians and intervals
+report/report.html                     the same to read
+report/evaluate.json                   what the files above depend on; written last
+report/cases/<case_id>.json            the sidecar, which holds the case's rows
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_brats import config, engine, figures, labels, ledger, metrics, preprocess, report
-from ray_brats import storage, volume
+from ray_brats import (
+    config,
+    engine,
+    figures,
+    ledger,
+    metrics,
+    preprocess,
+    report,
+    storage,
+    volume,
+)
 from ray_brats.cohort import Case, Cohort
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.labels import LabelMap
@@ -134,7 +143,8 @@ def _measure(payload: Mapping[str, Any], case_id: str) -> Row:
     case = Case.from_row(payload["case"])
     if case.segmentation is None:
         raise CaseRejected("the case has no reference segmentation to score against")
-    reference, geometry = read_mask(case.segmentation, payload["release"])
+    geometry = volume.read(case.segmentation).geometry
+    reference = volume.read_mask(case.segmentation, payload["release"])
     spacing_mm, rules = geometry.spacing_mm, payload["rules"]
     row: Row = {"case_id": case_id, "status": "ok", "reason": "", "file": ""}
     try:
@@ -152,30 +162,7 @@ def _prediction(payload: Mapping[str, Any], reference: volume.Geometry) -> Label
     uri = payload["prediction"]
     if uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
-    prediction, geometry = read_mask(uri, payload["release"])
-    difference = volume.same_grid(geometry, reference)
-    if difference:
-        raise CaseRejected(
-            f"the prediction does not lie on the reference's grid: {difference}; masks are never "
-            "resampled in silence, so it counts with Dice 0",
-            uri,
-        )
-    return prediction
-
-
-def read_mask(uri: str, release: str | None) -> tuple[LabelMap, volume.Geometry]:
-    """A mask as class indices in canonical axes, and its geometry.
-
-    Raises:
-        CaseRejected: damaged, or labels that the release does not define.
-    """
-    if release is None:
-        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
-    item = volume.read(uri)
-    try:
-        return labels.to_class_index(item.voxels_HWD, release), item.geometry
-    except labels.UnknownLabels as error:
-        raise CaseRejected(str(error), uri) from error
+    return volume.read_mask(uri, payload["release"], grid=reference)
 
 
 def _write(report_uri: str, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
@@ -220,8 +207,8 @@ def _picture(
     case: Case, there: Mapping[str, Any], release: str | None, dice: float, is_median: bool
 ) -> report.Picture:
     assert case.segmentation is not None
-    reference, geometry = read_mask(case.segmentation, release)
-    prediction, _ = read_mask(there[f"{case.case_id}.nii.gz"].uri, release)
+    reference = volume.read_mask(case.segmentation, release)
+    prediction = volume.read_mask(there[f"{case.case_id}.nii.gz"].uri, release)
     name = next(kind for kind in ("flair", "t2", "t1ce", "t1") if kind in case.images)
     image = volume.read(case.images[name])
     start, stop = preprocess.brain_box([image.voxels_HWD])
@@ -233,7 +220,7 @@ def _picture(
         reference[box],
         prediction[box],
         title=title,
-        spacing_mm=geometry.spacing_mm,
+        spacing_mm=image.geometry.spacing_mm,
     )
     alt = f"Three planes through the tumour of {case.case_id}: reference and prediction outlines"
     return report.Picture(title=title, alt=alt, png=figures.png_bytes(figure))

@@ -12,7 +12,7 @@ The resection cavity of the 2024 release is background in memory and belongs to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ REGION_TITLES: Final[Mapping[str, str]] = {
     "ET": "enhancing tumour",
 }
 
+Release = Literal["brats2018", "brats2019", "brats2020", "brats2021", "brats2023", "brats2024"]
 _UNTIL_2021: Final[Mapping[int, int]] = {0: BACKGROUND, 1: NECROTIC, 2: EDEMA, 4: ENHANCING}
 _FROM_2023: Final[Mapping[int, int]] = {0: BACKGROUND, 1: NECROTIC, 2: EDEMA, 3: ENHANCING}
 RELEASES: Final[Mapping[str, Mapping[int, int]]] = {
@@ -53,7 +54,7 @@ RELEASES: Final[Mapping[str, Mapping[int, int]]] = {
 """Release to the class index of each raw label its masks may hold."""
 
 
-class UnknownLabels(ValueError):
+class UnknownLabelsError(ValueError):
     """A mask holds integers that its release does not define."""
 
 
@@ -79,26 +80,26 @@ def to_class_index(
         uint8 class indices of the same shape.
 
     Raises:
-        UnknownLabels: a value that the release does not define.
+        UnknownLabelsError: a value that the release does not define.
     """
     meaning = dict(RELEASES[check_release(release)])
     if raw_3_is_enhancing:
         meaning.setdefault(3, ENHANCING)
     table = np.full(256, 255, np.uint8)
-    for integer, index in meaning.items():
-        table[integer] = index
+    for integer, meant in meaning.items():
+        table[integer] = meant
     if not np.issubdtype(raw.dtype, np.integer):
         rounded = np.rint(raw)
         if not np.array_equal(rounded, raw):
-            raise UnknownLabels("the mask holds values that are not whole numbers")
+            raise UnknownLabelsError("the mask holds values that are not whole numbers")
         raw = rounded
     low, high = (float(raw.min()), float(raw.max())) if raw.size else (0.0, 0.0)
     if low < 0 or high > 255:
         bad = low if low < 0 else high
-        raise UnknownLabels(_unknown([bad], release))
-    index = table[raw.astype(np.uint8, copy=False)]
+        raise UnknownLabelsError(_unknown([bad], release))
+    index: LabelMap = table[raw.astype(np.uint8, copy=False)]
     if (index == 255).any():
-        raise UnknownLabels(_unknown(np.unique(raw[index == 255]).tolist(), release))
+        raise UnknownLabelsError(_unknown(np.unique(raw[index == 255]).tolist(), release))
     return index
 
 
@@ -120,14 +121,16 @@ def from_class_index(index: npt.NDArray[Any], release: str) -> LabelMap:
     for integer, meaning in RELEASES[check_release(release)].items():
         if meaning != BACKGROUND:
             table[meaning] = integer
-    return table[index]
+    raw: LabelMap = table[index]
+    return raw
 
 
 def region_mask(index: npt.NDArray[Any], region: str) -> npt.NDArray[np.bool_]:
     """Mask of one region of a class-index map; bool of the same shape."""
     table = np.zeros(CLASS_COUNT, bool)
     table[list(REGIONS[region])] = True
-    return table[index]
+    mask: npt.NDArray[np.bool_] = table[index]
+    return mask
 
 
 def from_regions(masks: npt.NDArray[np.bool_]) -> LabelMap:

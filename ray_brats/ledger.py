@@ -24,7 +24,9 @@ RETRIED = ("error",)
 """Statuses that are tried again although nothing changed."""
 
 
-def write_table(uri: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
+def write_table(
+    uri: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]
+) -> None:
     """Write rows as Parquet with exactly these columns; absent values are null."""
     data = {name: [row.get(name) for row in rows] for name in columns}
     buffer = io.BytesIO()
@@ -68,19 +70,17 @@ def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], li
     there = {file.uri for file in storage.list_files(output_uri)}
     candidates = [item for item in work if item.sidecar_uri in there]
     with ThreadPoolExecutor(16) as pool:
-        sidecars = pool.map(
-            storage.read_json_or_none, (item.sidecar_uri for item in candidates)
-        )
+        sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
         rows = {
             item.case_id: sidecar["row"]
             for item, sidecar in zip(candidates, sidecars, strict=True)
-            if _holds(sidecar, item, there)
+            if sidecar and _holds(sidecar, item, there)
         }
     return list(rows.values()), [item for item in work if item.case_id not in rows]
 
 
-def _holds(sidecar: Mapping[str, Any] | None, item: Work, there: set[str]) -> bool:
-    if not sidecar or sidecar.get("key") != item.key:
+def _holds(sidecar: Mapping[str, Any], item: Work, there: set[str]) -> bool:
+    if sidecar.get("key") != item.key:
         return False
     if sidecar["row"].get("status") in RETRIED:
         return False

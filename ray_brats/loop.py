@@ -268,16 +268,16 @@ class Loop:
             label = np.asarray(case.label())
             probabilities = predictor.probabilities(np.asarray(case.image()))
             index = predictor.decode(probabilities)
-            scores = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
+            values = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
             if soft:
-                scores += metrics.original_figures_soft(label, probabilities).values()
-            total += [*scores, 1.0]
+                values += metrics.original_figures_soft(label, probabilities).values()
+            total += [*values, 1.0]
         *sums, count = self._all_sum(total.tolist())
         if not count:
             return {}
         means = dict(zip(names, (float(value / count) for value in sums), strict=True))
         dice = {region: means.pop(region) for region in labels.REGIONS}
-        scores = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
+        scores: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
         if means:
             scores["original_soft_on_crops"] = means
         if self.rank == 0:

@@ -92,9 +92,7 @@ def _clamped(starts: Sequence[int], shape: Sequence[int], size: Sequence[int]) -
     return first, second, third
 
 
-def sliding_windows(
-    shape: Sequence[int], window_vox: Shape, overlap: float
-) -> list[PatchLocation]:
+def sliding_windows(shape: Sequence[int], window_vox: Shape, overlap: float) -> list[PatchLocation]:
     """Windows that cover an array: evenly spaced, neighbours sharing at least `overlap`."""
     starts = []
     for limit, size in zip(shape, window_vox, strict=True):
@@ -117,5 +115,5 @@ def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:
     for size in window_vox:
         offset = (np.arange(size) - (size - 1) / 2) / (size / 8)
         axes.append(np.exp(-0.5 * offset**2))
-    weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return np.maximum(weights, 1e-3).astype(np.float32)
+    weights: Array = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    return np.asarray(np.maximum(weights, 1e-3), np.float32)

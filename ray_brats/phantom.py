@@ -86,24 +86,25 @@ class _Canvas:
         return np.random.default_rng([*self.key, *purpose.encode()])
 
     def field(self, purpose: str, cell_mm: float) -> Field:
-        """Smooth random field of about unit variance: a cubic B-spline over normal deviates.
-
-        Its knots are `cell_mm` apart, or two voxels where that is more.
-        """
+        """Smooth random field of about unit variance; knots `cell_mm` or two voxels apart."""
         cells = [round(side / max(cell_mm, 2 * self.voxel_mm)) for side in _BRAIN_BOX_MM]
-        field = 3 * self.rng(purpose).standard_normal([n + 3 for n in cells], np.float32)
-        for count, mm in zip(cells, self.axes_mm, strict=True):
-            # Each product takes the first axis away and appends its voxels as the last.
-            field = np.tensordot(field, _spline_basis(count, mm.size), (0, 1))
-        return np.asarray(field, np.float32)
+        field: Field = 3 * self.rng(purpose).standard_normal([n + 3 for n in cells], np.float32)
+        for count, mm in zip(reversed(cells), reversed(self.axes_mm), strict=True):
+            field = _spline(np.ascontiguousarray(np.moveaxis(field, -1, 0)), count, mm.size)
+        return field
 
 
-def _spline_basis(cells: int, side_vox: int) -> Field:
-    """Weights (voxels, cells + 3) of the uniform cubic B-spline at the voxel centres."""
-    at = (np.arange(side_vox, dtype=np.float32) + 0.5) * cells / side_vox
-    distance = np.abs(at[:, None] - np.arange(-1, cells + 2, dtype=np.float32))
-    weights = np.clip(2 - distance, 0, None) ** 3 - 4 * np.clip(1 - distance, 0, None) ** 3
-    return np.asarray(weights / 6, np.float32)
+def _spline(knots: Field, cells: int, side_vox: int) -> Field:
+    """Cubic B-spline along the first axis, (cells + 3, …) knots to (side_vox, …) voxels.
+
+    Plain sums, for the rounding of a matrix product depends on the number of threads.
+    """
+    values = np.empty((side_vox, *knots.shape[1:]), np.float32)
+    for voxel in range(side_vox):
+        cell, t = divmod((voxel + 0.5) * cells / side_vox, 1)
+        sixths = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
+        values[voxel] = sum(w / 6 * knots[int(cell) + n] for n, w in enumerate(sixths))
+    return values
 
 
 def _soft(inside_mm: Field, width_mm: float) -> Field:
@@ -175,8 +176,7 @@ def _tumour(canvas: _Canvas, anatomy: _Anatomy, index: int) -> tuple[LabelMap, S
         axes = zip(canvas.axes_mm, centre, stretch.tolist(), strict=True)
         x2, y2, z2 = (((mm - origin) * scale) ** 2 for mm, origin, scale in axes)
         wobble = canvas.field(f"{purpose}-coarse", 22) + 0.5 * canvas.field(f"{purpose}-fine", 9)
-        distance: Field = np.sqrt(x2 + y2 + z2) + rough * reach_mm * wobble
-        return distance
+        return np.asarray(np.sqrt(x2 + y2 + z2) + rough * reach_mm * wobble, np.float32)
 
     # Edema keeps to white matter; inside the tumour sulci are effaced, ventricles are not.
     grey, fluid = anatomy.shares["grey"], anatomy.shares["fluid"]
@@ -220,9 +220,9 @@ def _render(canvas: _Canvas, modality: str, brain: Mask, shares: Shares) -> Imag
     signal = np.zeros(brain.shape, np.float32)
     for tissue, mean in zip(_TISSUES, _CONTRAST[modality], strict=True):
         signal += shares[tissue] * (mean * rng.uniform(0.94, 1.06))
-    abnormal = sum(shares[tissue] for tissue in _ABNORMAL)
-    texture = canvas.field(f"{modality}-texture", 7) * (0.03 + 0.07 * abnormal)
-    signal *= np.exp(texture + _BIAS_SD[modality] * canvas.field(f"{modality}-bias", 75))
+    uneven = 0.03 + 0.07 * sum(shares[tissue] for tissue in _ABNORMAL)
+    bias = _BIAS_SD[modality] * canvas.field(f"{modality}-bias", 75)
+    signal *= np.exp(bias + uneven * canvas.field(f"{modality}-texture", 7))
     signal += _NOISE_SD * rng.standard_normal(brain.shape, np.float32)
     scale = float(np.exp(rng.uniform(*np.log(_MAX_INTENSITY)))) / float(signal[brain].max())
     image = np.where(brain, np.clip(np.rint(signal * scale), 1, None), 0).astype(np.int16)
@@ -246,8 +246,9 @@ def make_phantom(
     if unknown := [name for name in modalities if name not in _CONTRAST]:
         raise UsageError(f"modality {unknown[0]!r}: expected some of {', '.join(_CONTRAST)}")
     if len(shape_vox) != 3 or min(shape_vox) < MIN_SIDE_VOX or min(index, seed) < 0:
-        wanted = f"three sides of at least {MIN_SIDE_VOX}, the others not negative"
-        raise UsageError(f"{shape_vox=}, {index=}, {seed=}: expected {wanted}")
+        raise UsageError(
+            f"{shape_vox=} {index=} {seed=}: need sides ≥ {MIN_SIDE_VOX}, the rest ≥ 0"
+        )
     canvas = _Canvas(shape_vox, (seed, index))
     anatomy = _anatomy(canvas)
     label, shares, tumour_mm = _tumour(canvas, anatomy, index)

@@ -94,7 +94,7 @@ class Predictor:
         """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT."""
         inference = self._recipe.inference
         if self._recipe.network.output == "classes":
-            index = np.argmax(probabilities, axis=-1).astype(np.uint8)
+            index: LabelMap = np.argmax(probabilities, axis=-1).astype(np.uint8)
         else:
             index = labels.from_regions(probabilities >= inference.threshold)
         enhancing = index == labels.ENHANCING

@@ -136,7 +136,7 @@ def _label(
         whole = labels.to_class_index(
             mask.voxels_HWD, case.release, raw_3_is_enhancing=config.raw_3_is_enhancing
         )
-    except labels.UnknownLabels as error:
+    except labels.UnknownLabelsError as error:
         raise CaseRejected(str(error), uri) from error
     return np.ascontiguousarray(geometry.crop(whole))
 
@@ -145,13 +145,11 @@ def _check_labelled_share(label: LabelMap, least: float) -> None:
     share = float(np.count_nonzero(label)) / label.size
     if least > 0 and not share > least:
         raise CaseFiltered(
-            f"{share:.2%} of the crop is labelled; the recipe keeps cases with more than {least:.0%}"
+            f"{share:.2%} of the crop is labelled; the recipe keeps more than {least:.0%}"
         )
 
 
-def normalise(
-    volumes: Mapping[str, Volume], geometry: Geometry, config: PreprocessConfig
-) -> Array:
+def normalise(volumes: Mapping[str, Volume], geometry: Geometry, config: PreprocessConfig) -> Array:
     """Crop and normalise each modality: `(H, W, D, C)` in the recipe's type and order."""
     image = np.empty((*geometry.crop_shape_vox, len(config.modalities)), config.dtype)
     for channel, name in enumerate(config.modalities):

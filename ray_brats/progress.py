@@ -73,6 +73,4 @@ class Progress:
             left = f", {(self._total - self._done) / rate:.0f} s left"
         of = f"/{self._total}" if self._total else ""
         note = f", {self._note}" if self._note else ""
-        say(
-            f"{self._title}: {self._done}{of} {self._unit}, {rate:.2f} {self._unit}/s{left}{note}"
-        )
+        say(f"{self._title}: {self._done}{of} {self._unit}, {rate:.2f} {self._unit}/s{left}{note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from ray_brats.config import (
     InferenceConfig,
@@ -13,6 +14,8 @@ from ray_brats.config import (
     TrainConfig,
 )
 from ray_brats.errors import UsageError
+
+RecipeName = Literal["baseline", "standard", "smoke"]
 
 
 def baseline() -> Recipe:
@@ -81,14 +84,16 @@ def smoke() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[RecipeName, Callable[[], Recipe]] = {
     "baseline": baseline,
     "standard": standard,
     "smoke": smoke,
 }
 
 
-def get(name: str, *, minutes: float | None = None, steps: int | None = None) -> Recipe:
+def get(
+    name: RecipeName, *, minutes: float | None = None, steps: int | None = None, seed: int = 0
+) -> Recipe:
     """The recipe of that name, with another length of training where one is given.
 
     Raises:
@@ -97,7 +102,7 @@ def get(name: str, *, minutes: float | None = None, steps: int | None = None) ->
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
-    if minutes is None and steps is None:
-        return recipe
-    train = dataclasses.replace(recipe.train, minutes=minutes, steps=steps)
+    train = dataclasses.replace(recipe.train, seed=seed)
+    if minutes is not None or steps is not None:
+        train = dataclasses.replace(train, minutes=minutes, steps=steps)
     return dataclasses.replace(recipe, train=train)

@@ -1,9 +1,9 @@
 """`score`: a cohort to masks, with Ray Data actors that keep the model loaded.
 
-    predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
-    predictions/<case_id>.json      the sidecar
-    predictions/scores.parquet      the ledger: one row a case
-    predictions/score.json          what made them; written last
+predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
+predictions/<case_id>.json      the sidecar
+predictions/scores.parquet      the ledger: one row a case
+predictions/score.json          what made them; written last
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ def _work(
     release: str,
 ) -> Work:
     inputs = {kind: etag for kind, etag in case.inputs(modalities).items() if kind != "seg"}
-    key = config.fingerprint(
-        inputs, dict(identity), {"release": release, "stage": STAGE_VERSION}
-    )
+    key = config.fingerprint(inputs, dict(identity), {"release": release, "stage": STAGE_VERSION})
     sidecar = storage.join(predictions_uri, f"{case.case_id}.json")
     payload = {"case": case.as_row(), "release": release}
     return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)

@@ -138,9 +138,9 @@ def read_json(uri: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except ValueError as error:
-        raise ArtefactError(f"{uri} is not JSON ({error}): delete it and run the stage again") from (
-            error
-        )
+        raise ArtefactError(
+            f"{uri} is not JSON ({error}): delete it and run the stage again"
+        ) from (error)
     if not isinstance(value, dict):
         raise ArtefactError(f"{uri} holds no JSON object: delete it and run the stage again")
     return value

@@ -1,101 +1,34 @@
 """`train`: a dataset to a run, data-parallel under Ray Train and MultiWorkerMirroredStrategy.
 
-    run/run.json         the whole configuration, written first; `finished` at the end
-    run/metrics.jsonl    one object a step, and one an event
-    run/tensorboard/     the same as scalars
-    run/checkpoints/     kept by Ray Train; see `checkpoint`
-    run/bundle/          the exported model, when done
+run/run.json         the whole configuration, written first; `finished` at the end
+run/metrics.jsonl    one object a step, and one an event
+run/tensorboard/     the same as scalars
+run/checkpoints/     kept by Ray Train; see `checkpoint`
+run/bundle/          the exported model, when done
 """
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.collective
-from ray.train.tensorflow import TensorflowTrainer
 
 import ray_brats
-from ray_brats import config, ledger, storage
+from ray_brats import config, engine, storage
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
-from ray_brats.errors import ArtefactError, StageFailed, UsageError
+from ray_brats.errors import StageFailed, UsageError
 from ray_brats.ledger import Row
 from ray_brats.progress import Progress, say
+from ray_brats.trainingset import TrainingSet, bundle_is_there, read_training_set
 
 MAX_FAILURES = 3
 KEPT_CHECKPOINTS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """The cases of a dataset that a run trains on and validates with."""
-
-    uri: str
-    description: Mapping[str, Any]
-    training: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    unlabelled: int
-    """Usable cases left out because they have no mask."""
-
-
-def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> TrainingSet:
-    """The labelled cases of a dataset, by split or by one of five folds.
-
-    Raises:
-        UsageError: no dataset, prepared by another recipe, or nothing to train on.
-    """
-    try:
-        description = storage.read_json(storage.join(uri, "dataset.json"))
-        rows = ledger.read_table(storage.join(uri, "cases.parquet"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{uri} is no dataset: expected what `ray-brats preprocess COHORT DATASET` writes"
-        ) from error
-    if description["preprocess"] != config.as_json(recipe.preprocess):
-        raise UsageError(
-            f"{uri} was prepared by the recipe {description['recipe']!r}, whose preprocessing "
-            f"differs from that of {recipe.name!r}: preprocess the cohort again with "
-            f"--recipe {recipe.name}, into another folder"
-        )
-    usable = [row for row in rows if row["status"] == "ok"]
-    labelled = [row for row in usable if row["label_sha256"]]
-    if fold is not None:
-        labelled = _with_fold(labelled, fold)
-    training = tuple(row for row in labelled if row["split"] == "train")
-    validation = tuple(row for row in labelled if row["split"] == "val")
-    if not training:
-        raise UsageError(
-            f"{uri} holds no labelled case to train on ({len(usable)} usable cases, "
-            f"{len(labelled)} of them with a mask): check the split and the masks"
-        )
-    return TrainingSet(
-        uri=uri,
-        description=description,
-        training=training,
-        validation=validation,
-        unlabelled=len(usable) - len(labelled),
-    )
-
-
-def _with_fold(rows: Sequence[Row], fold: int) -> list[Row]:
-    """Fold `fold` of five is for validation; patients are whole, grades are spread evenly."""
-    if not 0 <= fold < 5:
-        raise UsageError(f"--fold {fold}: expected 0 to 4")
-    members = [row for row in rows if row["split"] in ("train", "val")]
-    patients = sorted({(row["grade"] or "", row["patient_id"]) for row in members})
-    order = sorted(patients, key=lambda item: (item[0], config.fingerprint(item[1])))
-    fold_of = {patient: number % 5 for number, (_, patient) in enumerate(order)}
-    return [
-        {**row, "split": "val" if fold_of[row["patient_id"]] == fold else "train"}
-        for row in members
-    ]
 
 
 def default_workers(there: Resources) -> int:
@@ -143,7 +76,7 @@ def train(
         "versions": {"ray": ray.__version__, "ray_brats": ray_brats.__version__},
     }
     earlier = claim(run_uri, identity, resume=resume)
-    if earlier and is_finished(run_uri):
+    if earlier and bundle_is_there(run_uri):
         say(f"train: {run_uri} is finished; nothing to do")
         return {**_summary(run_uri), "skipped": True}
     storage.write_json(storage.join(run_uri, "run.json"), description)
@@ -174,15 +107,12 @@ def claim(run_uri: str, identity: str, *, resume: bool) -> bool:
     return True
 
 
-def is_finished(run_uri: str) -> bool:
-    """Whether a run has written its bundle, which comes last."""
-    return storage.exists(storage.join(run_uri, "bundle", "bundle.json"))
-
-
 def _check_workers(workers: int, there: Resources, run_uri: str) -> None:
     units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
     if workers > units:
-        raise UsageError(f"--workers {workers}: the cluster has {units} {kind}; one worker needs one")
+        raise UsageError(
+            f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
+        )
     if there.nodes > 1 and workers > 1 and not storage.is_remote(run_uri):
         say(
             f"train: {run_uri} is a path and the cluster has {there.nodes} nodes: it must be on "
@@ -203,10 +133,10 @@ def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources)
     )
 
 
-def _fit(
-    data: TrainingSet, run_uri: str, recipe: Recipe, workers: int, there: Resources
-) -> None:
-    board = Board.remote()
+def _fit(data: TrainingSet, run_uri: str, recipe: Recipe, workers: int, there: Resources) -> None:
+    with engine.silenced():
+        from ray.train.tensorflow import TensorflowTrainer
+    board = ray.remote(num_cpus=0)(Board).remote()
     resources = {"GPU": 1.0} if there.gpus else {}
     cpus = min(there.cpus // workers, there.node_cpus)
     if there.gpus:
@@ -262,7 +192,6 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(inner).__name__
 
 
-@ray.remote(num_cpus=0)
 class Board:
     """Carries the latest events from rank 0 to the driver, which shows them."""
 
@@ -379,7 +308,9 @@ def _keep(folder: Path | None, step: int, scores: dict[str, float]) -> None:
 
 def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
     """Export in a task of its own: the driver stays without TensorFlow."""
-    task = ray.remote(num_cpus=1)(export_run)
+    from ray_brats import export
+
+    task = ray.remote(num_cpus=1)(export.export_run)
     facts = {
         "release": data.description["release"],
         "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
@@ -389,41 +320,6 @@ def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
     return card
 
 
-def export_run(
-    run_uri: str, bundle_uri: str, name: str | None, facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write the best or a named checkpoint of a run as a bundle; returns its card.
-
-    Raises:
-        UsageError: no run, or no checkpoint of that name.
-    """
-    from ray_brats import bundle, checkpoint, unet
-
-    description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
-    if description is None:
-        raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
-    recipe = config.from_json(Recipe, description["recipe"])
-    there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))
-    if name is not None:
-        there = [item for item in there if storage.name_of(item.uri) == name]
-    if not there:
-        wanted = f"checkpoint {name}" if name else "complete checkpoint"
-        raise UsageError(f"{run_uri} has no {wanted}: see {run_uri}/checkpoints")
-    chosen = checkpoint.best(there)
-    model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
-    checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
-    if facts is None:
-        earlier = bundle.read_card(storage.join(run_uri, "bundle")) if is_finished(run_uri) else {}
-        facts = {name: earlier.get(name) for name in ("release", "training_cases_sha256")}
-    scores = {
-        key: chosen.facts[key]
-        for key in ("dice", "mean_dice", "original_soft_on_crops")
-        if key in chosen.facts
-    }
-    measured = {"step": chosen.step, "validation": scores, "cases": description["cases"]}
-    return bundle.write(model, recipe, bundle_uri, facts={**facts, "measured": measured})
-
-
 def _summary(run_uri: str) -> dict[str, Any]:
     card = storage.read_json(storage.join(run_uri, "bundle", "bundle.json"))
     return {
@@ -431,12 +327,5 @@ def _summary(run_uri: str) -> dict[str, Any]:
         "bundle": storage.join(run_uri, "bundle"),
         "step": card["measured"]["step"],
         "validation": card["measured"]["validation"],
+        "failures": [],
     }
-
-
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with another seed."""
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=seed))
-
-
-__all__ = ["ArtefactError", "claim", "export_run", "is_finished", "read_training_set", "train"]

@@ -10,21 +10,24 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
 
-from ray_brats import storage
+from ray_brats import labels, storage
 from ray_brats.config import Shape
 from ray_brats.errors import CaseFailed, CaseRejected
+from ray_brats.labels import LabelMap
 
 Array = npt.NDArray[Any]
 Affine = tuple[tuple[float, ...], ...]
 
+_IsalError = cast(type[Exception], isal_zlib.error)
 _HEADER_BYTES = 348
 _MAX_SIDE_VOX = 2048
 _MAX_VOLUME_BYTES = 2 << 30
@@ -162,7 +165,7 @@ def _inflate(content: bytes, name: str) -> tuple[nib.Nifti1Header, bytes | memor
         header = _header(start[:_HEADER_BYTES], name)
         promised = _check_promise(header, name)
         rest = stream.decompress(stream.unconsumed_tail, max(promised - len(start), 1))
-    except (isal_zlib.error, zlib.error, EOFError) as error:
+    except (_IsalError, zlib.error, EOFError) as error:
         raise CaseRejected(f"truncated or damaged gzip ({error})", name) from error
     return header, start + rest
 
@@ -170,15 +173,11 @@ def _inflate(content: bytes, name: str) -> tuple[nib.Nifti1Header, bytes | memor
 def _header(start: bytes, name: str) -> nib.Nifti1Header:
     if len(start) < _HEADER_BYTES:
         raise CaseRejected(f"truncated: {len(start)} bytes are no NIfTI header", name)
-    header_type = next(
-        (kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)),
-        None,
-    )
-    if header_type is not nib.Nifti1Header:
+    if not nib.Nifti1Header.may_contain_header(start):
         raise CaseRejected("not a NIfTI-1 file, whatever its name says", name)
     try:
         return nib.Nifti1Header(start, check=True)
-    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, ValueError, KeyError) as error:
         raise CaseRejected(f"the NIfTI header is not valid: {error}", name) from error
 
 
@@ -195,7 +194,7 @@ def _check_promise(header: nib.Nifti1Header, name: str) -> int:
     size = int(header.get_data_offset()) + math.prod(shape) * dtype.itemsize
     if size > _MAX_VOLUME_BYTES:
         raise CaseRejected(f"{size} bytes of voxels: at most {_MAX_VOLUME_BYTES} are read", name)
-    return size
+    return int(size)
 
 
 def _scaled(voxels: Array, header: nib.Nifti1Header) -> Array:
@@ -209,7 +208,9 @@ def _scaled(voxels: Array, header: nib.Nifti1Header) -> Array:
 def _geometry(header: nib.Nifti1Header, shape: Sequence[int], name: str) -> Geometry:
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise CaseRejected("the affine has no inverse: the header's qform and sform are damaged", name)
+        raise CaseRejected(
+            "the affine has no inverse: the header's qform and sform are damaged", name
+        )
     transform = ornt_transform(io_orientation(affine), _LPS)
     native_of = np.argsort(transform[:, 0].astype(int))
     first, second, third = (int(n) for n in native_of)
@@ -240,13 +241,37 @@ def _to_canonical(voxels: Array, geometry: Geometry) -> Array:
 
 
 def same_grid(a: Geometry, b: Geometry) -> str:
-    """"" where two files share a grid, else what differs."""
+    """ "" where two files share a grid, else what differs."""
     if a.native_shape != b.native_shape:
         return f"shape {a.native_shape} against {b.native_shape}"
     difference = np.abs(np.array(a.native_affine) - np.array(b.native_affine)).max()
     if difference > 1e-3:
         return f"affine differs by up to {difference:.3g} mm"
     return ""
+
+
+def read_mask(uri: str, release: str | None, *, grid: Geometry | None = None) -> LabelMap:
+    """A mask as class indices in canonical axes, uint8 `(H, W, D)`.
+
+    Args:
+        release: whose labels it carries.
+        grid: where it must lie.
+
+    Raises:
+        CaseRejected: damaged, on another grid, or labels that the release does not define.
+    """
+    if release is None:
+        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
+    item = read(uri)
+    difference = same_grid(item.geometry, grid) if grid else ""
+    if difference:
+        raise CaseRejected(
+            f"not on the grid of its case: {difference}; masks are never resampled in silence", uri
+        )
+    try:
+        return labels.to_class_index(item.voxels_HWD, release)
+    except labels.UnknownLabelsError as error:
+        raise CaseRejected(str(error), uri) from error
 
 
 def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:

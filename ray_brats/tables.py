@@ -1,0 +1,87 @@
+"""Summaries of commands as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print what a command did as tables, on standard output."""
+    console = rich.console.Console()
+    if "cases" in summary and isinstance(summary["cases"], list):
+        console.print(_case_table(summary["cases"]))
+    elif summary["failures"]:
+        console.print(_case_table(summary["failures"]))
+    if summary.get("counts"):
+        counted = ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
+        console.print(f"cases: {counted}")
+    if summary.get("summary"):
+        console.print(_score_table(summary["summary"]))
+        console.print(_original_table(summary))
+    for name in ("dataset", "run", "bundle", "predictions", "report", "picture"):
+        if isinstance(summary.get(name), str):
+            console.print(f"{name}: {summary[name]}", soft_wrap=True)
+
+
+def _table(title: str, columns: Sequence[str]) -> rich.table.Table:
+    table = rich.table.Table(title=title, box=rich.box.SIMPLE, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _case_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    table = _table("", ("case", "status", "file", "reason"))
+    for row in rows:
+        file = str(row.get("file") or "").rsplit("/", 1)[-1]
+        table.add_row(row["case_id"], row["status"], file, row.get("reason") or "")
+    return table
+
+
+def _score_table(summary: Mapping[str, Any]) -> rich.table.Table:
+    table = _table(
+        f"{summary['cases']} cases, means; the interval is a 95 % bootstrap of the mean Dice",
+        ("region", "Dice", "interval", "median", "HD95 mm", "lesion-wise Dice", "and HD95 mm"),
+    )
+    for region, scores in summary["regions"].items():
+        dice = scores["dice"]
+        table.add_row(
+            region,
+            _number(dice["mean"], 3),
+            " – ".join(_number(bound, 3) for bound in dice["ci95"]),
+            _number(dice["median"], 3),
+            _number(scores["hd95_mm"]["mean"], 1),
+            _number(scores["lesionwise_dice"]["mean"], 3),
+            _number(scores["lesionwise_hd95_mm"]["mean"], 1),
+        )
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+ORIGINAL_TITLES = {
+    "accuracy": "accuracy: share of voxels whose class is right",
+    "iou_score": "IoU score: mean over the four classes at threshold 0.5",
+    "mean_iou": "mean IoU: Keras MeanIoU over the four classes, on the argmax",
+    "dice_loss": "Dice loss: 1 - mean Dice of the four classes",
+    "dice_loss_weighted": "Dice loss as published: 1 - mean(0.25 x Dice)",
+}
+
+
+def _original_table(summary: Mapping[str, Any]) -> rich.table.Table:
+    table = _table("the original project's figures", ("figure", "hard masks, native grid"))
+    soft = summary.get("original_soft_on_crops")
+    if soft:
+        table.add_column("probabilities, crops")
+    for name, title in ORIGINAL_TITLES.items():
+        value = summary["summary"]["original"][name]
+        cells = [value, soft[name]] if soft else [value]
+        table.add_row(title, *(_number(cell, 4) for cell in cells))
+    return table
