@@ -1,8 +1,7 @@
 """Synthetic BraTS-like cases: a demo and tests without patient data.
 
-The field of view is 240 × 240 × 155 mm whatever the shape in voxels: a small phantom is the same
-head on a coarser grid. Smooth random fields shape it: sulci are the zero sets of one, vessels
-the curves where two vanish together.
+The field of view is 240 × 240 × 155 mm at every shape: a small phantom is the same head on a
+coarser grid. Smooth random fields shape it: sulci are zero sets of one, vessels of two.
 
 No intensity threshold finds the tumour, by design: as much tissue again is as bright on FLAIR
 (periventricular rims, patches in white matter and cortex, all plain on T2), fluid is as bright
@@ -239,16 +238,14 @@ def make_phantom(
     """Draw case `index` of a cohort; equal arguments give equal voxels.
 
     Every sixth case resembles a low-grade glioma: little enhancing tumour, or no necrotic
-    core. `shape_vox` is (H, W, D), which the head fills alike at every size. `modalities` are
-    some of t1, t1ce, t2, flair; an image does not depend on which others are drawn. Anything
-    else raises `UsageError`.
+    core. `shape_vox` is (H, W, D); the head fills all alike. `modalities` are some of t1, t1ce,
+    t2, flair; the choice changes none of them. Anything else raises `UsageError`.
     """
     if unknown := [name for name in modalities if name not in _CONTRAST]:
         raise UsageError(f"modality {unknown[0]!r}: expected some of {', '.join(_CONTRAST)}")
     if len(shape_vox) != 3 or min(shape_vox) < MIN_SIDE_VOX or min(index, seed) < 0:
-        raise UsageError(
-            f"{shape_vox=} {index=} {seed=}: need sides ≥ {MIN_SIDE_VOX}, the rest ≥ 0"
-        )
+        wanted = f"three sides of at least {MIN_SIDE_VOX}, the others not negative"
+        raise UsageError(f"{shape_vox=}, {index=}, {seed=}: expected {wanted}")
     canvas = _Canvas(shape_vox, (seed, index))
     anatomy = _anatomy(canvas)
     label, shares, tumour_mm = _tumour(canvas, anatomy, index)

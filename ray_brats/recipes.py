@@ -56,11 +56,16 @@ def baseline() -> Recipe:
 
 
 def standard() -> Recipe:
-    """What ray-brats recommends: brain crop, z-scores, region outputs, one whole-volume pass."""
+    """What ray-brats recommends: brain crop, z-scores, region outputs, one whole-volume pass.
+
+    The finest level works at half of the resolution, which costs a quarter of a step and lets
+    two CPU cores see four times as many patches in the same minutes; a transposed convolution
+    brings the outlines back to 1 mm.
+    """
     return Recipe(
         name="standard",
         preprocess=PreprocessConfig(),
-        network=NetworkConfig(),
+        network=NetworkConfig(widths=(24, 48, 96, 192), stem_stride=2),
         train=TrainConfig(ema_decay=0.98, weight_decay=1e-4, steps=4000),
         inference=InferenceConfig(),
     )
