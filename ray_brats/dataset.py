@@ -124,6 +124,7 @@ def prepare(row: Mapping[str, str]) -> dict[str, str]:
         result, files = _prepare(payload, row["case_id"], folder)
     except Exception as error:  # noqa: BLE001 - one case must never end the cohort
         result = engine.failed_row(row["case_id"], error)
+        _discard(folder)
     ledger.finish(row["sidecar_uri"], row["key"], result, files)
     return {"row": json.dumps(result)}
 
@@ -144,6 +145,12 @@ def _prepare(payload: Mapping[str, Any], case_id: str, folder: str) -> tuple[Row
     geometry = dataclasses.asdict(prepared.geometry)
     storage.write_json(storage.join(folder, "case.json"), {"case_id": case_id, **geometry})
     return row, files
+
+
+def _discard(folder: str) -> None:
+    """Remove what an earlier version of the case left: it no longer matches its files."""
+    for name in ("image.npy", "label.npy", "case.json"):
+        storage.delete(storage.join(folder, name))
 
 
 def _save(array: npt.NDArray[Any], uri: str) -> str:

@@ -59,6 +59,7 @@ class Resources:
     cpus: int
     gpus: int
     node_cpus: int
+    node_memory_bytes: int
     nodes: int
 
 
@@ -110,6 +111,7 @@ def resources() -> Resources:
         cpus=sum(cpus),
         gpus=sum(int(node.get("GPU", 0)) for node in nodes),
         node_cpus=max(cpus, default=0),
+        node_memory_bytes=max((int(node.get("memory", 0)) for node in nodes), default=0),
         nodes=len(nodes),
     )
 
@@ -141,6 +143,10 @@ def map_cases(
     context.execution_options.preserve_order = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A task that asks for more than any node has would wait for ever.
+    there = resources()
+    memory = min(options["memory"], int(0.9 * there.node_memory_bytes))
+    options = {**options, "memory": memory}
     rows = ray.data.from_items([item.as_row() for item in work], override_num_blocks=len(work))
     if actors:
         done = rows.map(

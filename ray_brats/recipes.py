@@ -82,7 +82,7 @@ def smoke() -> Recipe:
             patch_vox=patch,
             learning_rate=2e-3,
             ema_decay=0.9,
-            steps=250,
+            steps=200,
             validations=1,
         ),
         inference=InferenceConfig(window_vox=patch),

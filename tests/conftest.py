@@ -1,0 +1,59 @@
+"""Phantom cohorts, damaged files, and one small Ray for the tests that need engines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports Ray or TensorFlow.
+os.environ |= {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+}
+os.environ.pop("RAY_ADDRESS", None)
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ray_brats import phantom
+
+SHAPE_VOX = (64, 64, 48)
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small phantoms; read only."""
+    folder = tmp_path_factory.mktemp("cohort")
+    phantom.write_cohort(folder, cases=5, shape_vox=SHAPE_VOX)
+    return folder
+
+
+@pytest.fixture
+def one_case(tmp_path: Path) -> Path:
+    """The folder of one phantom, to be damaged."""
+    phantom.write_cohort(tmp_path / "one", cases=1, shape_vox=SHAPE_VOX)
+    return tmp_path / "one" / "BraTS20_Training_001"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real cases, where they are there."""
+    if not REAL.is_dir():
+        pytest.skip("no real cases beside the checkout (../shared/data)")
+    return REAL
+
+
+def file_of(case: Path, kind: str) -> Path:
+    """The file of one kind in the folder of a case."""
+    return case / f"{case.name}_{kind}.nii.gz"
+
+
+def rewrite(path: Path, change: object) -> None:
+    """Load a file, apply `change` to its float32 voxels, write it back with its affine."""
+    image = nib.load(path)
+    voxels = change(np.asarray(image.dataobj, np.float32))  # type: ignore[operator]
+    nib.save(nib.Nifti1Image(np.asarray(voxels, np.float32), image.affine), path)

@@ -1,0 +1,308 @@
+"""The commands as a user calls them: processes, files, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import SHAPE_VOX, file_of, rewrite
+
+from ray_brats import ledger, phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("dataset", "run", "predictions", "report")
+
+
+def ray_brats(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_brats.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time and content of every file."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run_arguments(cohort: Path, out: Path) -> tuple[object, ...]:
+    return ("run", cohort, out, "--recipe", "smoke", "--steps", 12, "--json")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A whole run on phantoms, and its summary."""
+    out = tmp_path_factory.mktemp("finished")
+    done = ray_brats(*run_arguments(cohort_folder, out))
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return out, summary
+
+
+@pytest.mark.ray
+@pytest.mark.tf
+class TestWholeRun:
+    """One run, looked at from every side; the tests that change it put it back."""
+
+    def test_every_stage_left_its_files(self, finished: tuple[Path, Any]) -> None:
+        out, summary = finished
+        expected = (
+            "dataset/dataset.json dataset/cases.parquet run/run.json run/metrics.jsonl "
+            "run/bundle/bundle.json run/bundle/model.keras run/bundle/model.h5 "
+            "run/bundle/saved_model/saved_model.pb predictions/scores.parquet "
+            "predictions/score.json report/metrics.parquet report/metrics.csv "
+            "report/summary.json report/report.html"
+        )
+        assert not [name for name in expected.split() if not (out / name).is_file()]
+        assert json.loads((out / "report/summary.json").read_text()) == summary["summary"]
+        assert set(summary["summary"]["regions"]) == {"WT", "TC", "ET"}
+        assert summary["summary"]["cases"] == 1
+
+    def test_training_used_two_workers_and_logged_each_step_once(
+        self, finished: tuple[Path, Any]
+    ) -> None:
+        out, _ = finished
+        assert json.loads((out / "run/run.json").read_text())["workers"] == 2
+        lines = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+        assert {line["event"] for line in lines if "event" in line} == {"validation", "checkpoint"}
+        assert set(lines[-1]) >= {"step", "loss"}
+
+    def test_masks_lie_on_the_grid_of_their_case(
+        self, finished: tuple[Path, Any], cohort_folder: Path
+    ) -> None:
+        out, _ = finished
+        (row,) = ledger.read_table(str(out / "predictions/scores.parquet"))
+        mask = nib.load(out / "predictions" / f"{row['case_id']}.nii.gz")
+        image = nib.load(file_of(cohort_folder / row["case_id"], "flair"))
+        assert mask.shape == image.shape
+        assert (mask.affine == image.affine).all()
+        values = np.unique(np.asarray(mask.dataobj))
+        assert set(values.tolist()) <= {0, 1, 2, 4}
+        assert row["wt_ml"] == pytest.approx(np.count_nonzero(mask.dataobj) / 1000, abs=1e-3)
+
+    def test_a_second_run_does_no_work_and_says_so(
+        self, finished: tuple[Path, Any], cohort_folder: Path
+    ) -> None:
+        out, _ = finished
+        before = snapshot(out)
+        done = ray_brats(*run_arguments(cohort_folder, out))
+        assert done.returncode == 0
+        assert done.stderr.count("nothing to do") == 4
+        changed = [name for name, state in snapshot(out).items() if before.get(name) != state]
+        assert not changed
+
+    def test_deleting_one_cases_outputs_redoes_that_case_alone(
+        self, finished: tuple[Path, Any], cohort_folder: Path
+    ) -> None:
+        out, summary = finished
+        before = snapshot(out)
+        (victim,) = (out / "predictions").glob("*.nii.gz")
+        victim.unlink()
+        shutil.rmtree(out / "dataset/cases/BraTS20_Training_002")
+        done = ray_brats(*run_arguments(cohort_folder, out))
+        again = json.loads(done.stdout)
+        assert (again["preprocess"]["processed"], again["preprocess"]["skipped"]) == (1, 4)
+        assert (again["score"]["processed"], again["train"]["skipped"]) == (1, True)
+        assert again["summary"] == summary["summary"]
+        after = snapshot(out)
+        assert {name: content for name, (_, content) in after.items()} == {
+            name: content for name, (_, content) in before.items()
+        } | {
+            # They hold the new mask's etag.
+            name: after[name][1]
+            for name in after
+            if name.startswith("report/cases/") or name == "report/evaluate.json"
+        }
+
+    def test_a_run_is_never_resumed_by_accident(self, finished: tuple[Path, Any]) -> None:
+        out, _ = finished
+        arguments = ("train", out / "dataset", out / "run", "--recipe", "smoke")
+        existing = ray_brats(*arguments, "--steps", 12)
+        assert (existing.returncode, "--resume" in existing.stderr) == (2, True)
+        other = ray_brats(*arguments, "--steps", 13, "--resume")
+        assert (other.returncode, "another configuration" in other.stderr) == (2, True)
+
+    def test_export_score_evaluate_and_show_work_apart(
+        self, finished: tuple[Path, Any], cohort_folder: Path, tmp_path: Path
+    ) -> None:
+        out, _ = finished
+        assert ray_brats("export", out / "run", tmp_path / "bundle").returncode == 0
+        scored = ray_brats(
+            "score", cohort_folder, tmp_path / "masks", "--bundle", tmp_path / "bundle", "--json"
+        )
+        assert json.loads(scored.stdout)["counts"] == {"ok": 5}
+        masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
+        (validated,) = (out / "predictions").glob("*.nii.gz")
+        assert (tmp_path / "masks" / validated.name).read_bytes() == validated.read_bytes()
+        masks[0].unlink()
+        evaluated = ray_brats(
+            "evaluate", tmp_path / "masks", cohort_folder, tmp_path / "report", "--json"
+        )
+        assert evaluated.returncode == 1
+        result = json.loads(evaluated.stdout)
+        assert result["summary"]["cases"] == 5
+        (missing,) = result["failures"]
+        assert "no prediction" in missing["reason"]
+        rows = ledger.read_table(str(tmp_path / "report/metrics.parquet"))
+        lost = [row["dice"] for row in rows if row["case_id"] == missing["case_id"]]
+        assert lost == [0, 0, 0]
+        case = cohort_folder / "BraTS20_Training_002"
+        picture = tmp_path / "case.png"
+        assert ray_brats("show", case, picture, "--prediction", masks[1]).returncode == 0
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+        outside = ray_brats("show", case, picture, "--slice", 999)
+        assert (outside.returncode, "999" in outside.stderr) == (2, True)
+
+
+@pytest.mark.ray
+def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    names = phantom.write_cohort(cohort, cases=8, shape_vox=SHAPE_VOX)
+    case = {name: cohort / name for name in names}
+    file_of(case[names[0]], "t2").unlink()
+    path = file_of(case[names[1]], "t1ce")
+    path.write_bytes(path.read_bytes()[:3000])
+    rewrite(file_of(case[names[2]], "flair"), lambda v: v[1:])
+    rewrite(file_of(case[names[3]], "seg"), lambda v: v + 7)
+    rewrite(file_of(case[names[4]], "t2"), np.zeros_like)
+    rewrite(file_of(case[names[5]], "t2"), lambda v: np.where(v > 0, np.nan, v))
+    shutil.copytree(case[names[6]], tmp_path / "cohort" / "again" / names[6])
+    expected = {
+        names[0]: ("", "t2 is missing"),
+        names[1]: ("_t1ce.nii.gz", "truncated"),
+        names[2]: ("_flair.nii.gz", "grid"),
+        names[3]: ("_seg.nii.gz", "label 7"),
+        names[4]: ("_t2.nii.gz", "zero everywhere"),
+        names[5]: ("_t2.nii.gz", "NaN"),
+        names[6]: (".nii.gz", "one name"),
+    }
+    checked = ray_brats("check", cohort, "--json")
+    prepared = ray_brats("preprocess", cohort, tmp_path / "dataset", "--json")
+    for done in (checked, prepared):
+        assert done.returncode == 1
+        result = json.loads(done.stdout)
+        assert result["counts"] == {"ok": 1, "rejected": 7}
+        rows = {row["case_id"]: row for row in result["failures"]}
+        for name, (file, reason) in expected.items():
+            assert rows[name]["file"].endswith(file)
+            assert reason in rows[name]["reason"]
+    table = ledger.read_table(str(tmp_path / "dataset/cases.parquet"))
+    assert {row["case_id"]: row["status"] for row in table} == dict.fromkeys(
+        expected, "rejected"
+    ) | {names[7]: "ok"}
+    assert {path.name for path in tmp_path.iterdir()} == {"cohort", "dataset"}
+    tolerated = ray_brats("preprocess", cohort, tmp_path / "dataset", "--max-rejected", "90%")
+    assert tolerated.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("check", "/nowhere"), "no such folder"),
+        (("preprocess", "/nowhere", "out"), "no such folder"),
+        (("check", "/nowhere", "--recipe", "magic"), "magic"),
+        (("check",), "COHORT"),
+        (("frobnicate",), "frobnicate"),
+        (("show", "/nowhere", "a.png"), "no such folder"),
+        (("check", "tests", "--max-rejected", "many"), "--max-rejected many"),
+        (("export", "/nowhere", "bundle"), "no run"),
+        (("demo", "--cases", "1"), "--cases 1"),
+        (("run", "/nowhere", "out", "--minutes", "1", "--steps", "2"), "exactly one"),
+    ],
+)
+def test_a_wrong_call_is_a_sentence_and_exit_status_2(
+    arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = ray_brats(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr + done.stdout
+
+
+def test_an_absent_cluster_is_a_sentence(cohort_folder: Path, tmp_path: Path) -> None:
+    done = ray_brats("preprocess", cohort_folder, tmp_path / "d", RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 2
+    assert "RAY_ADDRESS" in done.stderr
+
+
+def test_every_command_explains_itself() -> None:
+    overview = ray_brats("--help")
+    commands = re.findall(r"• (\w+)", overview.stdout)
+    assert commands == [
+        "check",
+        "preprocess",
+        "train",
+        "export",
+        "score",
+        "evaluate",
+        "show",
+        "run",
+        "demo",
+    ]
+    assert re.fullmatch(r"ray-brats \d+\.\d+\.\d+\n", ray_brats("--version").stdout)
+
+
+@pytest.mark.ray
+@pytest.mark.tf
+@pytest.mark.slow
+def test_a_submitted_job_gives_the_same_files(
+    finished: tuple[Path, Any], cohort_folder: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    out, _ = finished
+    bin_folder = Path(sys.executable).parent
+    ray.init(
+        num_cpus=2,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=18265,
+        object_store_memory=200 << 20,
+        log_to_driver=False,
+    )
+    entry = ("python", "jobs/pipeline.py", *map(str, run_arguments(cohort_folder, tmp_path)[1:]))
+    submit = (bin_folder / "ray", "job", "submit", "--address", "http://127.0.0.1:18265")
+    try:
+        done = subprocess.run(
+            [*submit, "--working-dir", ".", "--", *entry],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+            env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        )
+    finally:
+        ray.shutdown()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+    def names(folder: Path) -> set[str]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        found = {path.relative_to(folder).as_posix() for path in files}
+        return {name for name in found if "tensorboard" not in name}
+
+    assert names(tmp_path) == names(out)
+    for name in ("report/summary.json", "dataset/dataset.json"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()

@@ -1,0 +1,150 @@
+"""Cohorts: what names mean, and what cannot be a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_brats import cohort
+from ray_brats.errors import UsageError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "patient", "modality"),
+    [
+        ("BraTS20_Training_001_flair.nii", "brats2020", "BraTS20_Training_001", "flair"),
+        (
+            "HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_t1ce.nii.gz",
+            "brats2018",
+            "Brats18_CBICA_AAB",
+            "t1ce",
+        ),
+        ("BraTS2021_00000_t2.nii.gz", "brats2021", "BraTS2021_00000", "t2"),
+        ("BraTS-GLI-00000-000-t1c.nii.gz", "brats2023", "BraTS-GLI-00000", "t1ce"),
+        (
+            "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz",
+            "brats2023",
+            "BraTS-GLI-00000",
+            "flair",
+        ),
+        ("anything_t2w.nii.gz", None, "anything", "t2"),
+    ],
+)
+def test_names_tell_release_patient_and_modality(
+    tmp_path: Path, name: str, release: str | None, patient: str, modality: str
+) -> None:
+    (case,) = cohort.find(str(touch(tmp_path, name))).cases
+    assert (case.release, case.patient_id, list(case.images)) == (release, patient, [modality])
+
+
+def test_grade_is_the_folders(tmp_path: Path) -> None:
+    (case,) = cohort.find(str(touch(tmp_path, "LGG/a_t2.nii.gz"))).cases
+    assert case.grade == "LGG"
+
+
+def test_case_355_of_2020_is_recovered_and_logged(tmp_path: Path) -> None:
+    name = "BraTS20_Training_355"
+    found = cohort.find(
+        str(touch(tmp_path, f"{name}/{name}_t2.nii", f"{name}/W39_1998.09.19_Segm.nii"))
+    )
+    assert found.cases[0].segmentation
+    assert "W39" in found.notes[0]
+
+
+def test_two_cases_of_one_name_are_one_rejected_row(tmp_path: Path) -> None:
+    found = cohort.find(str(touch(tmp_path, "x/a_t2.nii.gz", "y/a_t2.nii.gz", "b_t2.nii.gz")))
+    assert [case.case_id for case in found.cases] == ["b"]
+    (row,) = found.rejected
+    assert (row["case_id"], row["status"]) == ("a", "rejected")
+    assert "one name" in row["reason"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a b", "x" * 129, ""])
+def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.csv").write_text(f"case_id,t2\n{name},a.nii.gz\ngood,b.nii.gz\n")
+    found = cohort.find(str(tmp_path / "c.csv"))
+    assert [row["case_id"] for row in found.rejected] == [name]
+    assert [case.case_id for case in found.cases] == ["good"]
+
+
+def test_csv_paths_are_relative_to_the_csv_and_aliases_are_known(tmp_path: Path) -> None:
+    touch(tmp_path, "scans/x.nii.gz")
+    (tmp_path / "c.csv").write_text("case_id,t1c,patient_id,split\na,scans/x.nii.gz,p,val\n")
+    (case,) = cohort.find(str(tmp_path / "c.csv")).cases
+    assert case.images == {"t1ce": str(tmp_path / "scans/x.nii.gz")}
+    assert (case.patient_id, case.split) == ("p", "val")
+    assert case.inputs(["t1ce"])["t1ce"]
+
+
+def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
+    with pytest.raises(UsageError, match="mixes brats2021 and brats2023"):
+        cohort.find(str(folder))
+    assert {case.release for case in cohort.find(str(folder), release="brats2023").cases} == {
+        "brats2023"
+    }
+
+
+@pytest.mark.parametrize("names", [(), ("notes.txt",), ("._a_t2.nii.gz",)])
+def test_nothing_found_is_a_usage_error_that_says_what_was_expected(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match=r"expected|named as"):
+        cohort.find(str(touch(tmp_path, *names)))
+
+
+def cases(count: int, scans: int = 2) -> list[cohort.Case]:
+    return [
+        cohort.Case(case_id=f"p{n}_{scan}", patient_id=f"p{n}", images={})
+        for n in range(count)
+        for scan in range(scans)
+    ]
+
+
+def test_a_seeded_fifth_of_the_patients_is_held_out_whole() -> None:
+    given = cohort.assign_splits(cases(10), None, seed=1)
+    by_patient = {
+        case.patient_id: {c.split for c in given if c.patient_id == case.patient_id}
+        for case in given
+    }
+    assert all(len(splits) == 1 for splits in by_patient.values())
+    assert sum(splits == {"val"} for splits in by_patient.values()) == 2
+    assert given == cohort.assign_splits(cases(10), None, seed=1)
+    assert given != cohort.assign_splits(cases(10), None, seed=2)
+
+
+def test_a_given_split_leaves_unnamed_cases_out() -> None:
+    first, second = cohort.assign_splits(cases(1), {"p0_0": "train"}, seed=0)
+    assert (first.split, second.split) == ("train", None)
+
+
+def test_selecting_nothing_is_a_usage_error() -> None:
+    found = cohort.Cohort(uri="x", cases=tuple(cases(2)))
+    with pytest.raises(UsageError, match="no case"):
+        cohort.select(found, {"p0_0": "train"}, "val")
+    with pytest.raises(UsageError, match="--split"):
+        cohort.select(found, None, "val")
+
+
+def test_rows_survive_the_trip_through_arrow() -> None:
+    case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, etags={"u": "1"})
+    row = case.as_row()
+    row["images"]["t1"] = None
+    assert cohort.Case.from_row(row) == case
+
+
+def test_real_folders_are_recognised(real_data: Path) -> None:
+    found = cohort.find(str(real_data / "brats2018"))
+    assert len(found.cases) == 32
+    assert not found.rejected
+    assert {case.grade for case in found.cases} == {"HGG", "LGG"}
+    (case,) = cohort.find(str(real_data / "brats2023")).cases
+    assert set(case.images) == {"t1ce", "t2", "flair"}
