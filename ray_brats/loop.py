@@ -91,7 +91,7 @@ class Loop:
         self.step = 0
         self.seconds_before = 0.0
         self.plan: Plan | None = None
-        self.last_scores: dict[str, Any] = {}
+        self.loss = math.nan
         self._train_step = self._compile_step()
         self._average_step = self._compile_average()
 
@@ -107,15 +107,17 @@ class Loop:
         try:
             while self.plan is None or self.step < self.plan.total_steps:
                 began = time.monotonic()
-                loss = self._one_step(next(batches))
+                self.loss = self._one_step(next(batches))
                 step_seconds.append(time.monotonic() - began)
-                self._report_step(loss, step_seconds)
+                self._report_step(step_seconds)
                 if self.plan is None and self._plan_is_due(step_seconds):
                     self.plan = self._make_plan(step_seconds)
                 if self.plan is not None:
                     self._keep_what_is_due()
         finally:
             batches.close()
+        if self.rank == 0:
+            self.hooks.event({"event": "end", "step": self.step, "loss": self.loss})
 
     def _one_step(self, batch: Any) -> float:
         train = self.recipe.train
@@ -140,13 +142,13 @@ class Loop:
         decay = self.recipe.train.ema_decay
         return 0.0 if decay is None else min(decay, self.step / (self.step + 9.0))
 
-    def _report_step(self, loss: float, step_seconds: Sequence[float]) -> None:
+    def _report_step(self, step_seconds: Sequence[float]) -> None:
         if self.rank:
             return
         self.hooks.event(
             {
                 "step": self.step,
-                "loss": loss,
+                "loss": self.loss,
                 "learning_rate": float(self.optimizer.learning_rate.numpy()),
                 "step_seconds": round(step_seconds[-1], 4),
                 "input_wait_share": round(
@@ -193,8 +195,7 @@ class Loop:
         assert self.plan is not None
         self._end_early_if_late()
         if self.step in self.plan.validate_at:
-            self.last_scores = self._validate()
-            self._checkpoint(self.last_scores)
+            self._checkpoint(self._validate())
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
 
@@ -304,6 +305,7 @@ class Loop:
         assert self.plan is not None
         facts = {
             **scores,
+            "loss": self.loss,
             "seconds": self._elapsed_seconds(),
             "plan": {
                 "total_steps": self.plan.total_steps,
@@ -317,6 +319,7 @@ class Loop:
     def _restore(self, uri: str) -> None:
         found = checkpoint.restore(self._groups(), uri)
         self.step = found.step
+        self.loss = float(found.facts["loss"])
         self.seconds_before = float(found.facts["seconds"])
         self.plan = _plan(found.facts["plan"], self.recipe.train.validations)
         if self.rank == 0:

@@ -9,6 +9,7 @@ run/bundle/          the exported model, when done
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,10 @@ def train(
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
-        "versions": {"ray": ray.__version__, "ray_brats": ray_brats.__version__},
+        "versions": {
+            "ray_brats": ray_brats.__version__,
+            **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
+        },
     }
     earlier = claim(run_uri, identity, resume=resume)
     if earlier and bundle_is_there(run_uri):
@@ -240,7 +244,7 @@ def _show(event: Mapping[str, Any], progress: Progress) -> None:
         say(f"train: step {event['step']}: validation Dice {dice} ({event['seconds']:.0f} s)")
     elif event.get("event") == "resume":
         say(f"train: goes on from step {event['step']}")
-    elif "loss" in event:
+    elif "event" not in event:
         note = f"loss {event['loss']:.4f}, input wait {event['input_wait_share']:.1%}"
         progress.update(event["step"], total=event["total_steps"], note=note)
 
@@ -286,7 +290,6 @@ def worker_main(settings: dict[str, Any]) -> None:
             broadcast=ray.train.collective.broadcast_from_rank_zero, event=event, keep=_keep
         )
         loop.Loop(strategy, recipe, data, hooks, rank=rank).run(restore_from)
-    ray.get(board.put.remote({"event": "end"}))
 
 
 def _checkpoint_uri(run_uri: str, latest: Any) -> str:

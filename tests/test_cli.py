@@ -86,8 +86,12 @@ class TestWholeRun:
         out, _ = finished
         assert json.loads((out / "run/run.json").read_text())["workers"] == 2
         lines = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
-        assert {line["event"] for line in lines if "event" in line} == {"validation", "checkpoint"}
+        assert [line["step"] for line in lines if "event" not in line] == list(range(1, 13))
+        assert {line["event"] for line in lines if "event" in line} == {
+            "validation",
+            "checkpoint",
+            "end",
+        }
         assert set(lines[-1]) >= {"step", "loss"}
 
     def test_masks_lie_on_the_grid_of_their_case(
