@@ -142,8 +142,9 @@ class InferenceConfig:
     """Size of a sliding window, used where the whole crop is not passed at once."""
     overlap: float = 0.5
     """Share of a window that its neighbour covers again."""
-    whole_limit_vox: int = 6_000_000
-    """Crops up to this many voxels go through the network in one pass; 0: always windows."""
+    whole_limit_vox: int = 0
+    """Crops up to this many voxels go through the network in one pass; 0: always windows. A
+    network with instance norm sees other statistics in a whole volume than in its patches."""
     tta: Literal["none", "flips"] = "none"
     """`flips`: average the probabilities over the eight mirrored inputs."""
     threshold: float = 0.5

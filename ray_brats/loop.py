@@ -61,7 +61,7 @@ class Data:
     training: Sequence[PreparedCase]
     validation: Sequence[PreparedCase]
     validation_vox: int
-    """Voxels of the validation cases of all ranks."""
+    """Voxels that pass through the network for the validation cases of all ranks."""
 
 
 def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:

@@ -8,6 +8,7 @@ fake in a test) is the caller's business, so this module needs no framework.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,15 @@ class Predictor:
         if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox:
             index[enhancing] = labels.NECROTIC
         return index
+
+
+def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
+    """Voxels that pass through one network for a prepared case of this shape."""
+    inference, whole = recipe.inference, math.prod(shape_vox)
+    if whole <= inference.whole_limit_vox:
+        return whole
+    windows = patches.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
+    return len(windows) * math.prod(inference.window_vox)
 
 
 def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilities:

@@ -56,11 +56,12 @@ def baseline() -> Recipe:
 
 
 def standard() -> Recipe:
-    """What ray-brats recommends: brain crop, z-scores, region outputs, one whole-volume pass.
+    """What ray-brats recommends: brain crop, z-scores, region outputs, sliding windows.
 
     The finest level works at half of the resolution, which costs a quarter of a step and lets
     two CPU cores see four times as many patches in the same minutes; a transposed convolution
-    brings the outlines back to 1 mm.
+    brings the outlines back to 1 mm. Windows, not one pass over the whole brain: instance norm
+    sees other statistics there (the same weights: whole tumour 0.82 with windows, 0.72 without).
     """
     return Recipe(
         name="standard",
@@ -85,7 +86,7 @@ def smoke() -> Recipe:
             steps=200,
             validations=1,
         ),
-        inference=InferenceConfig(window_vox=patch),
+        inference=InferenceConfig(window_vox=patch, overlap=0.25),
     )
 
 

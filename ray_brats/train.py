@@ -24,7 +24,7 @@ from ray_brats import config, engine, storage
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import StageFailed, UsageError
-from ray_brats.ledger import Row
+from ray_brats.predict import network_vox
 from ray_brats.progress import Progress, say
 from ray_brats.trainingset import TrainingSet, bundle_is_there, read_training_set
 
@@ -153,7 +153,7 @@ def _fit(data: TrainingSet, run_uri: str, recipe: Recipe, workers: int, there: R
             "run": run_uri,
             "training": [row["case_id"] for row in data.training],
             "validation": [row["case_id"] for row in data.validation],
-            "validation_vox": sum(_voxels(row) for row in data.validation),
+            "validation_vox": sum(network_vox(row["shape_vox"], recipe) for row in data.validation),
             "threads": max(1, cpus),
             "board": board,
         },
@@ -181,11 +181,6 @@ def _fit(data: TrainingSet, run_uri: str, recipe: Recipe, workers: int, there: R
                 f"training ended before its last step: {_root_cause(error)}. What was saved stays "
                 f"in {run_uri}; the same command with --resume goes on from there"
             ) from error
-
-
-def _voxels(row: Row) -> int:
-    height, width, depth = row["shape_vox"]
-    return int(height * width * depth)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -22,6 +22,9 @@ def with_inference(**options: object) -> Recipe:
     return dataclasses.replace(SMOKE, inference=inference)
 
 
+WHOLE = with_inference(whole_limit_vox=10**9)
+
+
 def pointwise(batch: np.ndarray) -> np.ndarray:
     """A network without borders: every voxel for itself."""
     return 1 / (1 + np.exp(-np.asarray(batch, np.float32)))
@@ -35,13 +38,13 @@ IMAGE = np.random.default_rng(0).normal(size=(70, 50, 33, 3)).astype(np.float32)
 
 
 def test_windows_and_the_whole_pass_agree_on_a_network_without_borders() -> None:
-    whole = Predictor([pointwise], SMOKE).probabilities(IMAGE)
-    windows = Predictor([pointwise], with_inference(whole_limit_vox=0)).probabilities(IMAGE)
+    whole = Predictor([pointwise], WHOLE).probabilities(IMAGE)
+    windows = Predictor([pointwise], SMOKE).probabilities(IMAGE)
     np.testing.assert_allclose(windows, whole, atol=1e-6)
 
 
 def test_a_constant_stays_that_constant() -> None:
-    for recipe in (SMOKE, with_inference(whole_limit_vox=0), with_inference(tta="flips")):
+    for recipe in (SMOKE, WHOLE, with_inference(tta="flips")):
         np.testing.assert_allclose(
             Predictor([constant], recipe).probabilities(IMAGE), 0.25, rtol=1e-6
         )
@@ -65,7 +68,7 @@ def test_the_whole_pass_gives_the_network_sides_it_can_divide() -> None:
         seen.append(batch.shape)
         return pointwise(batch)
 
-    assert Predictor([spy], SMOKE).probabilities(IMAGE).shape == (70, 50, 33, 3)
+    assert Predictor([spy], WHOLE).probabilities(IMAGE).shape == (70, 50, 33, 3)
     assert all(side % SMOKE.network.divisor_vox == 0 for side in seen[0][1:4])
 
 
