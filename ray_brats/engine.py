@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,13 +78,7 @@ def running() -> Iterator[Resources]:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        try:
-            ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
-        except ConnectionError as error:
-            raise UsageError(
-                f"RAY_ADDRESS is {address}, and no Ray cluster answers there: start one with "
-                "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
-            ) from error
+        _join(address, quiet)
     else:
         for name, value in {**WORKER_ENV, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
             os.environ.setdefault(name, value)
@@ -101,6 +96,20 @@ def running() -> Iterator[Resources]:
         yield found
     finally:
         ray.shutdown()
+
+
+def _join(address: str, quiet: Mapping[str, Any]) -> None:
+    """Connect to a cluster; Ray itself would try an address where nobody listens for minutes."""
+    try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, and no Ray cluster answers there: start one with "
+            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
 
 
 def resources() -> Resources:

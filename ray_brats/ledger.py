@@ -31,7 +31,7 @@ def write_table(
     data = {name: [row.get(name) for row in rows] for name in columns}
     buffer = io.BytesIO()
     pq.write_table(pa.table(data, schema=pa.schema(list(columns.items()))), buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+    storage.write_if_changed(uri, buffer.getvalue())
 
 
 def read_table(uri: str) -> list[Row]:

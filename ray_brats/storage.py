@@ -154,10 +154,23 @@ def read_json_or_none(uri: str) -> dict[str, Any] | None:
         return None
 
 
+def write_if_changed(uri: str, content: bytes) -> None:
+    """`write_bytes`, unless the file holds this content already."""
+    try:
+        if read_bytes(uri) == content:
+            return
+    except FileNotFoundError:
+        pass
+    write_bytes(uri, content)
+
+
 def write_json(uri: str, value: Any) -> None:
-    """Write JSON with sorted keys: equal values give equal bytes. NaN is refused."""
+    """Write JSON with sorted keys: equal values give equal bytes. NaN is refused.
+
+    A file that holds the value already is left alone.
+    """
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_bytes(uri, text.encode() + b"\n")
+    write_if_changed(uri, text.encode() + b"\n")
 
 
 def delete(uri: str) -> None:
