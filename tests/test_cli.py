@@ -282,12 +282,12 @@ def test_a_submitted_job_gives_the_same_files(
         num_cpus=2,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
-        dashboard_port=18265,
+        dashboard_port=8267,
         object_store_memory=200 << 20,
         log_to_driver=False,
     )
     entry = ("python", "jobs/pipeline.py", *map(str, run_arguments(cohort_folder, tmp_path)[1:]))
-    submit = (bin_folder / "ray", "job", "submit", "--address", "http://127.0.0.1:18265")
+    submit = (bin_folder / "ray", "job", "submit", "--address", "http://127.0.0.1:8267")
     try:
         done = subprocess.run(
             [*submit, "--working-dir", ".", "--", *entry],
