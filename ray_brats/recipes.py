@@ -83,7 +83,7 @@ def smoke() -> Recipe:
             patch_vox=patch,
             learning_rate=2e-3,
             ema_decay=0.9,
-            steps=200,
+            steps=250,
             validations=1,
         ),
         inference=InferenceConfig(window_vox=patch, overlap=0.25),
