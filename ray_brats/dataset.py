@@ -119,11 +119,10 @@ def prepare(row: Mapping[str, str]) -> dict[str, str]:
     """The task: read, compute, write the case's artefacts, return its status row."""
     payload = json.loads(row["payload"])
     folder = row["sidecar_uri"].rsplit("/", 1)[0]
-    files: list[str] = []
-    try:
-        result, files = _prepare(payload, row["case_id"], folder)
-    except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-        result = engine.failed_row(row["case_id"], error)
+    result, files = engine.attempt(
+        row["case_id"], lambda: _prepare(payload, row["case_id"], folder)
+    )
+    if not files:
         _discard(folder)
     ledger.finish(row["sidecar_uri"], row["key"], result, files)
     return {"row": json.dumps(result)}

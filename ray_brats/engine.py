@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,15 @@ def map_cases(
     return results
 
 
-def failed_row(case_id: str, error: Exception) -> Row:
+def attempt(case_id: str, work: Callable[[], tuple[Row, list[str]]]) -> tuple[Row, list[str]]:
+    """The row and the files of one case; whatever goes wrong becomes its row, without files."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - one case must never end the cohort
+        return _failed_row(case_id, error), []
+
+
+def _failed_row(case_id: str, error: Exception) -> Row:
     """The row of a case that could not be used, whatever the reason."""
     if isinstance(error, CaseError):
         return {

@@ -131,11 +131,8 @@ def _work(
 def measure(row: Mapping[str, str]) -> dict[str, str]:
     """The task: all metrics of one case."""
     payload = json.loads(row["payload"])
-    try:
-        result = _measure(payload, row["case_id"])
-    except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-        result = engine.failed_row(row["case_id"], error)
-    ledger.finish(row["sidecar_uri"], row["key"], result, [])
+    result, files = engine.attempt(row["case_id"], lambda: (_measure(payload, row["case_id"]), []))
+    ledger.finish(row["sidecar_uri"], row["key"], result, files)
     return {"row": json.dumps(result)}
 
 

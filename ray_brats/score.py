@@ -20,7 +20,7 @@ from ray_brats import config, engine, labels, ledger, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
-from ray_brats.errors import CaseRejected, UsageError
+from ray_brats.errors import UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.predict import STAGE_VERSION, Predictor
 from ray_brats.volume import encode_mask
@@ -130,17 +130,12 @@ class Segment:
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
         """One status row for one flat row."""
         began = time.monotonic()
-        files: list[str] = []
-        try:
-            result = self._segment(row)
-            files = [f"{row['case_id']}.nii.gz"]
-        except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-            result = engine.failed_row(row["case_id"], error)
+        result, files = engine.attempt(row["case_id"], lambda: self._segment(row))
         result |= {"attempts": 1, "seconds": round(time.monotonic() - began, 3)}
         ledger.finish(row["sidecar_uri"], row["key"], result, files)
         return {"row": json.dumps(result)}
 
-    def _segment(self, row: Mapping[str, str]) -> Row:
+    def _segment(self, row: Mapping[str, str]) -> tuple[Row, list[str]]:
         payload = json.loads(row["payload"])
         prediction = self._predictor.segment(Case.from_row(payload["case"]))
         volumes_ml = prediction.region_ml()
@@ -148,7 +143,8 @@ class Segment:
         target = f"{row['sidecar_uri'].removesuffix('.json')}.nii.gz"
         storage.write_bytes(target, encode_mask(raw, prediction.geometry))
         volumes = {f"{name.lower()}_ml": round(value, 6) for name, value in volumes_ml.items()}
-        return {"case_id": row["case_id"], "status": "ok", "reason": "", "file": "", **volumes}
+        result = {"case_id": row["case_id"], "status": "ok", "reason": "", "file": "", **volumes}
+        return result, [f"{row['case_id']}.nii.gz"]
 
 
 def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:
@@ -156,6 +152,3 @@ def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:
     recipe = config.from_json(Recipe, cards[0]["recipe"])
     release = cards[0].get("release") or "brats2023"
     return recipe, release
-
-
-__all__ = ["CaseRejected", "Segment", "describe_bundles", "score"]
