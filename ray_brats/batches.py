@@ -6,8 +6,10 @@ time a step had to wait for them is measured.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import queue
+import shutil
 import tempfile
 import threading
 import time
@@ -22,10 +24,14 @@ import tensorflow as tf
 
 from ray_brats import storage
 from ray_brats.config import TrainConfig
+from ray_brats.errors import StageFailed
 from ray_brats.patches import SampleStream, draw_location
 
 Array = npt.NDArray[Any]
 Tensor = Any
+
+SPARED_BYTES = 1 << 30
+"""Of a node's disk, never filled with copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +50,51 @@ class PreparedCase:
         return np.load(self.folder / "label.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def fetch(dataset_uri: str, case_id: str) -> PreparedCase:
-    """The case on this node: where it is for a path, else a copy shared by the node's workers."""
+def cache_folder(dataset_uri: str, run_uri: str) -> Path:
+    """Where this node keeps a run's copies of a dataset's cases."""
+    name = hashlib.sha256(f"{dataset_uri} {run_uri}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / "ray-brats-cache" / name
+
+
+def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:
+    """The case on this node: where it is for a path, else a copy shared by the run's workers there.
+
+    A worker that finds another one copying the case waits for it.
+
+    Raises:
+        StageFailed: the node's disk has no room for the copy.
+    """
     source = storage.join(dataset_uri, "cases", case_id)
     if not storage.is_remote(dataset_uri):
         return PreparedCase(case_id=case_id, folder=Path(source))
-    cache = Path(tempfile.gettempdir()) / "ray-brats-cache"
-    folder = cache / hashlib.sha256(dataset_uri.encode()).hexdigest()[:16] / case_id
+    folder = cache_folder(dataset_uri, run_uri) / case_id
+    folder.mkdir(parents=True, exist_ok=True)
     done = storage.read_bytes(storage.join(source, "done.json"))
     marker = folder / "done.json"
-    if not (marker.exists() and marker.read_bytes() == done):
-        for name in ("image.npy", "label.npy"):
-            storage.write_bytes(str(folder / name), storage.read_bytes(storage.join(source, name)))
-        storage.write_bytes(str(marker), done)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (marker.exists() and marker.read_bytes() == done):
+            _copy(source, folder)
+            storage.write_bytes(str(marker), done)
     return PreparedCase(case_id=case_id, folder=folder)
+
+
+def _copy(source: str, folder: Path) -> None:
+    for name in ("image.npy", "label.npy"):
+        content = storage.read_bytes(storage.join(source, name))
+        free = shutil.disk_usage(folder).free
+        if len(content) > free - SPARED_BYTES:
+            raise StageFailed(
+                f"no room in {folder.parent} for a copy of {source}: {len(content) >> 20} MiB "
+                f"needed, {free >> 20} MiB free of which {SPARED_BYTES >> 20} MiB are left to "
+                "others; set TMPDIR to a larger disk on the nodes that train"
+            )
+        storage.write_bytes(str(folder / name), content)
+
+
+def forget(dataset_uri: str, *, run_uri: str) -> None:
+    """Remove a run's copies on this node, if there are any."""
+    shutil.rmtree(cache_folder(dataset_uri, run_uri), ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +127,8 @@ class BatchStream:
         self.waited_seconds = 0.0
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step; a function of the step alone."""
-        size = self._train.batch_per_worker
+        """The samples of one step, all accumulated batches; a function of the step alone."""
+        size = self._train.batch_per_worker * self._train.accumulate
         first = (step * self._ranks + self._rank) * size
         samples = [self._sample(index) for index in range(first, first + size)]
         images, labels, keys, names = zip(*samples, strict=True)

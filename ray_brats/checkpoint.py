@@ -101,6 +101,23 @@ def list_checkpoints(uri: str) -> list[Checkpoint]:
     return sorted(found, key=lambda item: item.step)
 
 
+def newest(uri: str) -> Checkpoint | None:
+    """The complete checkpoint of the highest step below a prefix, or None."""
+    found = list_checkpoints(uri)
+    return found[-1] if found else None
+
+
+def prune(uri: str, *, keep: int) -> None:
+    """Delete all checkpoints but the `keep` newest and the best one."""
+    found = list_checkpoints(uri)
+    kept = {item.uri for item in found[-keep:]} | ({best(found).uri} if found else set())
+    for item in found:
+        if item.uri not in kept:
+            # The description first: what is left without one counts as absent.
+            storage.delete(storage.join(item.uri, CARD))
+            storage.delete(item.uri)
+
+
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """The highest validated mean Dice; the newest where none was validated."""
     scored = [item for item in checkpoints if item.mean_dice is not None]

@@ -6,6 +6,7 @@ end; 2 the call itself is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -20,7 +21,7 @@ import tyro
 
 import ray_brats
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
-from ray_brats.progress import say
+from ray_brats.progress import interruptible, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before anything imports TensorFlow; Ray Train does so in this process too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    raise SystemExit(_guarded(lambda: _call(given)))
+    raise SystemExit(guarded(lambda: _call(given)))
 
 
 def _call(given: Sequence[str]) -> int:
@@ -55,6 +56,7 @@ def _call(given: Sequence[str]) -> int:
         commands.export,
         commands.score,
         commands.evaluate,
+        commands.submit,
         commands.show,
         pipeline.run,
         pipeline.demo,
@@ -90,7 +92,9 @@ def _with_output(command: Callable[..., Any]) -> Callable[..., tuple[dict[str, A
     @functools.wraps(command)
     def call(*args: Any, output: Output, **options: Any) -> tuple[dict[str, Any], Output]:
         _allowed(output.max_rejected, 0)
-        return command(*args, **options), output
+        # Ray tells of dead workers on standard output, which is for results alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            return command(*args, **options), output
 
     del call.__wrapped__
     call.__annotations__ = {**hints, "output": Annotated[Output, tyro.conf.arg(name="")]}
@@ -111,10 +115,11 @@ def _allowed(option: str | None, total: int) -> int:
     return total * int(number) // 100 if option.endswith("%") else int(number)
 
 
-def _guarded(call: Callable[[], int]) -> int:
+def guarded(call: Callable[[], int]) -> int:
     """Run a command; what a user can cause becomes a sentence and an exit status."""
     try:
-        return call()
+        with interruptible():
+            return call()
     except RayBratsError as error:
         # An error from a Ray task carries the one that caused it, without the engine's traceback.
         say(f"ray-brats: {getattr(error, 'cause', error)}")

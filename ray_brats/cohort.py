@@ -1,7 +1,7 @@
 """Cohorts: which cases a folder, prefix or CSV holds, and what cannot be one.
 
 Finding looks at names only; no image is opened here. One listing gives the names and the
-etags of all files. What a name means (modality, release, patient) is decided here alone.
+etags of all files.
 """
 
 from __future__ import annotations
@@ -16,34 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import labels, storage
+from ray_brats import labels, naming, storage
 from ray_brats.errors import UsageError
+from ray_brats.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.storage import FileInfo
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-SEGMENTATION = "seg"
-ALIASES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "t1gd": "t1ce"}
-
-CASE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_FILE = re.compile(
-    r"(?P<case>.+)[_-](?P<kind>t1ce|t1gd|t1n|t1c|t1|t2w|t2f|t2|flair|seg)\.nii(\.gz)?",
-    re.IGNORECASE,
-)
-# BraTS 2020, training case 355: its segmentation kept the name it had before the release.
-_CASE_355 = ("BraTS20_Training_355", "W39_1998.09.19_Segm.nii")
-
-_RELEASES = (
-    (re.compile(r"BraTS-(GLI|SSA|MET|MEN|PED)-", re.IGNORECASE), "brats2023"),
-    (re.compile(r"BraTS2021_", re.IGNORECASE), "brats2021"),
-    (re.compile(r"BraTS20_", re.IGNORECASE), "brats2020"),
-    (re.compile(r"BraTS19_", re.IGNORECASE), "brats2019"),
-    (re.compile(r"BraTS18_", re.IGNORECASE), "brats2018"),
-)
-_PATIENT_RULES = (
-    # The last group is the time point (2023) or the number of the scan (2018, 2019).
-    re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE),
-    re.compile(r"(?P<patient>BraTS1[89]_.+)_\d+", re.IGNORECASE),
-)
+_MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
+GRADES = ("HGG", "LGG")
 SPLITS = ("train", "val", "test")
 
 
@@ -58,13 +37,16 @@ class Case:
     segmentation: str | None = None
     etags: Mapping[str, str] = field(default_factory=dict)
     """URI to etag, for every file above."""
+    sizes_bytes: Mapping[str, int] = field(default_factory=dict)
+    """URI to length, where a listing told it."""
     release: str | None = None
     grade: str | None = None
     split: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """Plain values, for a Ray Data row; `from_row` is the inverse."""
-        return dataclasses.asdict(self)
+        """Plain values that a task needs, small; `from_row` is the inverse but for the sizes."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {**values, "images": dict(self.images), "etags": {}, "sizes_bytes": {}}
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> Case:
@@ -135,35 +117,32 @@ def _is_hidden(uri: str, root: str) -> bool:
 
 def _from_names(uri: str, files: Sequence[FileInfo]) -> Cohort:
     found: dict[str, dict[str, list[FileInfo]]] = defaultdict(lambda: defaultdict(list))
-    notes = []
+    notes, odd = [], []
     for file in files:
         name = storage.name_of(file.uri)
-        match = _FILE.fullmatch(name)
-        if match:
-            kind = match["kind"].lower()
-            found[match["case"]][ALIASES.get(kind, kind)].append(file)
-        elif name.removesuffix(".gz") == _CASE_355[1]:
-            found[_CASE_355[0]][SEGMENTATION].append(file)
-            notes.append(f"{_CASE_355[0]}: segmentation recovered from {name}")
+        meant = naming.case_and_kind(name)
+        if meant:
+            found[meant[0]][meant[1]].append(file)
+        elif name.removesuffix(".gz") == naming.CASE_355_MASK:
+            odd.append(file)
+    for file in odd[:1]:
+        # Some mirrors hold it under both names.
+        case_355 = found.get(naming.CASE_355)
+        if case_355 and SEGMENTATION not in case_355:
+            case_355[SEGMENTATION].append(file)
+            name = storage.name_of(file.uri)
+            notes.append(f"{naming.CASE_355}: segmentation recovered from {name}")
+    grades = _mapped_grades(files)
     cases, rejected = [], []
     for case_id, kinds in sorted(found.items()):
-        problem = _problem_of_id(case_id) or _several_files(kinds)
+        problem = naming.problem_of_id(case_id) or _several_files(kinds)
         if problem:
             rejected.append(_rejection(case_id, *problem))
             continue
         infos = {kind: items[0] for kind, items in kinds.items()}
-        cases.append(_case(case_id, infos, grade=_grade(next(iter(infos.values())).uri)))
+        grade = _grade(next(iter(infos.values())).uri) or grades.get(case_id)
+        cases.append(_case(case_id, infos, grade=grade))
     return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected), notes=tuple(notes))
-
-
-def _problem_of_id(case_id: str) -> tuple[str, str] | None:
-    if CASE_ID.fullmatch(case_id) and case_id not in (".", ".."):
-        return None
-    return (
-        "the name cannot be a file name on every system: expected 1–128 letters, digits, "
-        "'.', '_' or '-', and neither '.' nor '..'",
-        "",
-    )
 
 
 def _several_files(kinds: Mapping[str, list[FileInfo]]) -> tuple[str, str] | None:
@@ -189,40 +168,47 @@ def _case(
     segmentation = files.get(SEGMENTATION)
     return Case(
         case_id=case_id,
-        patient_id=patient_id or patient_of(case_id),
+        patient_id=patient_id or naming.patient_of(case_id),
         images={kind: files[kind].uri for kind in MODALITIES if kind in files},
         segmentation=segmentation.uri if segmentation else None,
         etags={file.uri: file.etag for file in files.values()},
-        release=release_of(case_id),
+        sizes_bytes={file.uri: file.size_bytes for file in files.values() if file.etag},
+        release=naming.release_of(case_id),
         grade=grade,
         split=split,
     )
 
 
-def patient_of(case_id: str) -> str:
-    """Who was scanned, by the release's own naming; the case itself where it does not tell."""
-    for rule in _PATIENT_RULES:
-        match = rule.fullmatch(case_id)
-        if match:
-            return match["patient"]
-    return case_id
-
-
-def release_of(case_id: str) -> str | None:
-    """The release that names its cases so, or None."""
-    return next((release for rule, release in _RELEASES if rule.match(case_id)), None)
-
-
 def _grade(uri: str) -> str | None:
-    return next((part for part in uri.split("/") if part in ("HGG", "LGG")), None)
+    """From the folders of the releases until 2019."""
+    return next((part for part in uri.split("/") if part in GRADES), None)
+
+
+def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
+    """Case to grade, from the `name_mapping.csv` of the releases of 2019 and 2020."""
+    grades: dict[str, str] = {}
+    for file in files:
+        if not _MAPPING.fullmatch(storage.name_of(file.uri)):
+            continue
+        for row in read_csv(file.uri, required=()):
+            names = [value for name, value in row.items() if name.endswith("_subject_ID")]
+            if row.get("Grade") in GRADES:
+                grades |= dict.fromkeys(names, row["Grade"])
+    return grades
 
 
 def _with_release(cohort: Cohort, release: str | None) -> Cohort:
     if release is None:
         named = sorted({case.release for case in cohort.cases if case.release})
         if len(named) > 1:
+            differ = any(labels.RELEASES[name] != labels.RELEASES[named[0]] for name in named)
+            why = (
+                "whose labels differ in meaning"
+                if differ
+                else "which hold the same patients under several names"
+            )
             raise UsageError(
-                f"{cohort.uri} mixes {' and '.join(named)}, whose labels differ in meaning: "
+                f"{cohort.uri} mixes {' and '.join(named)}, {why}: "
                 "pass the folder of one release, or --release if the names mislead"
             )
         release = named[0] if named else None
@@ -235,45 +221,45 @@ def _from_csv(uri: str) -> Cohort:
     columns = {name: ALIASES.get(name.lower(), name.lower()) for name in rows[0]} if rows else {}
     if rows and not set(columns.values()) & set(MODALITIES):
         raise UsageError(f"{uri}: no column is named after a modality ({', '.join(MODALITIES)})")
-    base = uri.rsplit("/", 1)[0]
     seen: dict[str, int] = defaultdict(int)
     for row in rows:
         seen[row["case_id"]] += 1
+    places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
+    infos = storage.file_infos(place for named in places for place in named.values())
     cases: list[Case] = []
-    rejected: list[dict[str, str]] = []
-    for row in rows:
+    rejected: dict[str, dict[str, str]] = {}
+    for row, named in zip(rows, places, strict=True):
         case_id = row["case_id"]
-        problem = _problem_of_id(case_id)
+        problem = naming.problem_of_id(case_id)
         if not problem and seen[case_id] > 1:
             problem = (f"two cases of one name: {case_id} stands {seen[case_id]} times", uri)
         if problem:
-            if case_id not in {item["case_id"] for item in rejected}:
-                rejected.append(_rejection(case_id, *problem))
+            rejected[case_id] = _rejection(case_id, *problem)
             continue
-        files = {
-            kind: _file_info(value if _is_absolute(value) else storage.join(base, value))
-            for name, value in row.items()
-            if value and (kind := columns[name]) in (*MODALITIES, SEGMENTATION)
-        }
+        absent = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in named.items()}
         cases.append(
             _case(
                 case_id,
-                files,
+                {kind: infos.get(file.uri, file) for kind, file in absent.items()},
                 patient_id=row.get("patient_id") or None,
                 grade=row.get("grade") or None,
                 split=row.get("split") or None,
             )
         )
-    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected))
+    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()))
+
+
+def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> dict[str, str]:
+    """Kind to URI of the files that a row names; relative ones lie beside the CSV."""
+    return {
+        columns[name]: storage.absolute(value if _is_absolute(value) else f"{base}/{value}")
+        for name, value in row.items()
+        if value and columns[name] in (*MODALITIES, SEGMENTATION)
+    }
 
 
 def _is_absolute(value: str) -> bool:
-    return value.startswith("/") or storage.is_remote(value)
-
-
-def _file_info(uri: str) -> FileInfo:
-    listed = storage.list_files(uri)
-    return listed[0] if listed else FileInfo(uri=uri, size_bytes=0, etag="")
+    return value.startswith(("/", "~", "file://")) or storage.is_remote(value)
 
 
 def read_csv(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:

@@ -12,16 +12,16 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ray_brats import cohort as cohorts
-from ray_brats import engine, ledger, recipes, storage
+from ray_brats import engine, ledger, recipes, runlog, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, UsageError
+from ray_brats.geometry import same_grid
 from ray_brats.labels import Release
 from ray_brats.progress import Progress, say
 from ray_brats.recipes import RecipeName
@@ -35,38 +35,39 @@ PredictionsArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar
 ReportArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPORT")]
 OutArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 CaseArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
+ArchiveArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.zip")]
 PictureArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.png")]
 SliceOption = Annotated[int | None, tyro.conf.arg(name="slice")]
+SetOption = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="PART.FIELD=VALUE")]
+CHECK_THREADS = 16
+"""Against a bucket, where waiting takes the time."""
 Rules = Literal["legacy", "lesionwise", "both"]
 
 
 def check(
-    cohort: CohortArgument, /, *, recipe: RecipeName = "standard", release: Release | None = None
+    cohort: CohortArgument,
+    /,
+    *,
+    recipe: RecipeName = "standard",
+    release: Release | None = None,
+    deep: bool = False,
 ) -> Summary:
-    """Find and read the cases of a cohort without writing anything.
+    """Find and check the cases of a cohort without writing anything.
 
     Args:
         cohort: Folder, s3:// prefix, or CSV with case_id and one URI column per modality.
         recipe: Whose modalities and rules are asked for.
         release: What the labels mean, where file names do not tell.
+        deep: Read every voxel, not only headers, masks and what headers leave open.
     """
-    from ray_brats.preprocess import preprocess_case
+    from ray_brats.inspection import check_case
 
     found = cohorts.find(cohort, release=release)
     options = recipes.get(recipe).preprocess
-
-    def look(case: Case) -> dict[str, Any]:
-        row: dict[str, Any] = {"case_id": case.case_id, "patient_id": case.patient_id}
-        row |= {"masked": case.segmentation is not None, "reason": "", "file": ""}
-        try:
-            prepared = preprocess_case(case, options)
-        except CaseError as error:
-            return {**row, "status": error.status, "reason": error.reason, "file": error.file}
-        return {**row, "status": "ok", "shape_vox": list(prepared.geometry.canonical_shape)}
-
     rows: list[dict[str, Any]] = [dict(row) for row in found.rejected]
-    threads = ThreadPoolExecutor(os.cpu_count() or 2)
-    with Progress("check", len(found.cases)) as progress, threads as pool:
+    threads = CHECK_THREADS if storage.is_remote(found.uri) else os.cpu_count() or 2
+    with Progress("check", len(found.cases)) as progress, ThreadPoolExecutor(threads) as pool:
+        look = functools.partial(check_case, config=options, deep=deep)
         for number, row in enumerate(pool.map(look, found.cases), 1):
             rows.append(row)
             progress.update(number)
@@ -90,7 +91,9 @@ def preprocess(
     split: str | None = None,
     release: Release | None = None,
     keep_filtered: bool = False,
+    case_limit: float = 600.0,
     seed: int = 0,
+    settings: SetOption = (),
 ) -> Summary:
     """Prepare a cohort for training: crop, normalise, write arrays; one Ray Data task a case.
 
@@ -101,11 +104,17 @@ def preprocess(
         split: CSV with case_id and split (train, val, test); else a seeded fifth is val.
         release: What the labels mean, where file names do not tell.
         keep_filtered: Keep cases that the recipe's own rule would leave out.
+        case_limit: Seconds that a case may take; one that takes longer is an error.
         seed: Decides which fifth of the patients is val.
+        settings: Fields of the recipe, as preprocess.modalities=t1ce,flair.
     """
+    if case_limit <= 0:
+        raise UsageError(f"--case-limit {case_limit:g}: expected seconds above zero")
+    chosen = recipes.get(recipe, settings=settings)
     found = with_splits(cohorts.find(cohort, release=release), split, seed)
+    target = storage.absolute(dataset)
     with engine.running():
-        return prepare(found, storage.absolute(dataset), recipes.get(recipe), keep_filtered)
+        return prepare(found, target, chosen, keep_filtered, limit_seconds=case_limit)
 
 
 def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
@@ -115,13 +124,17 @@ def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
     return dataclasses.replace(found, cases=tuple(cases))
 
 
-def prepare(found: Cohort, dataset: str, recipe: Recipe, keep_filtered: bool) -> Summary:
+def prepare(
+    found: Cohort, dataset: str, recipe: Recipe, keep_filtered: bool, **options: Any
+) -> Summary:
     """`preprocess` for a cohort that is found already, inside a running Ray."""
     from ray_brats import dataset as stage
 
-    for note in found.notes:
+    summary = stage.preprocess(
+        found, found.cases, dataset, recipe, keep_filtered=keep_filtered, **options
+    )
+    for note in summary["notes"]:
         say(note)
-    summary = stage.preprocess(found, found.cases, dataset, recipe, keep_filtered=keep_filtered)
     _say_done("preprocess", summary)
     return summary
 
@@ -146,6 +159,8 @@ def train(
     fold: int | None = None,
     resume: bool = False,
     seed: int = 0,
+    settings: SetOption = (),
+    hang_seconds: float = 600.0,
 ) -> Summary:
     """Train a network, data-parallel, and export the best checkpoint as RUN/bundle.
 
@@ -157,12 +172,14 @@ def train(
         minutes: Length by the clock, validation included.
         steps: Length in optimizer steps.
         fold: Validate with this fold of five (0-4) instead of the dataset's split.
-        resume: Go on with a run that exists; start it where there is none.
+        resume: Go on with a run that exists, also to a greater length; start it where none is.
         seed: Of the initial weights and of everything drawn.
+        settings: Fields of the recipe, as train.clip_norm=12 network.widths=16,32,64,128.
+        hang_seconds: A worker that makes no step for so long is ended and started again.
     """
     from ray_brats import train as stage
 
-    chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed)
+    chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
     with engine.running() as there:
         return stage.train(
             storage.absolute(dataset),
@@ -172,6 +189,8 @@ def train(
             workers=workers,
             fold=fold,
             resume=resume,
+            extend=True,
+            hang_seconds=hang_seconds,
         )
 
 
@@ -199,6 +218,7 @@ def score(
     /,
     *,
     bundle: tuple[str, ...] = (),
+    bundle_sha256: tuple[str, ...] = (),
     split: str | None = None,
     subset: str | None = None,
     release: Release | None = None,
@@ -213,6 +233,7 @@ def score(
         predictions: Where <case_id>.nii.gz and scores.parquet go.
         bundle: One or several bundles; the probabilities of several are averaged. A SavedModel
             can read and write files, so name only bundles you trust.
+        bundle_sha256: Of each bundle's bundle.json: any other bundle is refused.
         split: CSV with case_id and split.
         subset: Only the cases of this subset of the split.
         release: Whose labels the masks carry, where file names do not tell.
@@ -228,6 +249,7 @@ def score(
             [storage.absolute(uri) for uri in bundle],
             there,
             release=release,
+            pinned=bundle_sha256,
             tta=tta,
             overlap=overlap,
             workers=workers,
@@ -246,35 +268,68 @@ def segment(
     there: engine.Resources,
     *,
     release: str | None,
+    pinned: Sequence[str] = (),
     tta: str | None = None,
     overlap: float | None = None,
     workers: int | None = None,
 ) -> Summary:
     """`score` for a cohort that is found already, inside a running Ray."""
-    with engine.silenced():
-        from ray_brats import bundle as bundle_files
-        from ray_brats import score as stage
+    from ray_brats import modelcard
+    from ray_brats import score as stage
 
     if not bundles:
         raise UsageError("no --bundle: expected the bundle/ folder that `ray-brats train` writes")
-    cards = [bundle_files.read_card(uri) for uri in bundles]
-    recipe, bundle_release = stage.describe_bundles(cards)
+    if pinned and len(pinned) != len(bundles):
+        raise UsageError(
+            f"--bundle-sha256 names {len(pinned)} and --bundle {len(bundles)}: expected one each"
+        )
+    pins = pinned or (None,) * len(bundles)
+    read = [modelcard.read(uri, pinned=pin) for uri, pin in zip(bundles, pins, strict=True)]
+    recipe, bundle_release = stage.describe_bundles([card for card, _ in read])
+    identities = tuple(sha256 for _, sha256 in read)
     summary = stage.score(
         found,
         predictions,
-        make_predictor=functools.partial(
-            bundle_files.load_predictor, tuple(bundles), tta=tta, overlap=overlap
+        make_segmenter=functools.partial(
+            stage.load_predictor, tuple(bundles), identities, tta, overlap
         ),
-        identity={
-            "bundles": [bundle_files.card_sha256(card) for card in cards],
-            "options": {"tta": tta, "overlap": overlap},
-        },
-        modalities=recipe.preprocess.modalities,
+        identity={"bundles": list(identities), "options": {"tta": tta, "overlap": overlap}},
+        preprocessing=recipe.preprocess,
         release=release or bundle_release,
         there=there,
         workers=workers,
     )
     _say_done("score", summary)
+    return summary
+
+
+def submit(
+    predictions: PredictionsArgument,
+    cohort: CohortArgument,
+    archive: ArchiveArgument,
+    /,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    release: Release | None = None,
+) -> Summary:
+    """Check the masks of a whole cohort and write the challenge's zip; a problem leaves none.
+
+    Args:
+        predictions: Holds <case_id>.nii.gz.
+        cohort: The cases the challenge asks for: folder, s3:// prefix or CSV.
+        archive: Where the zip goes.
+        split: CSV with case_id and split.
+        subset: Only the cases of this subset of the split.
+        release: Whose labels the masks carry, where file names do not tell.
+    """
+    from ray_brats import submission
+
+    found = _selected(cohort, split, subset, release)
+    places = storage.absolute(predictions), storage.absolute(archive)
+    summary = submission.submit(found, *places, release=release)
+    for note in summary["notes"]:
+        say(f"submit: {note}")
     return summary
 
 
@@ -288,6 +343,8 @@ def evaluate(
     subset: str | None = None,
     release: Release | None = None,
     rules: Rules = "both",
+    against: tuple[str, ...] = (),
+    run: str | None = None,
 ) -> Summary:
     """Compare masks with the cohort's segmentations: tables, summary and report.html.
 
@@ -299,11 +356,23 @@ def evaluate(
         subset: Only the cases of this subset of the split.
         release: Whose labels the masks carry, where file names do not tell.
         rules: Whole-mask scores, lesion-wise scores (BraTS 2023), or both.
+        against: Other folders of masks for the same cases: paired tests and a ranking.
+        run: What train wrote; its curves go into the report.
     """
     found = _selected(cohort, split, subset, release)
-    places = storage.absolute(predictions), storage.absolute(report)
+    training = runlog.read(storage.absolute(run)) if run else []
+    if run and not training:
+        raise UsageError(f"--run {run}: no {runlog.FILE} there; expected what train wrote")
     with engine.running():
-        return measure(places[0], found, places[1], release=release, rules=rules)
+        return measure(
+            storage.absolute(predictions),
+            found,
+            storage.absolute(report),
+            release=release,
+            rules=rules,
+            against=[storage.absolute(uri) for uri in against],
+            training=training,
+        )
 
 
 def measure(predictions: str, found: Cohort, report: str, **options: Any) -> Summary:
@@ -321,44 +390,67 @@ def show(
     /,
     *,
     slice_index: SliceOption = None,
+    plane: Literal["axial", "coronal", "sagittal"] = "axial",
     prediction: str | None = None,
+    animate: bool = False,
     release: Release | None = None,
 ) -> Summary:
     """Draw a case: its modalities and the mask in colour, one picture.
 
     Args:
         case: Folder of one case.
-        picture: Where the picture goes; .png, .pdf or .svg.
-        slice_index: Axial slice; by default the one with most tumour.
+        picture: Where the picture goes; .png, .pdf, .svg, or .gif for all slices in turn.
+        slice_index: Which slice; by default the one with most tumour.
+        plane: Which way the slice lies.
         prediction: A mask to draw beside the case's own.
+        animate: Go through all slices; the picture is a .gif.
         release: What the labels mean, where file names do not tell.
     """
-    from ray_brats import figures, volume
+    from ray_brats import figures
 
+    suffix = figures.check_name(storage.name_of(picture))
+    if animate and suffix != figures.ANIMATED:
+        raise UsageError(f"--animate writes {figures.ANIMATED}: expected OUT.gif, not {picture}")
+    if suffix == figures.ANIMATED and slice_index is not None:
+        raise UsageError("--slice is one slice, a .gif goes through all: leave one of them out")
     found = cohorts.find(case, release=release)
     if len(found.cases) != 1:
         raise UsageError(
             f"{case} holds {len(found.cases)} usable cases: expected the folder of one case"
         )
     (one,) = found.cases
-    names = [name for name in ("flair", "t1ce", "t2", "t1") if name in one.images]
     try:
-        volumes = {name: volume.read(one.images[name]) for name in names[:3]}
-        first = next(iter(volumes.values())).geometry
-        masks = {
-            uri: volume.read_mask(uri, one.release or release, grid=first)
-            for uri in (one.segmentation, storage.absolute(prediction) if prediction else None)
-            if uri
-        }
+        images, label, other, spacing_mm = _volumes(one, prediction, release)
     except CaseError as error:
         raise UsageError(str(error)) from error
-    figure = figures.draw_case(
-        {name: item.voxels_HWD for name, item in volumes.items()},
-        masks.get(one.segmentation or ""),
-        masks.get(storage.absolute(prediction)) if prediction else None,
-        slice_index=slice_index,
-        title=one.case_id,
-        spacing_mm=first.spacing_mm,
-    )
-    figures.save_figure(figure, Path(picture))
+    target = storage.absolute(picture)
+    drawn: dict[str, Any] = {"plane": plane, "title": one.case_id, "spacing_mm": spacing_mm}
+    if suffix == figures.ANIMATED:
+        storage.write_bytes(target, figures.animate_case(images, label, other, **drawn))
+    else:
+        figure = figures.draw_case(images, label, other, slice_index=slice_index, **drawn)
+        figures.save_figure(figure, target)
     return {"picture": picture, "case_id": one.case_id, "failures": []}
+
+
+def _volumes(one: Case, prediction: str | None, release: str | None) -> tuple[Any, Any, Any, Any]:
+    """Up to three modalities of a case, its mask, the predicted one, and the voxel size in mm.
+
+    All lie on the grid of the first modality, or the case is rejected.
+    """
+    from ray_brats import volume
+    from ray_brats.errors import CaseRejected
+
+    names = [name for name in ("flair", "t1ce", "t2", "t1") if name in one.images][:3]
+    images = {name: volume.read(one.images[name]) for name in names}
+    if not images:
+        raise CaseRejected(f"{one.case_id} has no image to draw")
+    first = next(iter(images.values())).geometry
+    for name, item in images.items():
+        if difference := same_grid(item.geometry, first):
+            raise CaseRejected(f"not on the grid of the case: {difference}", one.images[name])
+    uris = (one.segmentation, storage.absolute(prediction) if prediction else None)
+    label, other = (
+        volume.read_mask(uri, one.release or release, grid=first) if uri else None for uri in uris
+    )
+    return {name: item.voxels_HWD for name, item in images.items()}, label, other, first.spacing_mm

@@ -8,15 +8,19 @@ form that crosses files and processes: `as_json` and `from_json` are inverse.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import types
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from ray_brats.errors import UsageError
 
 Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
 T = TypeVar("T")
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
@@ -28,6 +32,8 @@ class PreprocessConfig:
 
     modalities: tuple[str, ...] = DEFAULT_MODALITIES
     """Canonical names, in the order of the channels."""
+    spacing_mm: Spacing | None = None
+    """Bring every scan to voxels of this size; None: each keeps its own."""
     crop: Literal["brain", "centre"] = "brain"
     """`brain`: the box around every non-zero voxel; `centre`: `crop_size_vox` at the centre."""
     crop_size_vox: Shape | None = None
@@ -57,6 +63,12 @@ class PreprocessConfig:
             "a size exactly where crop is 'centre'",
         )
         _require(
+            self.spacing_mm is None or all(0.1 <= side <= 10 for side in self.spacing_mm),
+            "spacing_mm",
+            self.spacing_mm,
+            "0.1–10 mm a side",
+        )
+        _require(
             0 <= self.min_labelled_share < 1, "min_labelled_share", self.min_labelled_share, "0–1"
         )
 
@@ -72,10 +84,21 @@ class NetworkConfig:
     """2: the finest level works at half of the resolution (cheap; coarser outlines)."""
     output: Literal["classes", "regions"] = "regions"
     """`classes`: softmax over background and three tissues; `regions`: sigmoid per WT, TC, ET."""
+    deep_supervision: int = 0
+    """So many coarser levels of the decoder also learn to predict (Dou et al. 2016)."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the layers; weights, probabilities and losses are float32 in both."""
 
     def __post_init__(self) -> None:
         _require(len(self.widths) >= 2, "widths", self.widths, "two levels or more")
         _require(all(width > 0 for width in self.widths), "widths", self.widths, "above zero")
+        _require(
+            0 <= self.deep_supervision < len(self.widths)
+            and (self.kind == "standard" or not self.deep_supervision),
+            "deep_supervision",
+            self.deep_supervision,
+            "fewer levels than there are widths, and 0 for kind 'baseline'",
+        )
 
     @property
     def divisor_vox(self) -> int:
@@ -89,6 +112,8 @@ class TrainConfig:
 
     patch_vox: Shape = (96, 96, 96)
     batch_per_worker: int = 1
+    accumulate: int = 1
+    """Batches whose gradients are averaged before each optimizer step, one after the other."""
     foreground_share: float = 0.5
     """Share of the patches that are centred on a tumour voxel."""
     flip: bool = True
@@ -102,6 +127,8 @@ class TrainConfig:
     """After the warm-up, as a function of the global step over the planned steps."""
     warmup_steps: int = 20
     weight_decay: float = 0.0
+    clip_norm: float | None = None
+    """Gradients are scaled down to this global L2 norm; None: never."""
     ema_decay: float | None = None
     """Decay a step of the averaged weights that are validated and exported; None: the raw ones."""
     steps: int | None = 1000
@@ -112,11 +139,22 @@ class TrainConfig:
     """How often the validation cases are scored, evenly spaced, the last time at the end."""
     checkpoint_minutes: float = 5.0
     """At least this often the state is saved."""
+    patience: int | None = None
+    """The run ends after so many validations without a better mean Dice; None: never early."""
+    xla: bool = False
+    """Compile the network with XLA: for GPUs; on CPUs its convolutions are far slower."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(all(n > 0 for n in self.patch_vox), "patch_vox", self.patch_vox, "above zero")
         _require(self.batch_per_worker >= 1, "batch_per_worker", self.batch_per_worker, "≥ 1")
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "≥ 1")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above zero"
+        )
+        _require(
+            self.patience is None or self.patience >= 1, "patience", self.patience, "≥ 1, or null"
+        )
         _require(0 <= self.foreground_share <= 1, "foreground_share", self.foreground_share, "0–1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
         _require(
@@ -151,11 +189,15 @@ class InferenceConfig:
     """Probability from which a voxel belongs to a region (`output="regions"`)."""
     min_enhancing_vox: int = 0
     """Fewer enhancing voxels than this in a whole case are taken for necrotic core."""
+    min_component_vox: int = 0
+    """Connected pieces (26 neighbours) of tumour smaller than this are background. A graph
+    cannot find them: a bundle with this rule has no `segment` signature."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.overlap < 1, "overlap", self.overlap, "0 ≤ overlap < 1")
         _require(0 < self.threshold < 1, "threshold", self.threshold, "0 < threshold < 1")
-        _require(self.whole_limit_vox >= 0, "whole_limit_vox", self.whole_limit_vox, "≥ 0")
+        for knob in ("whole_limit_vox", "min_enhancing_vox", "min_component_vox"):
+            _require(getattr(self, knob) >= 0, knob, getattr(self, knob), "≥ 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,29 +241,90 @@ def as_json(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def from_json(kind: type[T], values: dict[str, Any]) -> T:
+@functools.cache
+def _hints(kind: type[object]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """Rebuild a configuration dataclass from `as_json`'s dict.
 
     Raises:
         UsageError: a field that `kind` does not have, or lacks, or a value out of its range.
     """
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # types are hashable
     unknown = set(values) - set(hints)
     if unknown:
-        raise UsageError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-    made = {name: _rebuild(hints[name], value) for name, value in values.items()}
+        raise UsageError(
+            f"{kind.__name__} has no field {', '.join(sorted(unknown))}: "
+            f"expected one of {', '.join(hints)}"
+        )
+    made = {name: _rebuild(name, hints[name], value) for name, value in values.items()}
     try:
         return kind(**made)
     except TypeError as error:
         raise UsageError(f"{kind.__name__}: {error}") from error
 
 
-def _rebuild(hint: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
+def _rebuild(name: str, hint: Any, value: Any) -> Any:
+    """A JSON value as the type that a field declares."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return from_json(hint, value)
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        (hint,) = (one for one in arguments if one is not types.NoneType)
+        return _rebuild(name, hint, value)
+    if origin is Literal:
+        _require(value in arguments, name, value, " or ".join(map(repr, arguments)))
+        return value
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), name, value, "a list")
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        _require(len(kinds) == len(value), name, value, f"{len(kinds)} values")
+        return tuple(_rebuild(name, one, item) for one, item in zip(kinds, value, strict=True))
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = numeric if hint is float else type(value) is hint
+    _require(fits, name, value, f"a value of type {getattr(hint, '__name__', hint)}")
     return value
+
+
+def with_settings(config: T, settings: Sequence[str]) -> T:
+    """A configuration with some fields set by `PART.FIELD=VALUE`, as `train.clip_norm=12`.
+
+    Values are JSON; what is no JSON is a list (`96,96,96`) or a word.
+
+    Raises:
+        UsageError: not of that form, no such field, or a value out of its range.
+    """
+    values = as_json(config)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *parts, field = path.strip().split(".")
+        place = values
+        for part in parts:
+            inner = place.get(part)
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {setting}: there is no {part!r}: see the recipe's parts")
+            place = inner
+        if not equals or not parts or field not in place:
+            known = ", ".join(f"{'.'.join([*parts, name])}" for name in place)
+            raise UsageError(
+                f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
+            )
+        place[field] = _parse(text.strip())
+    return from_json(type(config), values)
+
+
+def _parse(text: str) -> Any:
+    for form in (text, f"[{text}]" if "," in text else text, text.lower()):
+        try:
+            return json.loads(form)
+        except ValueError:
+            continue
+    return None if text == "None" else text
 
 
 def fingerprint(*parts: Any) -> str:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,9 @@ from ray_brats.ledger import Row, Work
 from ray_brats.preprocess import STAGE_VERSION, preprocess_case
 
 TASK_MEMORY_BYTES = 1 << 30
+LIMIT_SECONDS = 600.0
+BRATS_SHAPE_VOX = (240, 240, 155)
+OUTPUTS = ("image.npy", "label.npy", "case.json")
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -37,6 +39,7 @@ COLUMNS = {
     "patient_id": pa.string(),
     "grade": pa.string(),
     "split": pa.string(),
+    "native_shape_vox": pa.list_(pa.int32()),
     "shape_vox": pa.list_(pa.int32()),
     "labelled_vox": pa.int64(),
     "image_sha256": pa.string(),
@@ -51,6 +54,7 @@ def preprocess(
     recipe: Recipe,
     *,
     keep_filtered: bool = False,
+    limit_seconds: float = LIMIT_SECONDS,
 ) -> dict[str, Any]:
     """Prepare every case that is not prepared yet.
 
@@ -60,9 +64,10 @@ def preprocess(
         dataset_uri: where the dataset is or will be.
         recipe: whose preprocessing is applied.
         keep_filtered: do not apply the recipe's rule on the labelled share.
+        limit_seconds: the longest that a case may take.
 
     Returns:
-        A summary: `dataset`, `counts` by status, `processed`, `skipped`, `failures`.
+        A summary: `dataset`, `counts` by status, `processed`, `skipped`, `notes`, `failures`.
     """
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
     finished, todo = ledger.split_finished(work, dataset_uri)
@@ -71,12 +76,14 @@ def preprocess(
         prepare,
         title="preprocess",
         options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES},
+        limit_seconds=limit_seconds,
     )
     facts = {case.case_id: case for case in cases}
     rows = ledger.in_order(
         [_with_facts(row, facts[row["case_id"]]) for row in [*finished, *done]]
         + list(cohort.rejected)
     )
+    notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess)]
     description = {
         "recipe": recipe.name,
         "preprocess": config.as_json(recipe.preprocess),
@@ -85,7 +92,7 @@ def preprocess(
         "stage_version": STAGE_VERSION,
         "versions": {"ray_brats": ray_brats.__version__},
         "counts": ledger.counts(rows),
-        "notes": list(cohort.notes),
+        "notes": notes,
         "fingerprint": _content_fingerprint(rows, recipe.preprocess),
     }
     ledger.write_table(storage.join(dataset_uri, "cases.parquet"), rows, COLUMNS)
@@ -95,6 +102,7 @@ def preprocess(
         "counts": description["counts"],
         "processed": len(done),
         "skipped": len(finished),
+        "notes": notes,
         "failures": [row for row in rows if row["status"] in ("rejected", "error")],
         "filtered": [row for row in rows if row["status"] == "filtered"],
     }
@@ -112,52 +120,55 @@ def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered
         "keep_filtered": keep_filtered,
     }
     sidecar = storage.join(dataset_uri, "cases", case.case_id, "done.json")
-    return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)
-
-
-def prepare(row: Mapping[str, str]) -> dict[str, str]:
-    """The task: read, compute, write the case's artefacts, return its status row."""
-    payload = json.loads(row["payload"])
-    folder = row["sidecar_uri"].rsplit("/", 1)[0]
-    result, files = engine.attempt(
-        row["case_id"], lambda: _prepare(payload, row["case_id"], folder)
+    return Work(
+        case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload, outputs=OUTPUTS
     )
-    if not files:
-        _discard(folder)
-    ledger.finish(row["sidecar_uri"], row["key"], result, files)
-    return {"row": json.dumps(result)}
 
 
-def _prepare(payload: Mapping[str, Any], case_id: str, folder: str) -> tuple[Row, list[str]]:
-    options = config.from_json(PreprocessConfig, payload["preprocess"])
+def prepare(item: Work) -> tuple[Row, list[str]]:
+    """The task: read, compute and write the artefacts of one case."""
+    options = config.from_json(PreprocessConfig, item.payload["preprocess"])
     prepared = preprocess_case(
-        Case.from_row(payload["case"]), options, keep_filtered=payload["keep_filtered"]
+        Case.from_row(item.payload["case"]), options, keep_filtered=item.payload["keep_filtered"]
     )
-    row: Row = {"case_id": case_id, "status": "ok", "reason": "", "file": ""}
-    row["shape_vox"] = list(prepared.image_HWDC.shape[:3])
-    row["image_sha256"] = _save(prepared.image_HWDC, storage.join(folder, "image.npy"))
+    facts: Row = {
+        "native_shape_vox": list(prepared.geometry.canonical_shape),
+        "shape_vox": list(prepared.image_HWDC.shape[:3]),
+    }
+    facts["image_sha256"] = _save(prepared.image_HWDC, storage.join(item.folder, "image.npy"))
     files = ["image.npy", "case.json"]
     if prepared.label_HWD is not None:
-        row["label_sha256"] = _save(prepared.label_HWD, storage.join(folder, "label.npy"))
-        row["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
+        facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, "label.npy"))
+        facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
         files.append("label.npy")
     geometry = dataclasses.asdict(prepared.geometry)
-    storage.write_json(storage.join(folder, "case.json"), {"case_id": case_id, **geometry})
-    return row, files
-
-
-def _discard(folder: str) -> None:
-    """Remove what an earlier version of the case left: it no longer matches its files."""
-    for name in ("image.npy", "label.npy", "case.json"):
-        storage.delete(storage.join(folder, name))
+    description = {"case_id": item.case_id, **geometry}
+    storage.write_json(storage.join(item.folder, "case.json"), description, synced=False)
+    return facts, files
 
 
 def _save(array: npt.NDArray[Any], uri: str) -> str:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    content = buffer.getvalue()
-    storage.write_bytes(uri, content)
+    content = buffer.getbuffer()
+    storage.write_bytes(uri, content, synced=False)
     return hashlib.sha256(content).hexdigest()
+
+
+def _size_notes(rows: Sequence[Row], options: PreprocessConfig) -> list[str]:
+    """Says where a fixed crop is not the original's, since the scans have another size."""
+    shapes = [tuple(row["native_shape_vox"]) for row in rows if row.get("native_shape_vox")]
+    others = [shape for shape in shapes if shape != BRATS_SHAPE_VOX]
+    if options.crop != "centre" or not others:
+        return []
+    size, expected, example = (
+        "×".join(map(str, shape or ()))
+        for shape in (options.crop_size_vox, BRATS_SHAPE_VOX, others[0])
+    )
+    return [
+        f"{len(others)} of {len(shapes)} scans are not {expected} voxels (one is {example}): "
+        f"their {size} crop is centred, and padded with zeros where they are smaller"
+    ]
 
 
 def _with_facts(row: Row, case: Case) -> Row:

@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
-from ray_brats.errors import CaseError, UsageError
+from ray_brats import blocks
+from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.progress import Progress, say
 
@@ -33,6 +38,9 @@ where they are ten times as fast as its own), no TensorFlow noise, GPU memory ta
 patience with autoscaling."""
 OBJECT_STORE_BYTES = 256 << 20
 """Rows are small: a local Ray needs no more."""
+MAX_BLOCKS = 1024
+"""A block costs Ray some 10 ms: long manifests share them."""
+LIMIT_SECONDS = 1800.0
 
 
 @contextlib.contextmanager
@@ -61,6 +69,7 @@ class Resources:
     gpus: int
     node_cpus: int
     node_memory_bytes: int
+    memory_bytes: int
     nodes: int
 
 
@@ -116,11 +125,13 @@ def resources() -> Resources:
     """What the cluster offers now."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
+    memory = [int(node.get("memory", 0)) for node in nodes]
     return Resources(
         cpus=sum(cpus),
         gpus=sum(int(node.get("GPU", 0)) for node in nodes),
         node_cpus=max(cpus, default=0),
-        node_memory_bytes=max((int(node.get("memory", 0)) for node in nodes), default=0),
+        node_memory_bytes=max(memory, default=0),
+        memory_bytes=sum(memory),
         nodes=len(nodes),
     )
 
@@ -133,17 +144,31 @@ def map_cases(
     options: Mapping[str, Any],
     actors: int | None = None,
     arguments: Sequence[Any] = (),
+    limit_seconds: float = LIMIT_SECONDS,
+    timed: bool = False,
 ) -> list[Row]:
-    """Run a task over cases with Ray Data: one case a block, rows back as they finish.
+    """Run a task over cases with Ray Data: rows come back as cases finish.
+
+    A case a block; only beyond `MAX_BLOCKS` cases do several share one. What can pass is tried
+    again (`attempts.complete`); a case whose process dies (out of memory, a crash in native
+    code) is tried again in a new one, `attempts.MAX_ATTEMPTS` times; a case over its time ends
+    its process and is an error at once. No failure of a case ends the others.
 
     Args:
         work: the cases.
-        task: a function from one flat row (`Work.as_row`) to `{"row": JSON}`, or with `actors`
-            a class whose instances are such functions.
+        task: an `attempts.Task`, or with `actors` a class whose instances are such.
         title: of the progress bar.
-        options: Ray's resources for each task or actor (`num_cpus`, `memory`, …).
+        options: Ray's resources for each task or actor: `memory` in bytes, `num_cpus`, ….
         actors: how many instances of the class stay alive.
-        arguments: of the function after the row, or of the class.
+        arguments: of the function after the work, or of the class.
+        limit_seconds: the longest a case may take, all its attempts together.
+        timed: rows carry `attempts` and `seconds`.
+
+    Returns:
+        A row for every case, in their order.
+
+    Raises:
+        StageFailed: Ray could not run the tasks at all.
     """
     if not work:
         return []
@@ -151,47 +176,62 @@ def map_cases(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # A task that asks for more than any node has would wait for ever.
-    there = resources()
-    memory = min(options["memory"], int(0.9 * there.node_memory_bytes))
-    options = {**options, "memory": memory}
-    rows = ray.data.from_items([item.as_row() for item in work], override_num_blocks=len(work))
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    options = _stated(title, len(work), options, actors)
+    frame = blocks.Frame(session=uuid.uuid4().hex, limit_seconds=limit_seconds, timed=timed)
+    size = math.ceil(len(work) / MAX_BLOCKS)
+    # Ray Data refuses GPUs without a batch size; a block is a batch either way.
+    how = {**options, "batch_size": size, "batch_format": "pyarrow"}
+    rows = ray.data.from_arrow([_table(work[at : at + size]) for at in range(0, len(work), size)])
     if actors:
-        done = rows.map(
-            task,
-            fn_constructor_args=list(arguments),
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            **options,
-        )
+        pool = ray.data.ActorPoolStrategy(size=actors)
+        made = [frame, task, list(arguments)]
+        done = rows.map_batches(blocks.Keeper, fn_constructor_args=made, compute=pool, **how)
     else:
-        done = rows.map(task, fn_args=list(arguments), **options)
-    results: list[Row] = []
-    with Progress(title, len(work)) as progress:
+        done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
+    results: dict[str, Row] = {}
+    with Progress(title, len(work)) as progress, stopped_by_ray(title):
         for item in done.iter_rows():
             row = json.loads(item["row"])
-            results.append(row)
+            results[row["case_id"]] = row
             remark = "" if row["status"] == "ok" else f"{row['case_id']}: {row['status']}"
             progress.update(len(results), note=remark)
-    return results
+    return [results[item.case_id] for item in work]
 
 
-def attempt(case_id: str, work: Callable[[], tuple[Row, list[str]]]) -> tuple[Row, list[str]]:
-    """The row and the files of one case; whatever goes wrong becomes its row, without files."""
+@contextlib.contextmanager
+def stopped_by_ray(title: str) -> Iterator[None]:
+    """What no case can cause (workers without the package, an actor that cannot start), named."""
     try:
-        return work()
-    except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-        return _failed_row(case_id, error), []
+        yield
+    except ray.exceptions.RayError as error:
+        if isinstance(error, RayBratsError):
+            raise
+        cause = str(error).strip().splitlines()[-1]
+        raise StageFailed(f"{title} stopped: {cause}; what is finished stays") from error
 
 
-def _failed_row(case_id: str, error: Exception) -> Row:
-    """The row of a case that could not be used, whatever the reason."""
-    if isinstance(error, CaseError):
-        return {
-            "case_id": case_id,
-            "status": error.status,
-            "reason": error.reason,
-            "file": error.file,
-        }
-    reason = f"{type(error).__name__}: {error}"
-    return {"case_id": case_id, "status": "error", "reason": reason, "file": ""}
+def _table(work: Sequence[Work]) -> pa.Table:
+    return pa.Table.from_pylist([item.as_row() for item in work])
+
+
+def _stated(
+    title: str, cases: int, options: Mapping[str, Any], actors: int | None
+) -> dict[str, Any]:
+    """The resources of a task, capped to what a node has, and said before the start."""
+    there = resources()
+    # A task that asks for more than any node has would wait for ever.
+    memory = min(options["memory"], int(0.9 * there.node_memory_bytes))
+    cpus = options.get("num_cpus", 1)
+    fitting = int(min(there.cpus / max(cpus, 1e-9), there.memory_bytes / max(memory, 1)))
+    at_a_time = max(1, min(cases, actors or fitting))
+    say(
+        f"{title}: {cases} case(s), {at_a_time} at a time with {cpus} CPU(s) and "
+        f"{options['memory'] / 2**30:.1f} GiB each ({there.memory_bytes / 2**30:.1f} GiB free)"
+    )
+    if memory < options["memory"]:
+        say(
+            f"warning: the largest node offers {there.node_memory_bytes / 2**30:.1f} GiB: "
+            "cases may run out of memory"
+        )
+    return {**options, "memory": memory}

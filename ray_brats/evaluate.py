@@ -1,41 +1,75 @@
 """`evaluate`: predictions against references, one Ray Data task a case, and the report.
 
 report/metrics.parquet, metrics.csv    a row per case and region
+report/labels.parquet, labels.csv      a row per case and label
 report/summary.json                    means, medians and intervals
+report/comparison.json                 ranking and tests, where sets are compared
 report/report.html                     the same to read
 report/evaluate.json                   what the files above depend on; written last
 report/cases/<case_id>.json            the sidecar, which holds the case's rows
+report/against/<n>/cases/              the same for each further set of predictions
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ray_brats import (
+    comparison,
     config,
     engine,
-    figures,
     ledger,
     metrics,
-    preprocess,
     report,
     storage,
+    summaries,
     volume,
+    worst_cases,
 )
 from ray_brats.cohort import Case, Cohort
 from ray_brats.errors import CaseRejected, UsageError
+from ray_brats.geometry import Geometry
+from ray_brats.keras_figures import original_figures
 from ray_brats.labels import LabelMap
 from ray_brats.ledger import Row, Work
+from ray_brats.storage import FileInfo
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 TASK_MEMORY_BYTES = 1 << 30
-PICTURED = 3
-"""How many of the worst cases the report shows, beside the median one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """One set of predictions, scored."""
+
+    masks: Mapping[str, FileInfo]
+    """By `case_id`; also masks that no selected case asks for."""
+    keys: Sequence[str]
+    statuses: Sequence[Row]
+    """A row a case; with `regions`, `labels` and `original` where there is a reference."""
+    processed: int
+
+    def rows(self, kind: str) -> list[Row]:
+        """The rows of all cases; `kind` is `regions` or `labels`."""
+        return [
+            {"case_id": row["case_id"], **item}
+            for row in self.statuses
+            for item in row.get(kind) or ()
+        ]
+
+    def with_prediction(self) -> list[Row]:
+        """The cases that were scored on a mask, not for the want of one."""
+        return [row for row in self.statuses if row.get("original")]
+
+    def failures(self) -> list[Row]:
+        """The cases that are not as they should be, without scores."""
+        keys = ("case_id", "status", "reason", "file")
+        failed = (row for row in self.statuses if row["status"] != "ok")
+        return [{key: row[key] for key in keys} for row in failed]
 
 
 def evaluate(
@@ -45,6 +79,7 @@ def evaluate(
     *,
     release: str | None = None,
     rules: str = "both",
+    against: Sequence[str] = (),
     training: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Score the prediction of every case that has a reference, and write the report.
@@ -55,65 +90,101 @@ def evaluate(
         report_uri: where the report goes.
         release: whose labels masks carry, where the cohort's names do not tell.
         rules: `legacy`, `lesionwise` or `both`.
-        training: lines of `metrics.jsonl`, for the report's curve.
+        against: other folders of predictions for the same cases, to compare with.
+        training: lines of `metrics.jsonl`, for the report's curves.
 
     Returns:
-        A summary: `report`, `picture`, `summary`, `counts`, `processed`, `skipped`, `failures`.
+        A summary: `report`, `summary`, `counts`, `processed`, `skipped`, `failures`, and
+        `comparison` where there is one.
     """
     if rules not in metrics.RULES:
         raise UsageError(f"--rules {rules}: expected one of {', '.join(metrics.RULES)}")
     release = cohort.release_or(release)
-    there = {
-        storage.name_of(file.uri): file
-        for file in storage.list_files(predictions_uri)
-        if file.uri.endswith(".nii.gz")
+    uris = [predictions_uri, *against]
+    names = comparison.short_names(uris)
+    masks = [_masks(uri) for uri in uris]  # all of them are there before any is scored
+    folders = [report_uri] + [
+        storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
+    ]
+    sets = {
+        name: _score(found, cohort, folder, release, rules)
+        for name, found, folder in zip(names, masks, folders, strict=True)
     }
-    if not there:
+    main = sets[names[0]]
+    rows = {name: item.rows("regions") for name, item in sets.items()}
+    result: dict[str, Any] = {
+        "report": storage.join(report_uri, "report.html"),
+        "summary": summaries.summarise(
+            rows[names[0]], [row["original"] for row in main.with_prediction()]
+        ),
+        "counts": ledger.counts(main.statuses),
+        "processed": sum(item.processed for item in sets.values()),
+        "skipped": sum(len(item.keys) - item.processed for item in sets.values()),
+        "failures": _failures(sets, cohort),
+    }
+    if against:
+        result["comparison"] = comparison.compare(rows)
+    keys = [item.keys for item in sets.values()]
+    key = config.fingerprint(keys, names, result["failures"], list(training), STAGE_VERSION)
+    marker = storage.join(report_uri, "evaluate.json")
+    if result["processed"] or (storage.read_json_or_none(marker) or {}).get("key") != key:
+        storage.delete(marker)
+        _write_tables(report_uri, main, result)
+        notes = _notes(release, rules, bool(cohort.rejected))
+        page = _page(main, result, cohort, release, training, notes)
+        storage.write_bytes(result["report"], page.encode())
+        storage.write_json(marker, {"key": key})
+    return result
+
+
+def _masks(predictions_uri: str) -> dict[str, FileInfo]:
+    """The masks right in a folder, by case."""
+    found = {}
+    for file in storage.list_files(predictions_uri):
+        name = storage.name_of(file.uri)
+        if name.endswith(".nii.gz") and file.uri == storage.join(predictions_uri, name):
+            found[name.removesuffix(".nii.gz")] = file
+    if not found:
         raise UsageError(f"{predictions_uri} holds no <case_id>.nii.gz: expected masks by case")
-    work = [_work(case, there, report_uri, release, rules) for case in cohort.cases]
-    finished, todo = ledger.split_finished(work, report_uri)
+    return found
+
+
+def _score(
+    masks: Mapping[str, FileInfo],
+    cohort: Cohort,
+    folder_uri: str,
+    release: str | None,
+    rules: str,
+) -> _Scored:
+    """Score one set of predictions; what is finished in `folder_uri` is not done again."""
+    work = [_work(case, masks, folder_uri, release, rules) for case in cohort.cases]
+    finished, todo = ledger.split_finished(work, folder_uri)
     done = engine.map_cases(
         todo, measure, title="evaluate", options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES}
     )
-    statuses = ledger.in_order([*finished, *done, *cohort.rejected])
-    scored = [row for row in statuses if row.get("regions")]
-    rows = [{"case_id": row["case_id"], **region} for row in scored for region in row["regions"]]
-    summary = metrics.summarise(rows, [row["original"] for row in scored if row["original"]])
-    failures = [
-        {key: row[key] for key in ("case_id", "status", "reason", "file")}
-        for row in statuses
-        if row["status"] != "ok"
-    ]
-    key = config.fingerprint([item.key for item in work], failures, list(training), STAGE_VERSION)
-    marker = storage.join(report_uri, "evaluate.json")
-    if done or (storage.read_json_or_none(marker) or {}).get("key") != key:
-        storage.delete(marker)
-        _write(report_uri, rows, summary)
-        page = report.render_html(
-            rows,
-            summary,
-            title="Segmentation report",
-            statuses=failures,
-            pictures=_pictures(cohort, there, scored, release),
-            training=training,
-            notes=_notes(release, rules, bool(cohort.rejected)),
-        )
-        storage.write_bytes(storage.join(report_uri, "report.html"), page.encode())
-        storage.write_json(marker, {"key": key})
-    return {
-        "report": storage.join(report_uri, "report.html"),
-        "summary": summary,
-        "counts": ledger.counts(statuses),
-        "processed": len(done),
-        "skipped": len(finished),
-        "failures": failures,
-    }
+    return _Scored(
+        masks=masks,
+        keys=[item.key for item in work],
+        statuses=ledger.in_order([*finished, *done, *cohort.rejected]),
+        processed=len(done),
+    )
+
+
+def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[Row]:
+    """Of the first set; of the others, by name, only what is not the cohort's own fault."""
+    main, *others = sets.items()
+    failures = main[1].failures()
+    unusable = {row["case_id"] for row in cohort.rejected}
+    for name, item in others:
+        own = (row for row in item.failures() if row["case_id"] not in unusable)
+        failures += [{**row, "reason": f"{name}: {row['reason']}"} for row in own]
+    return failures
 
 
 def _work(
-    case: Case, there: Mapping[str, Any], report_uri: str, release: str | None, rules: str
+    case: Case, masks: Mapping[str, FileInfo], folder_uri: str, release: str | None, rules: str
 ) -> Work:
-    prediction = there.get(f"{case.case_id}.nii.gz")
+    prediction = masks.get(case.case_id)
     reference_etag = case.etags.get(case.segmentation or "", "")
     key = config.fingerprint(
         [prediction.etag if prediction else None, reference_etag, release, rules, STAGE_VERSION]
@@ -124,51 +195,79 @@ def _work(
         "release": release,
         "rules": rules,
     }
-    sidecar = storage.join(report_uri, "cases", f"{case.case_id}.json")
+    sidecar = storage.join(folder_uri, "cases", f"{case.case_id}.json")
     return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)
 
 
-def measure(row: Mapping[str, str]) -> dict[str, str]:
+def measure(item: Work) -> tuple[Row, list[str]]:
     """The task: all metrics of one case."""
-    payload = json.loads(row["payload"])
-    result, files = engine.attempt(row["case_id"], lambda: (_measure(payload, row["case_id"]), []))
-    ledger.finish(row["sidecar_uri"], row["key"], result, files)
-    return {"row": json.dumps(result)}
-
-
-def _measure(payload: Mapping[str, Any], case_id: str) -> Row:
-    case = Case.from_row(payload["case"])
+    case, rules = Case.from_row(item.payload["case"]), item.payload["rules"]
     if case.segmentation is None:
         raise CaseRejected("the case has no reference segmentation to score against")
     geometry = volume.read(case.segmentation).geometry
-    reference = volume.read_mask(case.segmentation, payload["release"])
-    spacing_mm, rules = geometry.spacing_mm, payload["rules"]
-    row: Row = {"case_id": case_id, "status": "ok", "reason": "", "file": ""}
+    reference = volume.read_mask(case.segmentation, item.payload["release"])
+    spacing_mm = geometry.spacing_mm
     try:
-        prediction = _prediction(payload, geometry)
+        prediction = _prediction(item.payload, geometry)
     except CaseRejected as error:
-        row |= {"status": "rejected", "reason": error.reason, "file": error.file}
         regions = metrics.missing_prediction_metrics(reference, spacing_mm, rules=rules)
-        return {**row, "regions": regions, "original": None}
+        by_label = metrics.missing_prediction_label_metrics(reference, spacing_mm, rules=rules)
+        found = {"status": "rejected", "reason": error.reason, "file": error.file}
+        return {**found, "regions": regions, "labels": by_label, "original": None}, []
     regions = metrics.case_metrics(reference, prediction, spacing_mm, rules=rules)
-    original = metrics.original_figures(reference, prediction)
-    return {**row, "regions": regions, "original": original}
+    by_label = metrics.label_metrics(reference, prediction, spacing_mm, rules=rules)
+    original = original_figures(reference, prediction)
+    return {"regions": regions, "labels": by_label, "original": original}, []
 
 
-def _prediction(payload: Mapping[str, Any], reference: volume.Geometry) -> LabelMap:
+def _prediction(payload: Mapping[str, Any], reference: Geometry) -> LabelMap:
     uri = payload["prediction"]
     if uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
     return volume.read_mask(uri, payload["release"], grid=reference)
 
 
-def _write(report_uri: str, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    columns = {"case_id": pa.string(), "region": pa.string()}
-    columns |= {name: pa.float64() for name in metrics.SCORE_COLUMNS}
-    ledger.write_table(storage.join(report_uri, "metrics.parquet"), rows, columns)
-    text = report.metrics_csv(rows)
-    storage.write_bytes(storage.join(report_uri, "metrics.csv"), text.encode())
-    storage.write_json(storage.join(report_uri, "summary.json"), summary)
+def _write_tables(report_uri: str, main: _Scored, result: Mapping[str, Any]) -> None:
+    for table, kind, key in (("metrics", "regions", "region"), ("labels", "labels", "label")):
+        rows = main.rows(kind)
+        columns = {"case_id": pa.string(), key: pa.string()}
+        columns |= {name: pa.float64() for name in metrics.SCORE_COLUMNS}
+        ledger.write_table(storage.join(report_uri, f"{table}.parquet"), rows, columns)
+        text = report.metrics_csv(rows, key)
+        storage.write_bytes(storage.join(report_uri, f"{table}.csv"), text.encode())
+    storage.write_json(storage.join(report_uri, "summary.json"), result["summary"])
+    compared = storage.join(report_uri, "comparison.json")
+    if "comparison" in result:
+        storage.write_json(compared, result["comparison"])
+    else:
+        storage.delete(compared)
+
+
+def _page(
+    main: _Scored,
+    result: Mapping[str, Any],
+    cohort: Cohort,
+    release: str | None,
+    training: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> str:
+    pictures = worst_cases.pictures(
+        main.with_prediction(),
+        {case.case_id: case for case in cohort.cases},
+        {case_id: file.uri for case_id, file in main.masks.items()},
+        release,
+    )
+    return report.render_html(
+        main.rows("regions"),
+        result["summary"],
+        title="Segmentation report",
+        statuses=result["failures"],
+        pictures=pictures,
+        training=training,
+        labels=summaries.summarise_labels(main.rows("labels")),
+        comparison=result.get("comparison"),
+        notes=notes,
+    )
 
 
 def _notes(release: str | None, rules: str, rejected: bool) -> list[str]:
@@ -178,46 +277,3 @@ def _notes(release: str | None, rules: str, rejected: bool) -> list[str]:
     if rejected:
         notes.append("Cases that could not be used are listed and not scored.")
     return notes
-
-
-def _pictures(
-    cohort: Cohort, there: Mapping[str, Any], scored: Sequence[Row], release: str | None
-) -> list[report.Picture]:
-    """The worst cases by mean Dice, and the median one."""
-
-    def mean_dice(row: Row) -> float:
-        return float(np.mean([region["dice"] or 0.0 for region in row["regions"]]))
-
-    usable = sorted((row for row in scored if row["original"]), key=mean_dice)
-    if not usable or usable[0]["regions"][0]["dice"] is None:
-        return []
-    median = usable[len(usable) // 2]
-    chosen = [*usable[:PICTURED], *([median] if median not in usable[:PICTURED] else [])]
-    cases = {case.case_id: case for case in cohort.cases}
-    return [
-        _picture(cases[row["case_id"]], there, release, mean_dice(row), row is median)
-        for row in chosen
-    ]
-
-
-def _picture(
-    case: Case, there: Mapping[str, Any], release: str | None, dice: float, is_median: bool
-) -> report.Picture:
-    assert case.segmentation is not None
-    reference = volume.read_mask(case.segmentation, release)
-    prediction = volume.read_mask(there[f"{case.case_id}.nii.gz"].uri, release)
-    name = next(kind for kind in ("flair", "t2", "t1ce", "t1") if kind in case.images)
-    image = volume.read(case.images[name])
-    start, stop = preprocess.brain_box([image.voxels_HWD])
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    kind = "median case" if is_median else "among the worst cases"
-    title = f"{case.case_id}: mean Dice {dice:.3f}, {kind}"
-    figure = figures.draw_planes(
-        image.voxels_HWD[box],
-        reference[box],
-        prediction[box],
-        title=title,
-        spacing_mm=image.geometry.spacing_mm,
-    )
-    alt = f"Three planes through the tumour of {case.case_id}: reference and prediction outlines"
-    return report.Picture(title=title, alt=alt, png=figures.png_bytes(figure))

@@ -1,14 +1,33 @@
-"""`export`: a run's checkpoint to a bundle."""
+"""`export`: a model, or a run's checkpoint, to a bundle."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ray_brats import bundle, checkpoint, config, storage, unet
+import keras
+import numpy as np
+import tensorflow as tf
+
+import ray_brats
+from ray_brats import bundle, checkpoint, config, graph, labels, modelcard, storage, unet, volume
 from ray_brats.config import Recipe
-from ray_brats.errors import UsageError
-from ray_brats.trainingset import bundle_is_there
+from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.predict import Predictor
+
+INTENDED_USE = (
+    "Research on glioma segmentation in skull-stripped, co-registered MRI. "
+    "For research, not for diagnosis: not a medical device."
+)
+LIMITS = (
+    "adult glioma; other tumours, children and scans after surgery were not in the training cases",
+    "skull-stripped, co-registered modalities on one grid, background exactly 0",
+    "about 1 mm voxels",
+)
+SEGMENT_AGREES = 0.9999
+"""Share of voxels in which `segment` must give the Predictor's mask."""
 
 
 def export_run(
@@ -33,9 +52,8 @@ def export_run(
     model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     if facts is None:
-        earlier = (
-            bundle.read_card(storage.join(run_uri, "bundle")) if bundle_is_there(run_uri) else {}
-        )
+        # Of any format: exporting again is what mends an old one.
+        earlier = storage.read_json_or_none(storage.join(run_uri, "bundle", modelcard.CARD)) or {}
         facts = {name: earlier.get(name) for name in ("release", "training_cases_sha256")}
     scores = {
         key: chosen.facts[key]
@@ -43,4 +61,136 @@ def export_run(
         if key in chosen.facts
     }
     measured = {"step": chosen.step, "validation": scores, "cases": description["cases"]}
-    return bundle.write(model, recipe, bundle_uri, facts={**facts, "measured": measured})
+    card = {**facts, "measured": measured}
+    return write(unet.for_inference(model), recipe, bundle_uri, facts=card)
+
+
+def versions() -> dict[str, str]:
+    """What the weights were made with."""
+    return {
+        "ray_brats": ray_brats.__version__,
+        "tensorflow": str(tf.__version__),
+        "keras": str(keras.__version__),
+    }
+
+
+def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write, reload and compare all three formats, then the card; returns the card.
+
+    Args:
+        model: a `keras.Model`.
+        recipe: goes into the card whole.
+        uri: where the bundle goes; a bundle already there is replaced.
+        facts: more of the card: label release, training cases by hash, measured scores.
+
+    Raises:
+        ArtefactError: a reloaded model does not give the outputs of the one in memory.
+    """
+    release = facts.get("release") or labels.DEFAULT_RELEASE
+    with tempfile.TemporaryDirectory(prefix="ray-brats-bundle-") as name:
+        folder = Path(name) / "bundle"
+        folder.mkdir()
+        _save_model(model, recipe, release, folder / "saved_model")
+        model.save(folder / "model.keras")
+        model.save(folder / "model.h5", include_optimizer=False)
+        _compare(model, folder, recipe)
+        _compare_segment(folder, recipe, release)
+        card = {
+            "format_version": modelcard.FORMAT_VERSION,
+            "architecture": config.as_json(recipe.network),
+            "recipe": config.as_json(recipe),
+            "modalities": list(recipe.preprocess.modalities),
+            "patch_vox": list(recipe.train.patch_vox),
+            "parameters": int(model.count_params()),
+            "signatures": _describe_signatures(recipe, release),
+            "versions": versions(),
+            "intended_use": INTENDED_USE,
+            "limits": list(LIMITS),
+            **facts,
+            "sha256": modelcard.hashes(folder),
+        }
+        storage.write_json(str(folder / modelcard.CARD), card)
+        storage.put_folder(folder, uri, last=modelcard.CARD)
+    return card
+
+
+def _save_model(model: Any, recipe: Recipe, release: str, folder: Path) -> None:
+    channels = len(recipe.preprocess.modalities)
+
+    def network(batch: Any) -> Any:
+        return model(batch, training=False)
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    batch = tf.TensorSpec((None, None, None, None, channels), tf.float32, name="image")
+    archive.add_endpoint("serve", network, input_signature=[batch])
+    if not graph.obstacle(recipe):
+        case = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
+        whole = graph.segmenter(network, recipe, release)
+        archive.add_endpoint("segment", whole, input_signature=[case])
+    archive.write_out(str(folder), verbose=False)
+
+
+def _describe_signatures(recipe: Recipe, release: str) -> dict[str, Any]:
+    """What goes into and comes out of the SavedModel, for those who load it without ray_brats."""
+    names = ", ".join(recipe.preprocess.modalities)
+    outputs = labels.REGIONS if recipe.network.output == "regions" else labels.CLASS_NAMES
+    serve = {
+        "input": f"image: float32 (N, H, W, D, C), preprocessed {names}; sides that are multiples "
+        f"of {recipe.network.divisor_vox}",
+        "output": f"float32 (N, H, W, D, {len(outputs)}): probabilities of {', '.join(outputs)}",
+    }
+    obstacle = graph.obstacle(recipe)
+    if obstacle:
+        return {"serve": serve, "segment": None, "why_no_segment": obstacle}
+    spacing_mm = recipe.preprocess.spacing_mm
+    spacing = f", voxels of {'×'.join(map(str, spacing_mm))} mm" if spacing_mm else ""
+    segment = {
+        "input": f"image: float32 (H, W, D, C), raw intensities of {names} of one case in "
+        "canonical orientation (LPS: indices grow to the left, to posterior, to superior)"
+        f"{spacing}",
+        "output": f"labels: uint8 (H, W, D) on the same grid, the integers of {release}",
+        "labels": labels.legend(release),
+    }
+    return {"serve": serve, "segment": segment}
+
+
+def _compare(model: Any, folder: Path, recipe: Recipe) -> None:
+    """Every format, reloaded, must give what the model in memory gives."""
+    side = max(recipe.network.divisor_vox, 16)
+    shape = (1, side, side, side, len(recipe.preprocess.modalities))
+    sample = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = np.asarray(model(sample, training=False))
+    outputs = {
+        "saved_model": bundle.forward_of(tf.saved_model.load(str(folder / "saved_model")))(sample),
+        "model.keras": np.asarray(keras.saving.load_model(folder / "model.keras")(sample)),
+        "model.h5": np.asarray(keras.saving.load_model(folder / "model.h5", compile=False)(sample)),
+    }
+    for name, output in outputs.items():
+        difference = float(np.abs(output - expected).max())
+        if not difference < 1e-4:
+            raise ArtefactError(
+                f"{name}, reloaded, differs from the model in memory by {difference:.3g} in "
+                "probability: the bundle was not written; check that versions agree"
+            )
+
+
+def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
+    """The reloaded `segment` must give the Predictor's mask of a made-up head."""
+    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    if "segment" not in loaded.signatures:
+        return
+    rng = np.random.default_rng(0)
+    head = np.zeros((48, 40, 32, len(recipe.preprocess.modalities)), np.float32)
+    head[6:-9, 5:-5, 4:-3] = rng.integers(1, 999, (33, 30, 25, head.shape[-1]))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    names = recipe.preprocess.modalities
+    case = {name: volume.from_array(head[..., k], lps) for k, name in enumerate(names)}
+    mask = Predictor([bundle.forward_of(loaded)], recipe).segment(case).mask_native
+    given = loaded.signatures["segment"](image=tf.constant(head))["labels"].numpy()
+    agreeing = float(np.mean(given == labels.from_class_index(mask, release)))
+    if agreeing < SEGMENT_AGREES:
+        raise ArtefactError(
+            f"the SavedModel's `segment` gives the Predictor's mask in {agreeing:.4%} of the "
+            f"voxels, expected {SEGMENT_AGREES:.2%}: the bundle was not written"
+        )

@@ -52,6 +52,8 @@ RELEASES: Final[Mapping[str, Mapping[int, int]]] = {
     "brats2024": {**_FROM_2023, 4: BACKGROUND},
 }
 """Release to the class index of each raw label its masks may hold."""
+DEFAULT_RELEASE: Final = "brats2023"
+"""Whose labels are written where neither an option nor any name tells."""
 
 
 class UnknownLabelsError(ValueError):
@@ -123,6 +125,12 @@ def from_class_index(index: npt.NDArray[Any], release: str) -> LabelMap:
             table[meaning] = integer
     raw: LabelMap = table[index]
     return raw
+
+
+def legend(release: str) -> dict[str, str]:
+    """What each integer of a release's output means, for model cards and pictures."""
+    raw = from_class_index(np.arange(CLASS_COUNT), release)
+    return {str(integer): name for integer, name in zip(raw.tolist(), CLASS_NAMES, strict=True)}
 
 
 def region_mask(index: npt.NDArray[Any], region: str) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ files in place mean that the work is done and never redone.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,25 +50,56 @@ class Work:
     key: str
     payload: Mapping[str, Any]
     """What the task needs, as JSON values."""
+    outputs: Sequence[str] = ()
+    """Names, below the sidecar's folder, of all files that the task may write."""
+    stale: Sequence[str] = ()
+    """Those that stand there from an earlier version, and its sidecar: removed before the task."""
+
+    @property
+    def folder(self) -> str:
+        """Where the sidecar and the outputs stand."""
+        return storage.parent_of(self.sidecar_uri)
 
     def as_row(self) -> dict[str, str]:
-        """A flat row, so that Arrow never has to guess a nested type."""
+        """A flat row, so that Arrow never has to guess a nested type; `from_row` is inverse."""
         return {
             "case_id": self.case_id,
             "sidecar_uri": self.sidecar_uri,
             "key": self.key,
             "payload": json.dumps(self.payload),
+            "stale": json.dumps(list(self.stale)),
         }
+
+    @staticmethod
+    def from_row(row: Mapping[str, str]) -> Work:
+        """The work a task has to do."""
+        nested = {name: json.loads(row[name]) for name in ("payload", "stale")}
+        return Work(**{**row, **nested})
 
 
 def finish(sidecar_uri: str, key: str, row: Row, files: Sequence[str]) -> None:
-    """Write the sidecar, after the files that it vouches for."""
-    storage.write_json(sidecar_uri, {"key": key, "row": row, "files": sorted(files)})
+    """Write the sidecar, after the files that it vouches for.
+
+    Their sizes stand in it: a file that a loss of power cut short does not count as finished.
+    """
+    folder = storage.parent_of(sidecar_uri)
+    sizes = {name: storage.local_size(storage.join(folder, name)) for name in files}
+    storage.write_json(sidecar_uri, {"key": key, "row": row, "files": sizes}, synced=False)
+
+
+def finished_row(item: Work) -> Row | None:
+    """The row in the sidecar of this very work, or None where it is not done."""
+    sidecar = storage.read_json_or_none(item.sidecar_uri)
+    return sidecar["row"] if sidecar and sidecar.get("key") == item.key else None
 
 
 def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], list[Work]]:
-    """Rows of the finished cases, and the work left to do; one listing of the output."""
-    there = {file.uri for file in storage.list_files(output_uri)}
+    """Rows of the finished cases, and the work left to do; one listing of the output.
+
+    What a killed process left half-written is removed.
+    """
+    there = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
+    storage.remove_remains(there)
     candidates = [item for item in work if item.sidecar_uri in there]
     with ThreadPoolExecutor(16) as pool:
         sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
@@ -76,16 +108,23 @@ def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], li
             for item, sidecar in zip(candidates, sidecars, strict=True)
             if sidecar and _holds(sidecar, item, there)
         }
-    return list(rows.values()), [item for item in work if item.case_id not in rows]
+    todo = [_with_stale(item, there) for item in work if item.case_id not in rows]
+    return list(rows.values()), todo
 
 
-def _holds(sidecar: Mapping[str, Any], item: Work, there: set[str]) -> bool:
+def _with_stale(item: Work, there: Mapping[str, int]) -> Work:
+    names = (storage.name_of(item.sidecar_uri), *item.outputs)
+    stale = tuple(name for name in names if storage.join(item.folder, name) in there)
+    return dataclasses.replace(item, stale=stale) if stale else item
+
+
+def _holds(sidecar: Mapping[str, Any], item: Work, there: Mapping[str, int]) -> bool:
     if sidecar.get("key") != item.key:
         return False
-    if sidecar["row"].get("status") in RETRIED:
+    if sidecar["row"].get("status") in RETRIED or not isinstance(sidecar["files"], dict):
         return False
-    folder = item.sidecar_uri.rsplit("/", 1)[0]
-    return all(storage.join(folder, name) in there for name in sidecar["files"])
+    sizes = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
+    return all(uri in there and size in (None, there[uri]) for uri, size in sizes.items())
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:

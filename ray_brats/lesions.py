@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from ray_brats.surfaces import (
-    Box,
-    Mask,
-    Spacing,
-    Surface,
-    SurfaceDistances,
-    bounding_box,
-    surface_of,
-)
+from ray_brats.distances import SurfaceDistances
+from ray_brats.surfaces import Box, Mask, Spacing, Surface, bounding_box, surface_of
 
 PENALTY_MM: Final = 374.0
 """HD95 of a missed lesion and of a false positive."""
@@ -74,7 +67,7 @@ def lesionwise_scores(
     prediction: Mask,
     spacing_mm: Spacing,
     *,
-    whole_hd95_mm: float | None = None,
+    whole: SurfaceDistances | None = None,
 ) -> LesionwiseScores:
     """Score a prediction lesion by lesion.
 
@@ -88,8 +81,8 @@ def lesionwise_scores(
         reference: truth; bool, `(H, W, D)`.
         prediction: bool of the same shape.
         spacing_mm: size of a voxel along each axis.
-        whole_hd95_mm: HD95 between the whole masks if known; saves measuring it again where
-            they are one lesion and what belongs to it.
+        whole: distances between the whole masks if known; saves measuring again where they
+            are one lesion and what belongs to it.
 
     Returns:
         The two means; 1 and 0 mm where there is no lesion to keep and no false positive.
@@ -105,22 +98,23 @@ def lesionwise_scores(
     served = {component for matched in touching.values() for component in matched}
     false_positives = component_count - len(served)
 
-    lesion_voxels = np.bincount(lesions[truth], minlength=lesion_count + 1)
-    kept = np.flatnonzero(lesion_voxels * math.prod(spacing_mm) > SMALLEST_MM3).tolist()
+    truths = _Parts(lesions, [part.start for part in box], whole.reference if whole else None)
+    pieces = _Parts(components, [0, 0, 0], whole.prediction if whole else None)
+    kept = np.flatnonzero(truths.voxels[1:] * math.prod(spacing_mm) > SMALLEST_MM3) + 1
     overlaps = _shared_voxels(lesions, components[box], lesion_count)
-    component_voxels = np.bincount(components[prediction], minlength=component_count + 1)
-    one_pair = lesion_count == 1 and component_count == len(served)
-    known_mm = whole_hd95_mm if one_pair else None
-    surfaces = _Surfaces(lesions, box, components, spacing_mm)
     dice_sum, hd95_sum_mm = 0.0, PENALTY_MM * false_positives
-    for lesion in kept:
+    for lesion in kept.tolist():
         matched = tuple(touching[lesion])
         if not matched:
             hd95_sum_mm += PENALTY_MM
             continue
-        voxels = int(lesion_voxels[lesion]) + int(component_voxels[list(matched)].sum())
+        voxels = int(truths.voxels[lesion]) + int(pieces.voxels[list(matched)].sum())
         dice_sum += 2 * sum(overlaps[lesion].values()) / voxels
-        hd95_sum_mm += surfaces.hd95_mm(lesion, matched) if known_mm is None else known_mm
+        if whole and len(matched) == component_count and lesion_count == 1:
+            hd95_sum_mm += whole.hd95_mm
+            continue
+        pair = truths.surface((lesion,), spacing_mm), pieces.surface(matched, spacing_mm)
+        hd95_sum_mm += SurfaceDistances.between(*pair).hd95_mm
     count = len(kept) + false_positives
     return LesionwiseScores(dice_sum / count, hd95_sum_mm / count) if count else NOTHING_TO_FIND
 
@@ -157,45 +151,34 @@ def _shared_voxels(
     return shared
 
 
-def _boxes(labels: Labels) -> list[Box]:
-    """Bounding box of each label from 1 on."""
-    return ndimage.find_objects(labels) if labels.size else []
+class _Parts:
+    """Numbered parts of a mask, and surfaces of unions of them; each union is built once.
 
+    Args:
+        labels: number of the part of each voxel, from 1.
+        origin: index of the first voxel in the volume.
+        whole: surface of all parts together, if known.
+    """
 
-class _Surfaces:
-    """Surfaces of lesions and of unions of components; each union is built once."""
+    def __init__(self, labels: Labels, origin: Sequence[int], whole: Surface | None) -> None:
+        self._labels, self._origin = labels, tuple(origin)
+        # cc3d counts nothing in an array without voxels, not even its background.
+        found = cc3d.statistics(labels, no_slice_conversion=True) if labels.size else None
+        self.voxels = np.array(found["voxel_counts"] if found else [0], np.int64)
+        """Voxels of each part; the background's count stands first."""
+        bounds = found["bounding_boxes"] if found else np.zeros((1, 6))
+        self._bounds = np.array(bounds, np.int64)
+        everything = tuple(range(1, len(self.voxels)))
+        self._surfaces = {everything: whole} if whole else {}
 
-    def __init__(
-        self, lesions: Labels, lesion_box: Box, components: Labels, spacing_mm: Spacing
-    ) -> None:
-        self._lesions = lesions
-        self._lesion_origin = tuple(part.start for part in lesion_box)
-        self._lesion_boxes = _boxes(lesions)
-        self._components = components
-        self._component_boxes = _boxes(components)
-        self._spacing_mm = spacing_mm
-        self._unions: dict[tuple[int, ...], Surface] = {}
-
-    def hd95_mm(self, lesion: int, matched: tuple[int, ...]) -> float:
-        """HD95 between a lesion and the union of its components, in mm."""
-        if matched not in self._unions:
-            self._unions[matched] = self._union(matched)
-        return SurfaceDistances.between(self._lesion(lesion), self._unions[matched]).hd95_mm()
-
-    def _lesion(self, lesion: int) -> Surface:
-        box = self._lesion_boxes[lesion - 1]
-        origin = tuple(
-            first + part.start for first, part in zip(self._lesion_origin, box, strict=True)
-        )
-        return surface_of(self._lesions[box] == lesion, self._spacing_mm, origin)
-
-    def _union(self, matched: tuple[int, ...]) -> Surface:
-        boxes = [self._component_boxes[component - 1] for component in matched]
-        box = tuple(
-            slice(min(part.start for part in parts), max(part.stop for part in parts))
-            for parts in zip(*boxes, strict=True)
-        )
-        wanted = np.zeros(len(self._component_boxes) + 1, bool)
-        wanted[list(matched)] = True
-        origin = tuple(part.start for part in box)
-        return surface_of(wanted[self._components[box]], self._spacing_mm, origin)
+    def surface(self, numbers: tuple[int, ...], spacing_mm: Spacing) -> Surface:
+        """Surface of the union of some parts."""
+        if numbers not in self._surfaces:
+            bounds = self._bounds[list(numbers)]
+            starts, stops = bounds[:, ::2].min(axis=0), bounds[:, 1::2].max(axis=0) + 1
+            box = tuple(map(slice, starts.tolist(), stops.tolist()))
+            wanted = np.zeros(len(self.voxels), bool)
+            wanted[list(numbers)] = True
+            origin = tuple((starts + self._origin).tolist())
+            self._surfaces[numbers] = surface_of(wanted[self._labels[box]], spacing_mm, origin)
+        return self._surfaces[numbers]

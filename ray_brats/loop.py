@@ -1,4 +1,4 @@
-"""The training loop: strategy, model, optimizer, step, validate, checkpoint, report.
+"""The training loop: step, validate, checkpoint, report.
 
 Every rank runs the same number of steps and meets the others in each of them. What the
 loop needs from its surroundings (telling other ranks, keeping a checkpoint, showing
@@ -7,7 +7,6 @@ progress) comes in as `Hooks`, so it runs under Ray Train and in a plain test al
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
 import time
@@ -16,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from ray_brats import checkpoint, labels, losses, metrics, unet
-from ray_brats.batches import BatchStream, PreparedCase, augment
-from ray_brats.config import Recipe, TrainConfig
+from ray_brats import checkpoint, labels, schedule, validation
+from ray_brats.batches import Batch, BatchStream, PreparedCase
+from ray_brats.config import Recipe
 from ray_brats.errors import StageFailed
-from ray_brats.predict import Predictor
+from ray_brats.schedule import Plan
+from ray_brats.step import StepResult, Trainee
+from ray_brats.validation import Example
 
 MEASURED_STEPS = 10
 """Steps whose speed fixes the plan; the first of them compiles and is left out."""
@@ -40,18 +39,12 @@ class Hooks:
     """Rank 0's value, on every rank; all ranks call it."""
     event: Callable[[dict[str, Any]], None]
     """One line of `metrics.jsonl`; called on rank 0 alone."""
-    keep: Callable[[Path | None, int, dict[str, float]], None]
-    """Keep the checkpoint in a folder (None on other ranks); all ranks call it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long the run is, fixed once from the speed of its first steps."""
-
-    total_steps: int
-    checkpoint_every: int
-    validate_at: tuple[int, ...]
-    """Steps after which the validation cases are scored; the last is `total_steps`."""
+    keep: Callable[[Path, int], None]
+    """Keep the checkpoint in a folder, of a step; called on rank 0 alone."""
+    picture: Callable[[int, Example], None] = lambda _step, _example: None
+    """Show a validated case; called on rank 0 alone."""
+    beat: Callable[[], None] = lambda: None
+    """A sign of life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,54 +57,41 @@ class Data:
     """Voxels that pass through the network for the validation cases of all ranks."""
 
 
-def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
-    """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017)."""
-    warm = min(1.0, (step + 1) / (train.warmup_steps + 1))
-    if train.schedule == "constant":
-        return train.learning_rate * warm
-    progress = min(1.0, step / max(total_steps, 1))
-    return train.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
 class Loop:
     """One rank of a training run."""
 
     def __init__(self, strategy: Any, recipe: Recipe, data: Data, hooks: Hooks, *, rank: int):
-        self.strategy, self.recipe, self.data, self.hooks = strategy, recipe, data, hooks
+        self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
-        channels = len(recipe.preprocess.modalities)
-        seed = recipe.train.seed
-        with strategy.scope():
-            self.model = unet.build(recipe.network, channels, seed=seed)
-            self.optimizer = _optimizer(recipe.train)
-            self.optimizer.build(self.model.trainable_variables)
-        # Outside the scope: a plain copy on each rank, for validation and export.
-        self.averaged = unet.build(recipe.network, channels, seed=seed)
+        self.trainee = Trainee(strategy, recipe)
         self.stream = BatchStream(data.training, recipe.train, rank=rank, ranks=self.ranks)
         self.step = 0
-        self.seconds_before = 0.0
-        self.plan: Plan | None = None
         self.loss = math.nan
-        self._train_step = self._compile_step()
-        self._average_step = self._compile_average()
+        self.plan: Plan | None = None
+        self.best_mean_dice = -1.0
+        self.stale_validations = 0
+        self._seconds_before = 0.0
+        self._last_checkpoint = "none yet"
+        self._step_seconds: list[float] = []
 
     # --- the run -----------------------------------------------------------------------
 
     def run(self, restore_from: str | None) -> None:
-        """Train to the end of the plan, from a checkpoint where one is given."""
+        """Train to the end of the plan, from a checkpoint where one is given.
+
+        Raises:
+            StageFailed: the loss or the gradients are no longer finite.
+        """
+        self._started = time.monotonic()
         if restore_from:
             self._restore(restore_from)
-        self.started = time.monotonic()
-        step_seconds: list[float] = []
         batches = self.stream.from_step(self.step)
         try:
             while self.plan is None or self.step < self.plan.total_steps:
-                began = time.monotonic()
-                self.loss = self._one_step(next(batches))
-                step_seconds.append(time.monotonic() - began)
-                self._report_step(step_seconds)
-                if self.plan is None and self._plan_is_due(step_seconds):
-                    self.plan = self._make_plan(step_seconds)
+                self._one_step(next(batches))
+                self.hooks.beat()
+                if self.plan is None and self._plan_is_due():
+                    self._make_plan()
                 if self.plan is not None:
                     self._keep_what_is_due()
         finally:
@@ -119,40 +99,46 @@ class Loop:
         if self.rank == 0:
             self.hooks.event({"event": "end", "step": self.step, "loss": self.loss})
 
-    def _one_step(self, batch: Any) -> float:
+    def _one_step(self, batch: Batch) -> None:
+        began = time.monotonic()
         train = self.recipe.train
         total = self.plan.total_steps if self.plan else (train.steps or 10**9)
-        self.optimizer.learning_rate.assign(learning_rate(self.step, total, train))
-        loss = float(
-            self._train_step(
-                tf.constant(batch.image), tf.constant(batch.label), tf.constant(batch.keys)
-            ).numpy()
-        )
-        if not math.isfinite(loss):
-            raise StageFailed(
-                f"the loss became {loss} in step {self.step + 1}, cases "
-                f"{', '.join(batch.case_ids)}: lower the learning rate, or look at these cases"
-            )
+        rate = schedule.learning_rate(self.step, total, train)
         self.step += 1
-        self._average_step(tf.constant(self._ema_decay(), tf.float32))
-        return loss
+        result = self.trainee.step(
+            batch,
+            learning_rate=rate,
+            averaging_decay=schedule.averaging_decay(self.step, train),
+        )
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            raise StageFailed(
+                f"step {self.step} gave the loss {result.loss} and gradients of norm "
+                f"{result.gradient_norm}; cases in the batch: {', '.join(batch.case_ids)}; last "
+                f"good checkpoint: {self._last_checkpoint}. Lower the learning rate, clip the "
+                "gradients (train.clip_norm), or look at these cases"
+            )
+        self.loss = result.loss
+        self._step_seconds.append(time.monotonic() - began)
+        if self.rank == 0:
+            self._report_step(result, rate)
 
-    def _ema_decay(self) -> float:
-        """Zero without averaging; grows with the steps so that early weights are forgotten."""
-        decay = self.recipe.train.ema_decay
-        return 0.0 if decay is None else min(decay, self.step / (self.step + 9.0))
-
-    def _report_step(self, step_seconds: Sequence[float]) -> None:
-        if self.rank:
-            return
+    def _report_step(self, result: StepResult, rate: float) -> None:
+        seconds = self._step_seconds[-1]
+        patches = self.ranks * self.recipe.train.batch_per_worker * self.recipe.train.accumulate
+        channels = (
+            list(labels.REGIONS) if self.recipe.network.output == "regions" else labels.CLASS_NAMES
+        )
         self.hooks.event(
             {
                 "step": self.step,
-                "loss": self.loss,
-                "learning_rate": float(self.optimizer.learning_rate.numpy()),
-                "step_seconds": round(step_seconds[-1], 4),
+                "loss": result.loss,
+                "soft_dice": dict(zip(channels, result.dice, strict=True)),
+                "gradient_norm": result.gradient_norm,
+                "learning_rate": rate,
+                "step_seconds": round(seconds, 4),
+                "patches_per_second": round(patches / seconds, 3),
                 "input_wait_share": round(
-                    self.stream.waited_seconds / max(sum(step_seconds), 1e-9), 4
+                    self.stream.waited_seconds / max(time.monotonic() - self._started, 1e-9), 4
                 ),
                 "total_steps": self.plan.total_steps if self.plan else self.recipe.train.steps,
             }
@@ -160,42 +146,54 @@ class Loop:
 
     # --- the plan ----------------------------------------------------------------------
 
-    def _plan_is_due(self, step_seconds: Sequence[float]) -> bool:
+    def _plan_is_due(self) -> bool:
         known = self.recipe.train.steps
-        return len(step_seconds) >= MEASURED_STEPS or (known is not None and self.step >= known)
+        return len(self._step_seconds) >= MEASURED_STEPS or (
+            known is not None and self.step >= known
+        )
 
-    def _make_plan(self, step_seconds: Sequence[float]) -> Plan:
+    def _make_plan(self) -> None:
         """Rank 0's measurement decides; every rank gets the same plan."""
-        speed = float(np.median(step_seconds[1:] or step_seconds))
-        train = self.recipe.train
-        total = train.steps or self._steps_that_fit(speed)
-        plan = {
-            "total_steps": max(total, self.step),
-            "checkpoint_every": max(1, round(train.checkpoint_minutes * 60 / speed)),
-        }
-        return _plan(self.hooks.broadcast(plan), train.validations)
-
-    def _steps_that_fit(self, step_seconds: float) -> int:
-        assert self.recipe.train.minutes is not None
-        left = self.recipe.train.minutes * 60 - self._elapsed_seconds()
-        left -= self.recipe.train.validations * self._validation_seconds(step_seconds)
-        return self.step + max(1, int(left / step_seconds))
+        speed = float(np.median(self._step_seconds[1:] or self._step_seconds))
+        values = schedule.first_plan(
+            self.recipe.train,
+            step=self.step,
+            step_seconds=speed,
+            elapsed_seconds=self._elapsed_seconds(),
+            validation_seconds=self._validation_seconds(speed),
+        )
+        self.plan = schedule.plan_of(self.hooks.broadcast(values), self.recipe.train.validations)
+        if self.rank == 0:
+            left = (self.plan.total_steps - self.step) * speed
+            left += self.recipe.train.validations * self._validation_seconds(speed)
+            self.hooks.event(
+                {
+                    "event": "plan",
+                    "step": self.step,
+                    **self.plan.as_json(),
+                    "validate_at": list(self.plan.validate_at),
+                    "step_seconds": round(speed, 4),
+                    "seconds_left": round(left, 1),
+                }
+            )
 
     def _validation_seconds(self, step_seconds: float) -> float:
         """A forward pass costs about a third of a step for as many voxels."""
         train = self.recipe.train
-        step_vox = math.prod(train.patch_vox) * train.batch_per_worker
+        step_vox = math.prod(train.patch_vox) * train.batch_per_worker * train.accumulate
         share = self.data.validation_vox / self.ranks
         return 0.5 * step_seconds * share / step_vox
 
     def _elapsed_seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+        return self._seconds_before + time.monotonic() - self._started
 
     def _keep_what_is_due(self) -> None:
         assert self.plan is not None
         self._end_early_if_late()
         if self.step in self.plan.validate_at:
-            self._checkpoint(self._validate())
+            scores = self._validate()
+            self._end_early_if_stale(scores)
+            self._checkpoint(scores)
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
 
@@ -207,148 +205,73 @@ class Loop:
         speed = self._elapsed_seconds() / max(self.step, 1)
         late = self._elapsed_seconds() + self._validation_seconds(speed) > minutes * 60
         if self.hooks.broadcast(bool(late)) and self.step < self.plan.total_steps:
-            self.plan = dataclasses.replace(
-                self.plan, total_steps=self.step, validate_at=(self.step,)
-            )
+            self.plan = self.plan.ends_at(self.step)
 
-    # --- compiled functions --------------------------------------------------------------
+    def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
+        """After `patience` validations without a better mean Dice this step is the last."""
+        assert self.plan is not None
+        if "mean_dice" not in scores:
+            return
+        better = scores["mean_dice"] > self.best_mean_dice
+        self.best_mean_dice = max(self.best_mean_dice, scores["mean_dice"])
+        self.stale_validations = 0 if better else self.stale_validations + 1
+        patience = self.recipe.train.patience
+        if patience and self.stale_validations >= patience and self.step < self.plan.total_steps:
+            self.plan = self.plan.ends_at(self.step)
+            if self.rank == 0:
+                self.hooks.event({"event": "early stop", "step": self.step})
 
-    def _compile_step(self) -> Any:
-        train, loss_of = self.recipe.train, losses.LOSSES[self.recipe.train.loss]
-        replicas = float(self.ranks)
-
-        def replica_step(image: Any, label: Any, keys: Any) -> Any:
-            image, label = augment(image, label, keys, train)
-            with tf.GradientTape() as tape:
-                probabilities = self.model(image, training=True)
-                loss = loss_of(label, probabilities, losses.sum_over_replicas)
-                # Keras sums gradients over replicas, and each holds the loss of all.
-                shared = loss / replicas
-            gradients = tape.gradient(shared, self.model.trainable_variables)
-            self.optimizer.apply(gradients, self.model.trainable_variables)
-            return loss
-
-        @tf.function
-        def train_step(image: Any, label: Any, keys: Any) -> Any:
-            loss = self.strategy.run(replica_step, args=(image, label, keys))
-            return self.strategy.experimental_local_results(loss)[0]
-
-        return train_step
-
-    def _compile_average(self) -> Any:
-        pairs = list(zip(self.averaged.weights, self.model.weights, strict=True))
-
-        @tf.function
-        def average(decay: Any) -> None:
-            for mean, raw in pairs:
-                mean.assign(decay * mean.value + (1.0 - decay) * tf.convert_to_tensor(raw.value))
-
-        return average
-
-    def _all_sum(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
-        """Sum of a vector over all ranks, on every rank."""
-        vector = tf.constant(values, tf.float32)
-
-        @tf.function
-        def reduce(x: Any) -> Any:
-            total = self.strategy.run(losses.sum_over_replicas, args=(x,))
-            return self.strategy.experimental_local_results(total)[0]
-
-        return np.asarray(reduce(vector).numpy(), np.float64)
-
-    # --- validation and checkpoints --------------------------------------------------------
+    # --- validation and checkpoints ----------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
         """Mean scores over the validation cases, each rank its share of them."""
         began = time.monotonic()
-        predictor = Predictor([forward_of(self.averaged)], self.recipe)
-        soft = self.recipe.network.output == "classes"
-        names = [*labels.REGIONS, *(metrics.ORIGINAL_FIGURES if soft else ())]
-        total = np.zeros(len(names) + 1)
-        for case in self.data.validation:
-            label = np.asarray(case.label())
-            probabilities = predictor.probabilities(np.asarray(case.image()))
-            index = predictor.decode(probabilities)
-            values = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
-            if soft:
-                values += metrics.original_figures_soft(label, probabilities).values()
-            total += [*values, 1.0]
-        *sums, count = self._all_sum(total.tolist())
-        if not count:
-            return {}
-        means = dict(zip(names, (float(value / count) for value in sums), strict=True))
-        dice = {region: means.pop(region) for region in labels.REGIONS}
-        scores: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
-        if means:
-            scores["original_soft_on_crops"] = means
-        if self.rank == 0:
+        sums, example = validation.scores(
+            self.trainee.averaged, self.data.validation, self.recipe, self.hooks.beat
+        )
+        total = self.trainee.all_sum(sums)
+        scores = validation.means(self.recipe, total.tolist())
+        if scores and self.rank == 0:
             seconds = round(time.monotonic() - began, 2)
-            event = {"event": "validation", "step": self.step, "cases": int(count)}
+            event = {"event": "validation", "step": self.step, "cases": int(total[-1])}
             self.hooks.event({**event, "seconds": seconds, **scores})
+            if example is not None:
+                self.hooks.picture(self.step, example)
         return scores
 
-    def _groups(self) -> checkpoint.Groups:
-        return {
-            "model": [variable.value for variable in self.model.variables],
-            "averaged": [variable.value for variable in self.averaged.weights],
-            "optimizer": [variable.value for variable in self.optimizer.variables],
-        }
-
     def _checkpoint(self, scores: Mapping[str, Any]) -> None:
-        reported = {"step": float(self.step)}
-        if "mean_dice" in scores:
-            reported["mean_dice"] = scores["mean_dice"]
-        if self.rank:
-            self.hooks.keep(None, self.step, reported)
-            return
-        folder = Path(tempfile.mkdtemp(prefix="ray-brats-checkpoint-"))
-        assert self.plan is not None
-        facts = {
-            **scores,
-            "loss": self.loss,
-            "seconds": self._elapsed_seconds(),
-            "plan": {
-                "total_steps": self.plan.total_steps,
-                "checkpoint_every": self.plan.checkpoint_every,
-            },
-        }
-        checkpoint.save(self._groups(), folder, step=self.step, facts=facts)
-        self.hooks.keep(folder, self.step, reported)
-        self.hooks.event({"event": "checkpoint", "step": self.step})
+        """Rank 0 keeps the state; the others wait for it, so that none runs far ahead."""
+        self._last_checkpoint = checkpoint.folder_name(self.step)
+        if self.rank == 0:
+            assert self.plan is not None
+            folder = Path(tempfile.mkdtemp(prefix="ray-brats-checkpoint-"))
+            facts = {
+                **scores,
+                "loss": self.loss,
+                "seconds": self._elapsed_seconds(),
+                "plan": self.plan.as_json(),
+                "best_mean_dice": self.best_mean_dice,
+                "stale_validations": self.stale_validations,
+            }
+            checkpoint.save(self.trainee.variables(), folder, step=self.step, facts=facts)
+            self.hooks.keep(folder, self.step)
+            self.hooks.event({"event": "checkpoint", "step": self.step})
+        self.hooks.broadcast(True)
+        self.hooks.beat()
 
     def _restore(self, uri: str) -> None:
-        found = checkpoint.restore(self._groups(), uri)
-        self.step = found.step
-        self.loss = float(found.facts["loss"])
-        self.seconds_before = float(found.facts["seconds"])
-        self.plan = _plan(found.facts["plan"], self.recipe.train.validations)
+        found = checkpoint.restore(self.trainee.variables(), uri)
+        facts = found.facts
+        self.step, self.loss = found.step, float(facts["loss"])
+        self._seconds_before = float(facts["seconds"])
+        self.best_mean_dice = float(facts["best_mean_dice"])
+        self.stale_validations = int(facts["stale_validations"])
+        self._last_checkpoint = checkpoint.folder_name(found.step)
+        self.plan = schedule.plan_of(
+            schedule.extended(
+                facts["plan"], self.recipe.train, step=self.step, seconds=self._seconds_before
+            ),
+            self.recipe.train.validations,
+        )
         if self.rank == 0:
             self.hooks.event({"event": "resume", "step": self.step})
-
-
-def _plan(values: Mapping[str, int], validations: int) -> Plan:
-    total = int(values["total_steps"])
-    at = {max(1, round(total * (n + 1) / validations)) for n in range(validations)}
-    return Plan(
-        total_steps=total,
-        checkpoint_every=int(values["checkpoint_every"]),
-        validate_at=tuple(sorted(at)),
-    )
-
-
-def _optimizer(train: TrainConfig) -> Any:
-    if train.weight_decay:
-        return keras.optimizers.AdamW(train.learning_rate, weight_decay=train.weight_decay)
-    return keras.optimizers.Adam(train.learning_rate)
-
-
-def forward_of(model: Any) -> Callable[[Any], Any]:
-    """A Predictor's forward function from a Keras model; one trace for all shapes."""
-    channels = model.inputs[0].shape[-1]
-    spec = tf.TensorSpec((None, None, None, None, channels), tf.float32)
-
-    @tf.function(input_signature=[spec])
-    def call(batch: Any) -> Any:
-        return model(batch, training=False)
-
-    return lambda batch: np.asarray(call(tf.constant(batch)).numpy(), np.float32)

@@ -8,7 +8,7 @@ gradients summed over replicas, divide the loss by their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -76,22 +76,42 @@ def _global_mean(terms: Tensor, all_sum: AllSum) -> Tensor:
     return total / count
 
 
-def dice_focal(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> Tensor:
+def dice_focal(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> tuple[Tensor, Tensor]:
     """The original project's loss: 1 − mean(0.25 · Dice of each class) + focal."""
     targets = class_targets(label)
     dice = dice_per_channel(targets, probabilities, all_sum)
     weighted = 1.0 - tf.reduce_mean(CLASS_WEIGHT * dice)
-    return weighted + categorical_focal(targets, probabilities, all_sum)
+    return weighted + categorical_focal(targets, probabilities, all_sum), dice
 
 
-def dice_bce(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> Tensor:
+def dice_bce(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> tuple[Tensor, Tensor]:
     """1 − mean Dice of WT, TC, ET over the global batch, plus binary cross-entropy."""
     targets = region_targets(label)
     dice = dice_per_channel(targets, probabilities, all_sum)
-    return 1.0 - tf.reduce_mean(dice) + binary_crossentropy(targets, probabilities, all_sum)
+    loss = 1.0 - tf.reduce_mean(dice) + binary_crossentropy(targets, probabilities, all_sum)
+    return loss, dice
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, AllSum], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor, AllSum], tuple[Tensor, Tensor]]] = {
     "dice_focal": dice_focal,
     "dice_bce": dice_bce,
 }
+"""Each gives the loss of the global batch and its soft Dice per channel, `(K,)`."""
+
+
+def supervised(
+    name: str, label: Tensor, outputs: Sequence[Tensor], all_sum: AllSum
+) -> tuple[Tensor, Tensor]:
+    """A loss over the full-resolution output and the coarser ones that are supervised too.
+
+    Level k counts 2^−k, all weights summing to one (Isensee et al. 2021); its labels are every
+    f-th voxel, f the ratio of the sizes. The Dice is that of the full resolution.
+    """
+    total, weights, dice = 0.0, 0.0, None
+    for level, probabilities in enumerate(outputs):
+        factor = tf.shape(label)[1] // tf.shape(probabilities)[1]
+        loss, score = LOSSES[name](label[:, ::factor, ::factor, ::factor], probabilities, all_sum)
+        dice = score if dice is None else dice
+        total += loss * 0.5**level
+        weights += 0.5**level
+    return total / weights, dice

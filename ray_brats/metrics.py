@@ -1,7 +1,7 @@
-"""Scores of a segmentation against its reference, one row per region, and their summary.
+"""Scores of a segmentation against its reference, one row per region or label.
 
 Overlap scores follow Taha & Hanbury 2015 (BMC Medical Imaging 15:29); HD95 and surface Dice
-Nikolov et al. 2018 (`surfaces`); lesion-wise scores the BraTS 2023 rules (`lesions`); the
+Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`); the
 original project's figures its Keras metrics (`keras_figures`). Distances are in mm, volumes
 in ml. A number that does not exist is None, never NaN.
 """
@@ -9,20 +9,28 @@ in ml. A number that does not exist is None, never NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_brats.distances import SurfaceDistances
 from ray_brats.errors import UsageError
 from ray_brats.keras_figures import ORIGINAL_FIGURES, original_figures, original_figures_soft
-from ray_brats.labels import CLASS_COUNT, REGIONS, LabelMap, region_mask
+from ray_brats.labels import (
+    BACKGROUND,
+    CLASS_COUNT,
+    CLASS_NAMES,
+    REGIONS,
+    LabelMap,
+    region_mask,
+)
 from ray_brats.lesions import PENALTY_MM, lesionwise_scores
-from ray_brats.surfaces import Mask, Spacing, SurfaceDistances, bounding_box, surface_of
+from ray_brats.surfaces import Mask, Spacing, bounding_box, surface_of
 
 __all__ = [
+    "LABEL_NAMES",
     "LEGACY_COLUMNS",
     "LESIONWISE_COLUMNS",
     "MISSING_HD95_MM",
@@ -30,10 +38,12 @@ __all__ = [
     "RULES",
     "SCORE_COLUMNS",
     "case_metrics",
+    "label_metrics",
+    "missing_prediction_label_metrics",
     "missing_prediction_metrics",
     "original_figures",
     "original_figures_soft",
-    "summarise",
+    "region_dice",
 ]
 
 RULES: Final = ("legacy", "lesionwise", "both")
@@ -55,10 +65,10 @@ VOLUME_COLUMNS: Final = ("reference_ml", "predicted_ml", "volume_difference_ml")
 SCORE_COLUMNS: Final = (*LEGACY_COLUMNS, *LESIONWISE_COLUMNS, *VOLUME_COLUMNS)
 """Every numeric column of a row, in order."""
 
+LABEL_NAMES: Final = {index: name for index, name in enumerate(CLASS_NAMES) if index != BACKGROUND}
+"""Class index to its name, for every label that is scored."""
+
 _MM3_PER_ML: Final = 1000.0
-_RESAMPLES: Final = 2000
-_SEED: Final = 20230601
-_RESAMPLE_BLOCK: Final = 4_000_000
 
 Row = dict[str, Any]
 
@@ -87,23 +97,63 @@ def case_metrics(
         ValueError: the shapes differ, or a map does not hold class indices.
         UsageError: unknown rules.
     """
+    pair = _cropped(reference, prediction, spacing_mm, rules)
+    return [
+        {
+            "region": region,
+            **_scores([region_mask(part, region) for part in pair.maps], pair, rules),
+        }
+        for region in REGIONS
+    ]
+
+
+def label_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Score one case in every label but the background.
+
+    As `case_metrics`, with `label` in the place of `region`: a value of `LABEL_NAMES`.
+    Lesion-wise scores are defined for regions and are None here.
+    """
+    pair = _cropped(reference, prediction, spacing_mm, rules)
+    kind = "legacy" if rules != "lesionwise" else "volumes"
+    return [
+        {"label": name, **_scores([part == index for part in pair.maps], pair, kind)}
+        for index, name in LABEL_NAMES.items()
+    ]
+
+
+class _Pair(NamedTuple):
+    """Two label maps cropped to what is in them, and what cropping must not forget."""
+
+    maps: list[LabelMap]
+    spacing_mm: Spacing
+    voxels: int
+    """Of the whole volume."""
+
+
+def _cropped(reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, rules: str) -> _Pair:
     _check(reference, prediction, spacing_mm, rules)
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     box = bounding_box(reference | prediction)
-    cropped = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
-    if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in cropped):
+    maps = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
+    if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in maps):
         raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
-    rows: list[Row] = []
-    for region in REGIONS:
-        masks = region_mask(cropped[0], region), region_mask(cropped[1], region)
-        row: Row = {"region": region, **dict.fromkeys(SCORE_COLUMNS)}
+    return _Pair(maps, spacing, reference.size)
+
+
+def _scores(masks: Sequence[Mask], pair: _Pair, rules: str) -> Row:
+    """`SCORE_COLUMNS` of two masks."""
+    reference, prediction = masks
+    row: Row = dict.fromkeys(SCORE_COLUMNS)
+    if rules != "volumes":
+        distances = _distances(reference, prediction, pair.spacing_mm)
         if rules != "lesionwise":
-            row |= _legacy_scores(*masks, spacing, reference.size)
+            row |= _legacy_scores(reference, prediction, distances, pair.voxels)
         if rules != "legacy":
-            scores = lesionwise_scores(*masks, spacing, whole_hd95_mm=row["hd95_mm"])
+            scores = lesionwise_scores(reference, prediction, pair.spacing_mm, whole=distances)
             row |= zip(LESIONWISE_COLUMNS, scores, strict=True)
-        rows.append(row | _volumes(*masks, spacing))
-    return rows
+    return row | _volumes(reference, prediction, pair.spacing_mm)
 
 
 def missing_prediction_metrics(
@@ -115,7 +165,17 @@ def missing_prediction_metrics(
     every distance its penalty, 373.12866 mm (lesion-wise 374 mm), also where the reference
     region is empty. Arguments, order and errors are those of `case_metrics`.
     """
-    rows = case_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules)
+    return _punished(case_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+
+
+def missing_prediction_label_metrics(
+    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """`missing_prediction_metrics` by label."""
+    return _punished(label_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+
+
+def _punished(rows: list[Row]) -> list[Row]:
     worst = {
         "dice": 0.0,
         "hd95_mm": MISSING_HD95_MM,
@@ -148,19 +208,22 @@ def _check(
         raise ValueError(f"expected three positive voxel sizes in mm, not {spacing_mm}")
 
 
+def _distances(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> SurfaceDistances | None:
+    """Distances between the surfaces of two masks; None where one is empty."""
+    surfaces = [surface_of(mask, spacing_mm) for mask in (reference, prediction)]
+    return SurfaceDistances.between(*surfaces) if all(item.count for item in surfaces) else None
+
+
 def _legacy_scores(
-    reference: Mask, prediction: Mask, spacing_mm: Spacing, total_voxels: int
+    reference: Mask, prediction: Mask, distances: SurfaceDistances | None, total_voxels: int
 ) -> Row:
     """Scores of the whole mask; `total_voxels` counts the uncropped volume."""
     both = int(np.count_nonzero(reference & prediction))
     actual = int(np.count_nonzero(reference))
     predicted = int(np.count_nonzero(prediction))
     either = actual + predicted - both
-    if actual and predicted:
-        distances = SurfaceDistances.between(
-            surface_of(reference, spacing_mm), surface_of(prediction, spacing_mm)
-        )
-        hd95_mm, surface_dice = distances.hd95_mm(), distances.surface_dice(TOLERANCE_MM)
+    if distances:
+        hd95_mm, surface_dice = distances.hd95_mm, distances.surface_dice(TOLERANCE_MM)
     else:
         hd95_mm, surface_dice = (MISSING_HD95_MM, 0.0) if either else (0.0, 1.0)
     return {
@@ -183,67 +246,6 @@ def _volumes(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> Row:
     actual, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
     values = (actual * voxel_ml, predicted * voxel_ml, (predicted - actual) * voxel_ml)
     return dict(zip(VOLUME_COLUMNS, values, strict=True))
-
-
-def summarise(
-    rows: Sequence[Mapping[str, Any]], originals: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
-    """Sum up a cohort; the order of rows does not matter.
-
-    Args:
-        rows: rows of `case_metrics`, each with its `case_id` added.
-        originals: `original_figures` of each case.
-
-    Returns:
-        `{"cases": n, "regions": {region: {column: {"mean", "median", "ci95": [low, high]},
-        "empty_references": n, "empty_predictions": n}}, "original": {figure: mean}}` with every
-        column of `SCORE_COLUMNS`. `ci95` is the percentile interval of the mean over 2000
-        seeded bootstrap resamples of the cases (Efron & Tibshirani 1993). Values that do not
-        exist are left out; where none is left, the numbers are None.
-    """
-    regions: dict[str, Any] = {}
-    for region in REGIONS:
-        chosen = [row for row in rows if row["region"] == region]
-        regions[region] = {
-            **{name: _spread(_existing(chosen, name)) for name in SCORE_COLUMNS},
-            "empty_references": sum(row["reference_ml"] == 0 for row in chosen),
-            "empty_predictions": sum(row["predicted_ml"] == 0 for row in chosen),
-        }
-    return {
-        "cases": len({row["case_id"] for row in rows}),
-        "regions": regions,
-        "original": {name: _mean(_existing(originals, name)) for name in ORIGINAL_FIGURES},
-    }
-
-
-def _existing(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
-    """Sorted values of a column; a table that was read back may hold NaN for null."""
-    values = (float(row[name]) for row in rows if row[name] is not None)
-    return sorted(value for value in values if not math.isnan(value))
-
-
-def _mean(values: list[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    if not values:
-        return {"mean": None, "median": None, "ci95": [None, None]}
-    return {"mean": _mean(values), "median": median(values), "ci95": _interval(values)}
-
-
-def _interval(values: list[float]) -> list[float]:
-    """Bootstrap percentile interval of the mean; the same values give the same interval."""
-    array, random = np.array(values), np.random.default_rng(_SEED)
-    block = max(1, _RESAMPLE_BLOCK // array.size)  # a fixed share of memory for any cohort
-    means = [
-        array[random.integers(array.size, size=(min(block, _RESAMPLES - done), array.size))].mean(
-            axis=1
-        )
-        for done in range(0, _RESAMPLES, block)
-    ]
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
-    return [float(low), float(high)]
 
 
 def region_dice(reference: LabelMap, prediction: LabelMap, region: str) -> float:

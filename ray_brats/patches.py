@@ -38,6 +38,10 @@ class PatchLocation:
         inside, outside = self._overlap(array.shape)
         array[outside] += patch[inside]
 
+    def holds(self, mask_HWD: npt.NDArray[np.bool_]) -> bool:
+        """Whether any voxel of a mask lies in the box."""
+        return bool(mask_HWD[self._overlap(mask_HWD.shape)[1]].any())
+
     def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         inside, outside = [], []
         for start, size, limit in zip(self.start_vox, self.size_vox, shape[:3], strict=True):

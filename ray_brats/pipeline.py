@@ -29,6 +29,7 @@ def run(
     keep_filtered: bool = False,
     rules: Rules = "both",
     seed: int = 0,
+    settings: commands.SetOption = (),
 ) -> Summary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable.
 
@@ -44,10 +45,11 @@ def run(
         keep_filtered: Keep cases that the recipe's own rule would leave out.
         rules: Whole-mask scores, lesion-wise scores (BraTS 2023), or both.
         seed: Of the split, the initial weights and everything drawn.
+        settings: Fields of the recipe, as train.clip_norm=12 network.widths=16,32,64,128.
     """
     from ray_brats import train as training
 
-    chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed)
+    chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
     found = commands.with_splits(cohorts.find(cohort, release=release), split, seed)
     out = storage.absolute(out)
     dataset, run_uri, predictions, report = (

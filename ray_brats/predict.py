@@ -3,31 +3,50 @@
 The network enters as a function from a batch of patches `(N, H, W, D, C)` float32 to
 probabilities `(N, H, W, D, K)`; where it comes from (a SavedModel, a model in training, a
 fake in a test) is the caller's business, so this module needs no framework.
+
+Where a recipe keeps the background at exactly zero (`zscore`), voxels that are zero in every
+modality are background in every mask. That is why windows without any brain can be skipped
+and the mask stays the same to the last voxel.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from ray_brats import labels, patches, preprocess
+from ray_brats import labels, patches, preprocess, volume
 from ray_brats.cohort import Case
-from ray_brats.config import Recipe
+from ray_brats.config import InferenceConfig, NetworkConfig, PreprocessConfig, Recipe
+from ray_brats.errors import CaseRejected
+from ray_brats.geometry import Geometry
 from ray_brats.labels import LabelMap
-from ray_brats.volume import Geometry
+from ray_brats.naming import ALIASES
+from ray_brats.patches import PatchLocation
+from ray_brats.preprocess import Prepared
+from ray_brats.volume import Volume
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
 Forward = Callable[[npt.NDArray[np.float32]], Probabilities]
+Source = str | bytes | Volume
+"""A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Part of every prediction's sidecar: raise it when the same input gives another mask."""
+BATCH_BYTES = 512 << 20
+"""What the activations of one batch of windows may take; one window is always allowed."""
+MAX_BATCH = 8
+_LIVE_TENSORS = 6
+_THIN_CHANNELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +56,15 @@ class Prediction:
     mask_native: LabelMap
     """Class indices, on the grid of the input files."""
     geometry: Geometry
+    regions_native: Probabilities | None = None
+    """Probability of WT, TC and ET on the same grid, `(H, W, D, 3)`; only on request."""
 
     def region_ml(self) -> dict[str, float]:
         """Volume of each region in millilitres."""
+        counts = np.bincount(self.mask_native.ravel(), minlength=labels.CLASS_COUNT)
         return {
-            region: float(np.count_nonzero(labels.region_mask(self.mask_native, region)))
-            * self.geometry.voxel_ml
-            for region in labels.REGIONS
+            region: float(counts[list(members)].sum()) * self.geometry.voxel_ml
+            for region, members in labels.REGIONS.items()
         }
 
 
@@ -56,40 +77,70 @@ class Predictor:
     """
 
     def __init__(self, forwards: Sequence[Forward], recipe: Recipe) -> None:
-        self._forwards = list(forwards)
+        self.forwards = list(forwards)
         self._recipe = recipe
+        self._batch = windows_a_batch(recipe)
 
-    def segment(self, case: Case) -> Prediction:
-        """Mask of one case, read from its URIs.
+    def segment(
+        self, case: Case | Mapping[str, Source], *, with_probabilities: bool = False
+    ) -> Prediction:
+        """Mask of one case.
+
+        Args:
+            case: a case of a cohort, or modality (`t1ce`, `t2`, …) to a path or URI, to the bytes
+                of a `.nii` or `.nii.gz`, or to a `volume.Volume` (see `volume.from_array`).
+            with_probabilities: keep the probabilities too.
 
         Raises:
             CaseRejected, CaseFailed: as `preprocess.preprocess_case`.
         """
-        prepared = preprocess.preprocess_case(case, self._recipe.preprocess, with_mask=False)
-        index = self.decode(self.probabilities(prepared.image_HWDC))
-        return Prediction(
-            mask_native=prepared.geometry.to_native(index), geometry=prepared.geometry
-        )
+        config = self._recipe.preprocess
+        return self.segment_prepared(read(case, config), with_probabilities=with_probabilities)
+
+    def segment_prepared(
+        self, prepared: Prepared, *, with_probabilities: bool = False
+    ) -> Prediction:
+        """The same for a case that is read and preprocessed already."""
+        probabilities = self.probabilities(prepared.image_HWDC)
+        geometry = prepared.geometry
+        regions = None
+        if with_probabilities:
+            cropped = region_probabilities(probabilities, self._recipe.network)
+            channels = (geometry.to_native(cropped[..., k]) for k in range(cropped.shape[-1]))
+            regions = np.stack(list(channels), axis=-1)
+        mask = geometry.to_native(self.decode(probabilities))
+        return Prediction(mask_native=mask, geometry=geometry, regions_native=regions)
+
+    def class_index(self, image_HWDC: Array) -> LabelMap:
+        """Class indices `(H, W, D)` of a prepared image `(H, W, D, C)`."""
+        return self.decode(self.probabilities(image_HWDC))
 
     def probabilities(self, image_HWDC: Array) -> Probabilities:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
         image = np.asarray(image_HWDC, np.float32)
+        brain = image.any(axis=-1) if self._recipe.preprocess.normalise == "zscore" else None
         flips: list[tuple[int, ...]] = [()]
         if self._recipe.inference.tta == "flips":
             flips = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]
         total: Probabilities | None = None
-        for forward, axes in itertools.product(self._forwards, flips):
-            flipped = np.flip(image, axes) if axes else image
-            one = np.flip(self._one_pass(forward, flipped), axes)
-            total = one.astype(np.float32) if total is None else total + one
+        for axes in flips:
+            flipped = np.flip(image, axes)
+            where = None if brain is None else np.flip(brain, axes)
+            for forward in self.forwards:
+                one = np.flip(self._one_pass(forward, flipped, where), axes)
+                total = one if total is None else np.add(total, one, out=total)
         assert total is not None
-        return total / np.float32(len(self._forwards) * len(flips))
+        passes = len(self.forwards) * len(flips)
+        mean = total if passes == 1 else np.divide(total, np.float32(passes), out=total)
+        if brain is not None:
+            mean[~brain] = background(self._recipe.network)
+        return mean
 
-    def _one_pass(self, forward: Forward, image: Array) -> Probabilities:
-        if image[..., 0].size <= self._recipe.inference.whole_limit_vox:
-            return whole_pass(forward, image, self._recipe.network.divisor_vox)
+    def _one_pass(self, forward: Forward, image: Array, brain: Mask | None) -> Probabilities:
         inference = self._recipe.inference
-        return sliding_window(forward, image, inference.window_vox, inference.overlap)
+        if image[..., 0].size <= inference.whole_limit_vox:
+            return whole_pass(forward, image, self._recipe.network.divisor_vox)
+        return sliding_window(forward, image, inference, brain=brain, batch=self._batch)
 
     def decode(self, probabilities: Probabilities) -> LabelMap:
         """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT."""
@@ -97,11 +148,56 @@ class Predictor:
         if self._recipe.network.output == "classes":
             index: LabelMap = np.argmax(probabilities, axis=-1).astype(np.uint8)
         else:
-            index = labels.from_regions(probabilities >= inference.threshold)
+            index = labels.from_regions(probabilities >= np.float32(inference.threshold))
+        if inference.min_component_vox > 1:
+            drop_small_components(index, inference.min_component_vox)
         enhancing = index == labels.ENHANCING
         if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox:
             index[enhancing] = labels.NECROTIC
         return index
+
+
+def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepared:
+    """Read and preprocess what a Predictor takes; needs no network."""
+    if isinstance(case, Case):
+        return preprocess.preprocess_case(case, config, with_mask=False)
+    given = {ALIASES.get(name.lower(), name.lower()): source for name, source in case.items()}
+    missing = [name for name in config.modalities if name not in given]
+    if missing:
+        has = ", ".join(sorted(given)) or "none"
+        raise CaseRejected(f"modality {', '.join(missing)} is missing (given: {has})")
+    with ThreadPoolExecutor(len(config.modalities)) as pool:
+        volumes = pool.map(lambda name: (name, _read(given[name], name)), config.modalities)
+        return preprocess.preprocess_volumes(dict(volumes), config)
+
+
+def _read(source: Source, name: str) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    return volume.read(source) if isinstance(source, str) else volume.parse(source, name)
+
+
+def background(network: NetworkConfig) -> npt.NDArray[np.float32]:
+    """The probabilities `(K,)` of a voxel that certainly is background."""
+    if network.output == "regions":
+        return np.zeros(len(labels.REGIONS), np.float32)
+    certain = np.zeros(labels.CLASS_COUNT, np.float32)
+    certain[labels.BACKGROUND] = 1
+    return certain
+
+
+def region_probabilities(probabilities: Probabilities, network: NetworkConfig) -> Probabilities:
+    """Probability of WT, TC and ET `(H, W, D, 3)` from a network's output."""
+    if network.output == "regions":
+        return probabilities
+    members = labels.REGIONS.values()
+    return np.stack([probabilities[..., list(one)].sum(axis=-1) for one in members], axis=-1)
+
+
+def drop_small_components(index: LabelMap, least_vox: int) -> None:
+    """Set 26-connected pieces of tumour of fewer than `least_vox` voxels to background."""
+    kept = cc3d.dust((index != labels.BACKGROUND).astype(np.uint8), threshold=least_vox)
+    index[kept == 0] = labels.BACKGROUND
 
 
 def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
@@ -113,27 +209,66 @@ def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
     return len(windows) * math.prod(inference.window_vox)
 
 
+def windows_a_batch(recipe: Recipe) -> int:
+    """How many windows pass at once, so that their activations fit in `BATCH_BYTES`.
+
+    About six tensors of the finest level are alive at a time, and with a strided stem as many
+    thin ones at full resolution.
+    """
+    network = recipe.network
+    channels = _LIVE_TENSORS * network.widths[0] / network.stem_stride**3
+    if network.stem_stride > 1:
+        channels += _LIVE_TENSORS * _THIN_CHANNELS
+    window_bytes = 4 * channels * math.prod(recipe.inference.window_vox)
+    return min(MAX_BATCH, max(1, int(BATCH_BYTES // window_bytes)))
+
+
 def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilities:
     """One pass over the whole image, padded with zeros to multiples of `divisor_vox`."""
     shape = image.shape[:3]
     padding = [(0, -side % divisor_vox) for side in shape]
     padded = np.pad(image, [*padding, (0, 0)])
     height, width, depth = shape
-    return forward(np.ascontiguousarray(padded)[None])[0, :height, :width, :depth]
+    found = forward(np.ascontiguousarray(padded)[None])[0, :height, :width, :depth]
+    return np.array(found, np.float32)
 
 
 def sliding_window(
-    forward: Forward, image: Array, window_vox: tuple[int, int, int], overlap: float
+    forward: Forward,
+    image: Array,
+    inference: InferenceConfig,
+    *,
+    brain: Mask | None = None,
+    batch: int = 1,
 ) -> Probabilities:
-    """Gaussian-weighted mean over overlapping windows; a constant stays that constant."""
-    weights = patches.gaussian_weights(window_vox)[..., None]
+    """Gaussian-weighted mean over overlapping windows; a constant stays that constant.
+
+    Args:
+        forward: the network.
+        image: `(H, W, D, C)`.
+        inference: size and overlap of the windows.
+        brain: `(H, W, D)`; windows without any such voxel are skipped, and voxels that no
+            window covered are 0.
+        batch: how many windows pass at once.
+    """
+    weights = patches.gaussian_weights(inference.window_vox)[..., None]
     total: Array | None = None
     weight_sum = np.zeros((*image.shape[:3], 1), np.float32)
-    for location in patches.sliding_windows(image.shape[:3], window_vox, overlap):
-        window = forward(location.cut(image)[None])[0]
+    windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
+    if brain is not None:
+        windows = [location for location in windows if location.holds(brain)] or windows[:1]
+    for locations in _batches(windows, batch):
+        outputs = forward(np.stack([location.cut(image) for location in locations]))
         if total is None:
-            total = np.zeros((*image.shape[:3], window.shape[-1]), np.float32)
-        location.add(total, window * weights)
-        location.add(weight_sum, weights)
+            total = np.zeros((*image.shape[:3], outputs.shape[-1]), np.float32)
+        for location, output in zip(locations, outputs, strict=True):
+            location.add(total, output * weights)
+            location.add(weight_sum, weights)
     assert total is not None
-    return np.asarray(total / weight_sum, np.float32)
+    np.divide(total, weight_sum, out=total, where=weight_sum > 0)
+    return total
+
+
+def _batches(windows: Sequence[PatchLocation], size: int) -> Iterator[Sequence[PatchLocation]]:
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]

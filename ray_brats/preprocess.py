@@ -6,6 +6,8 @@ takes a mask back to the native grid.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,19 +15,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.preprocessing import MinMaxScaler
 
 from ray_brats import labels, volume
-from ray_brats.cohort import SEGMENTATION, Case
+from ray_brats.cohort import Case
 from ray_brats.config import PreprocessConfig, Shape
 from ray_brats.errors import CaseFiltered, CaseRejected
+from ray_brats.geometry import Geometry, same_grid, with_crop, with_spacing
 from ray_brats.labels import LabelMap
-from ray_brats.volume import Geometry, Volume
+from ray_brats.naming import SEGMENTATION
+from ray_brats.volume import Volume
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
+MAX_INTENSITY = 1e30
+"""Beyond it, sums of squares would leave the range of floats."""
+_TILE_VOX = 32
+
 Array = npt.NDArray[Any]
+Box = tuple[Shape, Shape]
+"""First voxel, and one past the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,32 @@ def preprocess_case(
         CaseFiltered: the recipe's rule leaves the case out.
         CaseFailed: the storage did not answer.
     """
+    uris = files_of(case, config, with_mask=with_mask)
+    volumes = dict(zip(uris, readers().map(volume.read, uris.values()), strict=True))
+    check_volumes(volumes, uris)
+    mask = volumes.pop(SEGMENTATION, None)
+    box = None
+    if config.crop == "brain":
+        box = brain_box([item.voxels_HWD for item in volumes.values()])
+    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
+    label = None
+    if mask is not None:
+        whole = read_label(uris[SEGMENTATION], mask.voxels_HWD, case.release, config)
+        label = np.ascontiguousarray(geometry.crop(whole))
+        if not keep_filtered:
+            check_labelled_share(label, config.min_labelled_share)
+    image = normalise(volumes, geometry, config)
+    return Prepared(image_HWDC=image, label_HWD=label, geometry=geometry)
+
+
+@functools.cache
+def readers() -> ThreadPoolExecutor:
+    """Threads that read the files of a case side by side; kept, for cases may be small."""
+    return ThreadPoolExecutor(32, thread_name_prefix="reader")
+
+
+def files_of(case: Case, config: PreprocessConfig, *, with_mask: bool = True) -> dict[str, str]:
+    """Kind to URI of the files that the recipe reads; raises where one is missing."""
     missing = [name for name in config.modalities if name not in case.images]
     if missing:
         has = ", ".join(sorted(case.images)) or "none"
@@ -60,49 +95,68 @@ def preprocess_case(
     uris = {name: case.images[name] for name in config.modalities}
     if with_mask and case.segmentation:
         uris[SEGMENTATION] = case.segmentation
-    with ThreadPoolExecutor(len(uris)) as pool:
-        volumes = dict(zip(uris, pool.map(volume.read, uris.values()), strict=True))
-    check_volumes(volumes, uris)
-    mask = volumes.pop(SEGMENTATION, None)
-    geometry = _cropped_geometry(volumes, config)
-    label = None
-    if mask is not None:
-        label = _label(mask, case, config, geometry, uris[SEGMENTATION])
-        if not keep_filtered:
-            _check_labelled_share(label, config.min_labelled_share)
+    return uris
+
+
+def preprocess_volumes(volumes: Mapping[str, Volume], config: PreprocessConfig) -> Prepared:
+    """The same for the recipe's modalities in memory, without a mask.
+
+    Raises:
+        CaseRejected: a volume is damaged or does not fit the others.
+    """
+    check_volumes(volumes, {name: name for name in volumes})
+    box = brain_box([item.voxels_HWD for item in volumes.values()])
+    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
     image = normalise(volumes, geometry, config)
-    return Prepared(image_HWDC=image, label_HWD=label, geometry=geometry)
+    return Prepared(image_HWDC=image, label_HWD=None, geometry=geometry)
 
 
 def check_volumes(volumes: Mapping[str, Volume], names: Mapping[str, str]) -> None:
     """Reject modalities that do not share a grid, hold NaN, or hold nothing at all."""
-    reference = next(iter(volumes))
+    check_grids({kind: item.geometry for kind, item in volumes.items()}, names)
     for kind, item in volumes.items():
-        name = names[kind]
-        difference = volume.same_grid(item.geometry, volumes[reference].geometry)
+        voxels = item.voxels_HWD
+        if voxels.dtype.kind == "f" and not _is_sane(voxels):
+            raise CaseRejected(
+                f"{kind} holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})",
+                names[kind],
+            )
+        if kind != SEGMENTATION and nonzero_box(voxels) is None:
+            raise CaseRejected(f"{kind} is zero everywhere: there is no image in it", names[kind])
+
+
+def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) -> None:
+    """Reject a case whose files do not share a grid."""
+    reference, expected = next(iter(geometries.items()))
+    for kind, found in geometries.items():
+        difference = same_grid(found, expected)
         if difference:
             raise CaseRejected(
                 f"{kind} does not lie on the grid of {reference}: {difference}; "
                 "all files of a case must be co-registered",
-                name,
+                names[kind],
             )
-        if item.voxels_HWD.dtype.kind == "f" and not np.isfinite(item.voxels_HWD).all():
-            raise CaseRejected(f"{kind} holds NaN or infinite voxels", name)
-        if kind != SEGMENTATION and not item.voxels_HWD.any():
-            raise CaseRejected(f"{kind} is zero everywhere: there is no image in it", name)
 
 
-def _cropped_geometry(volumes: Mapping[str, Volume], config: PreprocessConfig) -> Geometry:
-    geometry = next(iter(volumes.values())).geometry
+def _is_sane(voxels: Array) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.abs(voxels).max() <= MAX_INTENSITY)
+
+
+def cropped_geometry(
+    geometry: Geometry, config: PreprocessConfig, box: Box | None = None
+) -> Geometry:
+    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file."""
+    geometry = with_spacing(geometry, config.spacing_mm)
     if config.crop == "centre":
         assert config.crop_size_vox is not None
-        return volume.with_crop(
-            geometry,
-            centred_start(geometry.canonical_shape, config.crop_size_vox),
-            config.crop_size_vox,
-        )
-    start, stop = brain_box([item.voxels_HWD for item in volumes.values()])
-    return volume.with_crop(geometry, start, np.subtract(stop, start).tolist())
+        start = centred_start(geometry.grid_shape, config.crop_size_vox)
+        return with_crop(geometry, start, config.crop_size_vox)
+    assert box is not None
+    ratio = np.divide(geometry.grid_shape, geometry.canonical_shape)
+    first = np.floor(np.multiply(box[0], ratio))
+    last = np.ceil(np.multiply(box[1], ratio))
+    return with_crop(geometry, first.tolist(), (last - first).tolist())
 
 
 def centred_start(shape: Sequence[int], size: Sequence[int]) -> Shape:
@@ -111,37 +165,66 @@ def centred_start(shape: Sequence[int], size: Sequence[int]) -> Shape:
     return first, second, third
 
 
-def brain_box(volumes_HWD: Sequence[Array]) -> tuple[Shape, Shape]:
-    """First voxel and one past the last of the box around every non-zero voxel of any volume."""
-    starts, stops = [], []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.zeros(volumes_HWD[0].shape[axis], bool)
-        for voxels in volumes_HWD:
-            used |= voxels.any(axis=others)
-        where = np.flatnonzero(used)
-        starts.append(int(where[0]))
-        stops.append(int(where[-1]) + 1)
-    return (starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])
+def brain_box(volumes_HWD: Sequence[Array]) -> Box:
+    """First voxel and one past the last of the box around every non-zero voxel of any volume.
+
+    Raises:
+        CaseRejected: all volumes are zero everywhere.
+    """
+    boxes = [box for volume_HWD in volumes_HWD if (box := nonzero_box(volume_HWD))]
+    if not boxes:
+        raise CaseRejected("every modality is zero everywhere: there is no image in them")
+    starts, stops = np.min([box[0] for box in boxes], 0), np.max([box[1] for box in boxes], 0)
+    (a, b, c), (d, e, f) = starts.tolist(), stops.tolist()
+    return (a, b, c), (d, e, f)
 
 
-def _label(
-    mask: Volume, case: Case, config: PreprocessConfig, geometry: Geometry, uri: str
+def nonzero_box(voxels_HWD: Array) -> Box | None:
+    """The box around the non-zero voxels, or None where there is none.
+
+    One pass in the order of the memory: slabs are joined bit by bit, and the joint slab tells
+    two axes; the third is searched from both ends.
+    """
+    slabs = np.moveaxis(voxels_HWD, _slowest_axis(voxels_HWD), 0)
+    if slabs.dtype.kind == "f":
+        slabs = slabs != 0
+    joint = np.bitwise_or.reduce(slabs, axis=0)
+    if not joint.any():
+        return None
+    count = len(slabs)
+    first = next(n for n in range(count) if slabs[n].any())
+    last = next(n for n in reversed(range(count)) if slabs[n].any())
+    spans = [(first, last + 1)]
+    for axis in range(2):
+        used = np.flatnonzero(joint.any(axis=1 - axis))
+        spans.append((int(used[0]), int(used[-1]) + 1))
+    spans.insert(_slowest_axis(voxels_HWD), spans.pop(0))
+    (a, d), (b, e), (c, f) = spans
+    return (a, b, c), (d, e, f)
+
+
+def _slowest_axis(voxels: Array) -> int:
+    return int(np.argmax(np.abs(voxels.strides)))
+
+
+def read_label(
+    uri: str, voxels_HWD: Array, release: str | None, config: PreprocessConfig
 ) -> LabelMap:
-    if case.release is None:
+    """Class indices of a mask's voxels, by the recipe's reading of its release."""
+    if release is None:
         raise CaseRejected(
             "the names do not tell which release the labels follow: pass --release", uri
         )
     try:
-        whole = labels.to_class_index(
-            mask.voxels_HWD, case.release, raw_3_is_enhancing=config.raw_3_is_enhancing
+        return labels.to_class_index(
+            voxels_HWD, release, raw_3_is_enhancing=config.raw_3_is_enhancing
         )
     except labels.UnknownLabelsError as error:
         raise CaseRejected(str(error), uri) from error
-    return np.ascontiguousarray(geometry.crop(whole))
 
 
-def _check_labelled_share(label: LabelMap, least: float) -> None:
+def check_labelled_share(label: LabelMap, least: float) -> None:
+    """The recipe's rule: raises `CaseFiltered` where too little of the crop is labelled."""
     share = float(np.count_nonzero(label)) / label.size
     if least > 0 and not share > least:
         raise CaseFiltered(
@@ -155,32 +238,68 @@ def normalise(volumes: Mapping[str, Volume], geometry: Geometry, config: Preproc
     for channel, name in enumerate(config.modalities):
         voxels = volumes[name].voxels_HWD
         if config.normalise == "minmax_slices":
-            image[..., channel] = geometry.crop(minmax_slices(voxels, geometry))
+            values = minmax_slices(voxels, geometry)
         else:
-            image[..., channel] = zscore_nonzero(geometry.crop(voxels))
+            values = zscore_nonzero(geometry.crop_image(voxels), config.dtype)
+        _place(values, image[..., channel])
     return image
 
 
+def _place(values_HWD: Array, target_HWD: Array) -> None:
+    """Copy between unlike memory orders, in tiles that fit a core's cache."""
+    height, width = values_HWD.shape[:2]
+    for top in range(0, height, _TILE_VOX):
+        for left in range(0, width, _TILE_VOX):
+            tile = (slice(top, top + _TILE_VOX), slice(left, left + _TILE_VOX))
+            target_HWD[tile] = values_HWD[tile]
+
+
 def minmax_slices(voxels_HWD: Array, geometry: Geometry) -> Array:
-    """scikit-learn's MinMaxScaler on the volume as `(H·W, D)`: each axial slice to 0–1.
+    """scikit-learn's MinMaxScaler on the volume as `(H·W, D)`, cropped: each axial slice to 0–1.
 
-    The columns are independent, so only those inside the crop are computed.
+    The same operations in the same order and precision, so equal to the last bit; the columns
+    of the scaler are independent, so only voxels inside the crop are computed.
     """
-    first = max(geometry.crop_start_vox[2], 0)
-    last = min(geometry.crop_start_vox[2] + geometry.crop_shape_vox[2], voxels_HWD.shape[2])
-    columns = voxels_HWD[:, :, first:last]
-    flat = columns.reshape(-1, columns.shape[-1])
-    scaled = np.zeros(voxels_HWD.shape, np.float32)
-    scaled[:, :, first:last] = MinMaxScaler().fit_transform(flat).reshape(columns.shape)
-    return scaled
+    precision = np.float32 if voxels_HWD.dtype == np.float32 else np.float64
+    resampled = geometry.resampled_shape is not None
+    box = voxels_HWD.shape if resampled else geometry.crop_shape_vox
+    starts = (0, 0, 0) if resampled else geometry.crop_start_vox
+    ranges = [
+        (max(start, 0), min(start + size, side))
+        for start, size, side in zip(starts, box, voxels_HWD.shape, strict=True)
+    ]
+    scaled = np.zeros(box, np.float32, order="F")
+    rows, columns, _ = (slice(first, last) for first, last in ranges)
+    target = scaled[tuple(slice(a - s, b - s) for (a, b), s in zip(ranges, starts, strict=True))]
+    for number, depth in enumerate(range(*ranges[2])):
+        whole = voxels_HWD[:, :, depth]
+        low, high = precision(whole.min()), precision(whole.max())
+        extent = high - low
+        # As scikit-learn: a constant column is left at its scale.
+        scale = precision(1) / (precision(1) if extent < 10 * np.finfo(precision).eps else extent)
+        values = whole[rows, columns] * scale
+        target[:, :, number] = values + (precision(0) - low * scale)
+    return geometry.crop_image(scaled) if resampled else scaled
 
 
-def zscore_nonzero(voxels: Array) -> npt.NDArray[np.float32]:
-    """Non-zero voxels to mean 0 and deviation 1; zeros stay 0."""
-    brain = voxels != 0
-    values = voxels[brain].astype(np.float32)
-    mean = values.mean(dtype=np.float64)
-    deviation = values.std(dtype=np.float64)
-    scaled = np.zeros(voxels.shape, np.float32)
-    scaled[brain] = (values - np.float32(mean)) / np.float32(max(deviation, 1e-8))
+def zscore_nonzero(voxels: Array, dtype: str = "float32") -> Array:
+    """Non-zero voxels to mean 0 and deviation 1; zeros stay 0. The memory order is kept."""
+    slabs = np.moveaxis(voxels, _slowest_axis(voxels), 0)
+    count, total, squares = 0, 0.0, 0.0
+    for slab in slabs:
+        # float64 a slab at a time; NumPy's own sums, which no number of BLAS threads changes.
+        exact = slab.astype(np.float64)
+        count += int(np.count_nonzero(slab))
+        total += float(exact.sum())
+        squares += float(np.square(exact, out=exact).sum())
+    mean = total / max(count, 1)
+    deviation = math.sqrt(max(squares / max(count, 1) - mean * mean, 0.0))
+    scale = np.float32(1 / max(deviation, 1e-8))
+    scaled = np.empty_like(voxels, dtype, order="K")
+    targets = np.moveaxis(scaled, _slowest_axis(voxels), 0)
+    for slab, target in zip(slabs, targets, strict=True):
+        values = np.subtract(slab, np.float32(mean), dtype=np.float32, casting="unsafe")
+        np.multiply(values, scale, out=values)
+        np.copyto(values, 0, where=slab == 0)
+        target[...] = values
     return scaled

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import time
+import types
+from collections.abc import Iterator
 from types import TracebackType
 
 import rich.console
@@ -12,11 +17,36 @@ import rich.progress
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
 
+_interrupted = threading.Event()
+
 
 def say(text: str) -> None:
     """One plain line on standard error, so that standard output stays for results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C ends the work even where a callback swallows the exception.
+
+    Ray runs our code's callbacks and finalisers in the main thread; a KeyboardInterrupt that is
+    raised in one of those is lost. `Progress.update` raises it again.
+    """
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        _interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    _interrupted.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Progress:
@@ -35,13 +65,14 @@ class Progress:
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[rate]}"),
                 rich.progress.TimeElapsedColumn(),
                 rich.progress.TimeRemainingColumn(),
                 rich.progress.TextColumn("{task.fields[note]}"),
                 console=rich.console.Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, note="")
+            self._task = self._bar.add_task(self._title, total=self._total, note="", rate="")
         return self
 
     def __exit__(
@@ -56,18 +87,29 @@ class Progress:
             self._speak()
 
     def update(self, done: int, *, total: int | None = None, note: str = "") -> None:
-        """Set how many units are done, and perhaps a new total and a remark."""
+        """Set how many units are done, and perhaps a new total and a remark.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed before, and something swallowed it.
+        """
+        if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
+            _interrupted.clear()
+            raise KeyboardInterrupt
         self._done, self._note = done, note
         self._total = total or self._total
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=self._total, note=note)
+            rate = f"{self._rate():.2f} {self._unit}/s"
+            self._bar.update(self._task, completed=done, total=self._total, note=note, rate=rate)
         elif time.monotonic() - self._spoke >= PLAIN_SECONDS:
             self._speak()
 
+    def _rate(self) -> float:
+        """Units a second since the start."""
+        return self._done / max(time.monotonic() - self._began, 1e-6)
+
     def _speak(self) -> None:
         self._spoke = time.monotonic()
-        seconds = self._spoke - self._began
-        rate = self._done / seconds if seconds else 0.0
+        rate = self._rate()
         left = ""
         if self._total and rate and self._done < self._total:
             left = f", {(self._total - self._done) / rate:.0f} s left"

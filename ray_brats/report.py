@@ -13,7 +13,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -21,27 +21,13 @@ from numbers import Real
 from string import Template
 from typing import Any, Final
 
-from ray_brats import charts
+from ray_brats import charts, markup, standings
 from ray_brats.charts import finite
 from ray_brats.labels import REGION_TITLES, REGIONS
+from ray_brats.markup import METRICS
 
 Row = Mapping[str, Any]
-
-METRICS: Final[Mapping[str, tuple[str, int]]] = {
-    "dice": ("Dice", 3),
-    "hd95_mm": ("HD95, mm", 2),
-    "iou": ("IoU", 3),
-    "sensitivity": ("Sensitivity", 3),
-    "specificity": ("Specificity", 4),
-    "precision": ("Precision", 3),
-    "surface_dice_1mm": ("Surface Dice at 1 mm", 3),
-    "lesionwise_dice": ("Lesion-wise Dice", 3),
-    "lesionwise_hd95_mm": ("Lesion-wise HD95, mm", 2),
-    "reference_ml": ("Reference, ml", 2),
-    "predicted_ml": ("Predicted, ml", 2),
-    "volume_difference_ml": ("Volume difference, ml", 2),
-}
-"""Column to its heading and the decimals shown, in the order of the tables."""
+__all__ = ["METRICS", "Picture", "metrics_csv", "render_html"]
 
 _ORIGINAL: Final = (
     ("accuracy", "Accuracy", "share of voxels whose class is right, background included"),
@@ -50,27 +36,26 @@ _ORIGINAL: Final = (
     ("dice_loss_weighted", "Dice loss, weighted", "1 − 0.25 × mean Dice, as that project had it"),
     ("dice_loss", "Dice loss, plain", "1 − mean Dice of the four classes"),
 )
-_DASH: Final = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture for the report: a PNG and the words that stand for it."""
+    """A case in pictures: PNGs side by side, or one below the other, and words for each."""
 
     title: str
-    alt: str
-    png: bytes
+    panels: Sequence[tuple[str, bytes]]
+    """Alternative text and content of each PNG."""
 
 
-def metrics_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV: case, region, the known metrics, then others by name."""
-    known = ["case_id", "region", *METRICS]
-    others = sorted({key for row in rows for key in row} - set(known))
+def metrics_csv(rows: Sequence[Row], key: str = "region") -> str:
+    """Return the rows as CSV: case, region (or label), the known metrics, then others by name."""
+    known = ["case_id", key, *METRICS]
+    others = sorted({name for row in rows for name in row} - set(known))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(known + others)
     for row in rows:
-        values = (row.get(key) for key in known + others)
+        values = (row.get(name) for name in known + others)
         writer.writerow([finite(v) if isinstance(v, Real) else v for v in values])
     return buffer.getvalue()
 
@@ -83,6 +68,8 @@ def render_html(
     statuses: Sequence[Row] = (),
     pictures: Sequence[Picture] = (),
     training: Sequence[Row] = (),
+    labels: Mapping[str, Any] | None = None,
+    comparison: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
     """Return the report as one HTML page.
@@ -94,25 +81,30 @@ def render_html(
         statuses: `case_id`, `status` and `reason` of the cases that are not ok.
         pictures: shown in the order given.
         training: lines of `metrics.jsonl`: `step`, `loss`, and validation events.
+        labels: name of a label to numbers such as `summary` holds by region.
+        comparison: what `comparison.compare` found.
         notes: sentences that stand under the answer.
     """
     regions = _regions(rows, summary)
     sections = (
-        _answer(summary, regions, len(statuses)),
+        _answer(summary, regions, len({str(row["case_id"]) for row in statuses})),
         "".join(f"<p>{escape(note)}</p>\n" for note in notes),
-        _section("Distributions", _distributions(rows, regions)),
-        _section(
+        markup.section("Compared", standings.render(comparison or {})),
+        markup.section("Distributions", _distributions(rows, regions)),
+        markup.section(
             "Dice against lesion volume",
-            _grid(charts.dice_against_volume(rows, name) for name in regions),
+            markup.grid(charts.dice_against_volume(rows, name) for name in regions),
         ),
-        _section(
-            "Training", _grid((charts.loss_curve(training), charts.validation_curve(training)))
+        markup.section(
+            "Training",
+            markup.grid((charts.loss_curve(training), charts.validation_curve(training))),
         ),
-        _section("All metrics", _all_metrics(summary, regions)),
-        _section("Cases", _cases(rows)),
-        _section("Problem cases", _problems(statuses), anchor="problems"),
-        _section("Pictures", "".join(map(_picture, pictures))),
-        _section("The original project's figures", _original(summary)),
+        markup.section("All metrics", _all_metrics(summary, regions)),
+        markup.section("Each label", _metric_rows(labels or {}, "The parts of the regions")),
+        markup.section("Cases", _cases(rows)),
+        markup.section("Problem cases", _problems(statuses), anchor="problems"),
+        markup.section("Pictures", "".join(map(_picture, pictures))),
+        markup.section("The original project's figures", _original(summary)),
     )
     template = files("ray_brats").joinpath("report.html.template").read_text(encoding="utf-8")
     return Template(template).substitute(
@@ -130,83 +122,55 @@ def _policy(template: str) -> str:
     return "; ".join(rules)
 
 
-def _text(value: object, decimals: int) -> str:
-    number = finite(value)
-    return _DASH if number is None else f"{number:.{decimals}f}".replace("-", "−")
-
-
 def _regions(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
     """All regions named, the known ones first, from the widest to the innermost."""
     named = dict.fromkeys([*(summary.get("regions") or {}), *(str(row["region"]) for row in rows)])
     return [name for name in REGIONS if name in named] + [n for n in named if n not in REGIONS]
 
 
-def _section(heading: str, body: str, anchor: str = "") -> str:
-    mark = f' id="{anchor}"' if anchor else ""
-    return f"<section{mark}>\n<h2>{escape(heading)}</h2>\n{body}</section>\n" if body else ""
-
-
-def _grid(plots: Iterable[str]) -> str:
-    body = "".join(plots)
-    return f'<div class="grid">\n{body}</div>\n' if body else ""
-
-
-def _table(kind: str, caption: str, heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table of finished cells in a box that scrolls sideways where the page is narrow."""
-    rows = "".join(f"<tr>{''.join(line)}</tr>\n" for line in lines)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
-        f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
-    )
-
-
-def _heads(texts: Iterable[str], kind: str = "") -> list[str]:
-    mark = f' class="{kind}"' if kind else ""
-    return [f'<th scope="col"{mark}>{escape(text)}</th>' for text in texts]
-
-
-def _row_head(text: str) -> str:
-    return f'<th scope="row">{escape(text)}</th>'
-
-
 def _region_head(region: str) -> str:
-    words = escape(REGION_TITLES.get(region, ""))
-    return f'<th scope="row">{escape(region)}<small>{words}</small></th>'
-
-
-def _cell(value: object, decimals: int) -> str:
-    number = finite(value)
-    key = "" if number is None else f' data-value="{number!r}"'
-    return f'<td class="number"{key}>{_text(number, decimals)}</td>'
+    return markup.row_head(region, REGION_TITLES.get(region, ""))
 
 
 def _distributions(rows: Sequence[Row], regions: Sequence[str]) -> str:
     keys = ("dice", "hd95_mm", "lesionwise_dice")
-    plots = _grid(charts.distribution(rows, regions, key, METRICS[key][0]) for key in keys)
+    plots = markup.grid(charts.distribution(rows, regions, key, METRICS[key][0]) for key in keys)
     text = "A dot is a case, a box the middle half of the cases, a thick line the median."
     return f'<p class="soft">{text}</p>\n{plots}' if plots else ""
 
 
-def _summary_cell(summary: Mapping[str, Any], region: str, key: str) -> str:
-    """Mean, 95 % interval and median of one metric in one region."""
-    figures = ((summary.get("regions") or {}).get(region) or {}).get(key) or {}
+def _numbers(summary: Mapping[str, Any], region: str) -> Mapping[str, Any]:
+    """What the summary holds of a region."""
+    return (summary.get("regions") or {}).get(region) or {}
+
+
+def _summary_cell(numbers: Mapping[str, Any], key: str) -> str:
+    """Mean, 95 % interval and median of one metric."""
+    figures = numbers.get(key) or {}
     decimals = METRICS[key][1]
-    mean, median = (_text(figures.get(name), decimals) for name in ("mean", "median"))
-    interval = " to ".join(_text(end, decimals) for end in figures.get("ci95") or ()) or _DASH
+    mean, median = (markup.text(figures.get(name), decimals) for name in ("mean", "median"))
+    interval = (
+        " to ".join(markup.text(end, decimals) for end in figures.get("ci95") or ()) or markup.DASH
+    )
     return f"<td><b>{mean}</b><small>{interval}</small><small>median {median}</small></td>"
 
 
 def _answer(summary: Mapping[str, Any], regions: Sequence[str], problems: int) -> str:
     """The first thing to read: how good, how sure, over how many cases."""
+    numbers = [_numbers(summary, region) for region in regions]
+    whole = any(finite((part.get("dice") or {}).get("mean")) is not None for part in numbers)
+    lesionwise = any("lesionwise_dice" in part for part in numbers)
     keys = ("dice", "hd95_mm")
+    if lesionwise and not whole:
+        keys = ("lesionwise_dice", "lesionwise_hd95_mm")
     lines = [
-        [_region_head(region), *(_summary_cell(summary, region, key) for key in keys)]
+        [_region_head(region), *(_summary_cell(_numbers(summary, region), key) for key in keys)]
         for region in regions
     ]
     cases = summary.get("cases") or 0
     caption = f"Mean over {cases} cases, its 95 % bootstrap interval, and the median"
-    text = _table("answer", caption, _heads(["Region", "Dice", "HD95, mm"]), lines)
+    heads = markup.heads(["Region", *(METRICS[key][0] for key in keys)])
+    text = markup.table("answer", caption, heads, lines)
     if not lines:
         text = "<p>No case was scored.</p>\n"
     if problems:
@@ -216,56 +180,81 @@ def _answer(summary: Mapping[str, Any], regions: Sequence[str], problems: int) -
 
 
 def _all_metrics(summary: Mapping[str, Any], regions: Sequence[str]) -> str:
-    measured = {key for figures in (summary.get("regions") or {}).values() for key in figures or ()}
-    lines = [
-        [_row_head(heading), *(_summary_cell(summary, region, key) for region in regions)]
-        for key, (heading, _) in METRICS.items()
-        if key in measured
-    ]
     caption = "Mean, 95 % bootstrap interval and median over the cases"
-    text = _table("metrics", caption, _heads(["Metric", *regions]), lines)
+    text = _metric_rows({name: _numbers(summary, name) for name in regions}, caption)
     penalty = (
         "Where exactly one of the two masks is empty, Dice is 0 and HD95 the fixed penalty of "
         "the BraTS challenge: a few such cases pull the mean far from the median."
     )
-    return f'{text}<p class="soft">{penalty}</p>\n' if lines else ""
+    empty = "; ".join(
+        f"{name} is empty in {numbers['empty_references']} references and "
+        f"{numbers['empty_predictions']} predictions"
+        for name in regions
+        if {"empty_references", "empty_predictions"} <= (numbers := _numbers(summary, name)).keys()
+    )
+    counted = f'<p class="soft">{escape(empty)}.</p>\n' if empty else ""
+    return f'{text}<p class="soft">{penalty}</p>\n{counted}' if text else ""
+
+
+def _metric_rows(columns: Mapping[str, Mapping[str, Any]], caption: str) -> str:
+    """A row a metric, a column a region or label; nothing where nothing was measured."""
+    lines = [
+        [markup.row_head(heading), *(_summary_cell(numbers, key) for numbers in columns.values())]
+        for key, (heading, _) in METRICS.items()
+        if any((numbers.get(key) or {}).get("mean") is not None for numbers in columns.values())
+    ]
+    heads = markup.heads(["Metric", *columns])
+    return markup.table("metrics", caption, heads, lines) if lines else ""
 
 
 def _cases(rows: Sequence[Row]) -> str:
-    heads = _heads(["Case", "Region"]) + _heads((text for text, _ in METRICS.values()), "number")
+    heads = markup.heads(["Case", "Region"]) + markup.heads(
+        (text for text, _ in METRICS.values()), "number"
+    )
     lines = [
-        [_row_head(str(row["case_id"])), f"<td>{escape(str(row['region']))}</td>"]
-        + [_cell(row.get(key), decimals) for key, (_, decimals) in METRICS.items()]
+        [markup.row_head(str(row["case_id"])), f"<td>{escape(str(row['region']))}</td>"]
+        + [markup.cell(row.get(key), decimals) for key, (_, decimals) in METRICS.items()]
         for row in rows
     ]
     caption = "Every case and region; press a heading to sort by it"
-    return _table("cases", caption, heads, lines) if lines else ""
+    return markup.table("cases", caption, heads, lines) if lines else ""
 
 
 def _problems(statuses: Sequence[Row]) -> str:
     keys = ("status", "reason")
     lines = [
-        [_row_head(str(row["case_id"]))]
-        + [f"<td>{escape(str(row.get(key) or _DASH))}</td>" for key in keys]
+        [markup.row_head(str(row["case_id"]))]
+        + [f"<td>{escape(str(row.get(key) or markup.DASH))}</td>" for key in keys]
         for row in statuses
     ]
     caption = "Cases that could not be scored as they should be"
-    return _table("problems", caption, _heads(["Case", "Status", "Reason"]), lines) if lines else ""
+    return (
+        markup.table("problems", caption, markup.heads(["Case", "Status", "Reason"]), lines)
+        if lines
+        else ""
+    )
 
 
 def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
-    return (
-        f'<figure class="picture"><figcaption>{escape(picture.title)}</figcaption>\n'
-        f'<img alt="{escape(picture.alt)}" src="data:image/png;base64,{data}"></figure>\n'
+    images = "".join(
+        f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">\n'
+        for alt, png in picture.panels
     )
+    caption = f"<figcaption>{escape(picture.title)}</figcaption>"
+    return f'<figure class="picture">{caption}\n<div class="planes">\n{images}</div></figure>\n'
 
 
 def _original(summary: Mapping[str, Any]) -> str:
     figures = summary.get("original") or {}
     lines = [
-        [_row_head(name), _cell(figures.get(key), 4), f"<td>{escape(definition)}</td>"]
+        [markup.row_head(name), markup.cell(figures.get(key), 4), f"<td>{escape(definition)}</td>"]
         for key, name, definition in _ORIGINAL
     ]
-    heads = _heads(["Figure"]) + _heads(["Value"], "number") + _heads(["Definition"])
-    return _table("original", "From hard masks on the native grid", heads, lines) if figures else ""
+    heads = (
+        markup.heads(["Figure"]) + markup.heads(["Value"], "number") + markup.heads(["Definition"])
+    )
+    return (
+        markup.table("original", "From hard masks on the native grid", heads, lines)
+        if figures
+        else ""
+    )

@@ -1,4 +1,4 @@
-"""`score`: a cohort to masks, with Ray Data actors that keep the model loaded.
+"""`score`: a cohort to masks; CPU tasks read, actors that keep the model segment, tasks write.
 
 predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
 predictions/<case_id>.json      the sidecar
@@ -9,25 +9,43 @@ predictions/score.json          what made them; written last
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import ray.data
 
 import ray_brats
-from ray_brats import config, engine, labels, ledger, storage
+from ray_brats import blocks, config, engine, labels, ledger, scoring, storage
 from ray_brats.cohort import Case, Cohort
-from ray_brats.config import Recipe
+from ray_brats.config import PreprocessConfig, Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.predict import STAGE_VERSION, Predictor
-from ray_brats.volume import encode_mask
+from ray_brats.progress import Progress, say
+from ray_brats.scoring import Frame, MakeSegmenter, Parcel, mask_name
 
-ACTOR_MEMORY_BYTES = 3 << 30
+ACTOR_BYTES = 3 << 30
+READ_BYTES = 1 << 30
+WRITE_BYTES = 512 << 20
 CPUS_AN_ACTOR = 2
 """Two cores share one forward pass well; more actors need more memory."""
+READ_CPUS, WRITE_CPUS = 0.25, 0.125
+"""Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
+an actor leaves room for one of the first and two of the second, and the system shares the cores."""
+LIMIT_SECONDS = 1800.0
+CHUNK = 4096
+"""Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
+LONG = 1024
+PROBE = 64
+"""A cohort of more than `LONG` cases starts with so many, which tell how dear its cases are."""
+BLOCK_SECONDS = 0.5
+"""Cases that take less share blocks; a block costs Ray some 20 ms in three steps."""
+MAX_BLOCK = 64
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -38,53 +56,62 @@ COLUMNS = {
     **{f"{region.lower()}_ml": pa.float64() for region in labels.REGIONS},
 }
 
-MakePredictor = Callable[[], Predictor]
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many actors, and what each step may take."""
+
+    actors: int
+    threads: int
+    """Of one actor."""
+    read: Mapping[str, float]
+    segment: Mapping[str, float]
+    write: Mapping[str, float]
+    """Ray's resources of one task or actor."""
 
 
 def score(
     cohort: Cohort,
     predictions_uri: str,
     *,
-    make_predictor: MakePredictor,
+    make_segmenter: MakeSegmenter,
     identity: Mapping[str, Any],
-    modalities: Sequence[str],
+    preprocessing: PreprocessConfig,
     release: str,
     there: Resources,
     workers: int | None = None,
+    limit_seconds: float = LIMIT_SECONDS,
 ) -> dict[str, Any]:
     """Segment every case that is not segmented yet.
 
     Args:
         cohort: the cases; its rejected rows enter the ledger.
         predictions_uri: where the masks go.
-        make_predictor: called once in each actor.
+        make_segmenter: called once in each actor.
         identity: what determines the masks besides the inputs: bundles by sha256, options.
-        modalities: what the bundle reads.
+        preprocessing: the bundle's.
         release: whose labels the masks carry, where the cohort's names do not tell.
         there: what the cluster offers.
         workers: actors; by default one a GPU, else one for two cores.
+        limit_seconds: the longest one step may take over a case.
 
     Returns:
         A summary: `predictions`, `counts`, `processed`, `skipped`, `failures`.
+
+    Raises:
+        UsageError: more workers than the cluster has CPUs or GPUs for.
+        StageFailed: Ray could not run the steps at all.
     """
     chosen = cohort.release_or(release) or release
-    work = [_work(case, predictions_uri, identity, modalities, chosen) for case in cohort.cases]
+    work = [
+        work_of(case, predictions_uri, identity, preprocessing, chosen) for case in cohort.cases
+    ]
     finished, todo = ledger.split_finished(work, predictions_uri)
-    actors = workers or there.gpus or max(1, there.cpus // CPUS_AN_ACTOR)
-    actors = min(actors, max(1, len(todo)))
-    options: dict[str, Any] = {"num_cpus": max(1, min(there.cpus // actors, there.node_cpus))}
-    if there.gpus:
-        options = {"num_cpus": 1, "num_gpus": 1}
-    if options["num_cpus"] * actors > there.cpus:
-        raise UsageError(f"--workers {workers}: the cluster has {there.cpus} CPUs")
-    done = engine.map_cases(
-        todo,
-        Segment,
-        title="score",
-        options={**options, "memory": ACTOR_MEMORY_BYTES},
-        actors=actors,
-        arguments=(make_predictor, options["num_cpus"]),
+    plan = plan_for(there, workers, len(todo))
+    frame = Frame(
+        session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
     )
+    done = segment_all(todo, frame, plan, make_segmenter)
     rows = ledger.in_order([*finished, *done, *cohort.rejected])
     ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
     description = {
@@ -104,51 +131,161 @@ def score(
     }
 
 
-def _work(
+def work_of(
     case: Case,
     predictions_uri: str,
     identity: Mapping[str, Any],
-    modalities: Sequence[str],
+    preprocessing: PreprocessConfig,
     release: str,
 ) -> Work:
-    inputs = {kind: etag for kind, etag in case.inputs(modalities).items() if kind != "seg"}
-    key = config.fingerprint(inputs, dict(identity), {"release": release, "stage": STAGE_VERSION})
-    sidecar = storage.join(predictions_uri, f"{case.case_id}.json")
-    payload = {"case": case.as_row(), "release": release}
-    return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)
+    """One case, and all that its mask depends on."""
+    inputs = case.inputs(preprocessing.modalities)
+    inputs.pop("seg", None)
+    stage = {"release": release, "stage": STAGE_VERSION}
+    key = config.fingerprint(inputs, dict(identity), stage, preprocessing)
+    return Work(
+        case_id=case.case_id,
+        sidecar_uri=storage.join(predictions_uri, f"{case.case_id}.json"),
+        key=key,
+        payload={"case": case.as_row(), "release": release},
+        outputs=(mask_name(case.case_id),),
+    )
 
 
-class Segment:
-    """The actor: keeps a Predictor; reads, segments and writes one case a call."""
+def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
+    """Actors and resources that fit the cluster, with room left for reading and writing.
 
-    def __init__(self, make_predictor: MakePredictor, threads: int) -> None:
-        import tensorflow as tf
+    Raises:
+        UsageError: more workers than the cluster has CPUs or GPUs for.
+    """
+    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+    if workers is not None and not 1 <= workers <= units:
+        raise UsageError(
+            f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
+        )
+    together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
+    default = there.gpus or max(
+        1, min(there.cpus // CPUS_AN_ACTOR, int(there.memory_bytes // together))
+    )
+    actors = min(workers or default, max(1, cases))
+    cpus = max(1.0, min(there.cpus / actors, there.node_cpus))
+    # What no node has would be waited for for ever.
+    share = min(1.0, 0.9 * there.node_memory_bytes / together)
+    if share < 1:
+        say(
+            f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
+            f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
+        )
+    read_cpus, write_cpus, held = 1.0, 1.0, {"num_cpus": 1.0, "num_gpus": 1.0}
+    if not there.gpus:
+        read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
+        held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
+    return Plan(
+        actors=actors,
+        threads=max(1, int(cpus)),
+        read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
+        segment={**held, "memory": int(share * ACTOR_BYTES)},
+        write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
+    )
 
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        self._predictor = make_predictor()
 
-    def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
-        """One status row for one flat row."""
-        began = time.monotonic()
-        result, files = engine.attempt(row["case_id"], lambda: self._segment(row))
-        result |= {"attempts": 1, "seconds": round(time.monotonic() - began, 3)}
-        ledger.finish(row["sidecar_uri"], row["key"], result, files)
-        return {"row": json.dumps(result)}
+def segment_all(
+    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+) -> list[Row]:
+    """A row for every case, in the order they finish."""
+    if not work:
+        return []
+    say(
+        f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
+        f"to {ACTOR_BYTES / 2**30:.0f} GiB, and {READ_BYTES / 2**30:.0f} GiB a case being read"
+    )
+    rows: list[Row] = []
+    failed = 0
+    with Progress("score", len(work)) as progress, engine.stopped_by_ray("score"):
+        for row in stream(work, frame, plan, make_segmenter):
+            rows.append(row)
+            failed += row["status"] != "ok"
+            progress.update(len(rows), note=f"{failed} failed" if failed else "")
+    return rows
 
-    def _segment(self, row: Mapping[str, str]) -> tuple[Row, list[str]]:
-        payload = json.loads(row["payload"])
-        prediction = self._predictor.segment(Case.from_row(payload["case"]))
-        volumes_ml = prediction.region_ml()
-        raw = labels.from_class_index(prediction.mask_native, payload["release"])
-        target = f"{row['sidecar_uri'].removesuffix('.json')}.nii.gz"
-        storage.write_bytes(target, encode_mask(raw, prediction.geometry))
-        volumes = {f"{name.lower()}_ml": round(value, 6) for name, value in volumes_ml.items()}
-        result = {"case_id": row["case_id"], "status": "ok", "reason": "", "file": "", **volumes}
-        return result, [f"{row['case_id']}.nii.gz"]
+
+def stream(
+    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row]:
+    """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
+    first, size = 0, 1
+    put_off: list[Parcel] = []
+    while first < len(work):
+        left = len(work) - first
+        chunk = PROBE if not first and left > LONG else CHUNK
+        parcels = [Parcel(work=item) for item in work[first : first + chunk]]
+        seconds = 0.0
+        for done in _pipeline(parcels, size, frame, plan, make_segmenter):
+            if isinstance(done, Parcel):
+                put_off.append(done)
+                continue
+            seconds += done["seconds"]
+            yield done
+        first += chunk
+        size = max(1, min(MAX_BLOCK, int(BLOCK_SECONDS * chunk / max(seconds, 1e-6))))
+    if put_off:
+        say(f"score: {len(put_off)} case(s), whose process died, once more")
+    while put_off:
+        again, put_off = put_off, []
+        for done in _pipeline(again, 1, frame, plan, make_segmenter):
+            if isinstance(done, Parcel):
+                put_off.append(done)
+            else:
+                yield done
+
+
+def _pipeline(
+    parcels: Sequence[Parcel], size: int, frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row | Parcel]:
+    """One Ray Data pipeline: read, segment, write; `size` cases a block.
+
+    A row for each case, or its parcel where it was put off.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    packed = [scoring.pack(parcels[at : at + size]) for at in range(0, len(parcels), size)]
+    how = {"batch_size": size, "batch_format": "pyarrow", "zero_copy_batch": True}
+    # Two blocks an actor: one in work, the next one there when it is done.
+    pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
+    made = [frame, make_segmenter, plan.threads]
+    done = (
+        ray.data.from_arrow(packed)
+        .map_batches(scoring.read, fn_args=[frame], **how, **plan.read)
+        .map_batches(scoring.Segment, fn_constructor_args=made, compute=pool, **how, **plan.segment)
+        .map_batches(scoring.write, fn_args=[frame], **how, **plan.write)
+    )
+    try:
+        for item in done.iter_rows():
+            yield json.loads(item["row"]) if item["row"] else scoring.resumed(item["parcel"])
+    finally:
+        blocks.forget_notes(scoring.notes_prefix(frame.session))
+
+
+def load_predictor(
+    bundles: tuple[str, ...],
+    pinned: tuple[str, ...],
+    tta: str | None,
+    overlap: float | None,
+    threads: int,
+) -> Predictor:
+    """In an actor: TensorFlow with so many threads, and the bundles."""
+    import tensorflow as tf
+
+    from ray_brats import bundle
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap)
 
 
 def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:
     """Recipe and label release of the first of several bundle cards."""
     recipe = config.from_json(Recipe, cards[0]["recipe"])
-    release = cards[0].get("release") or "brats2023"
-    return recipe, release
+    return recipe, cards[0].get("release") or labels.DEFAULT_RELEASE

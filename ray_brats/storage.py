@@ -7,20 +7,29 @@ honoured by s3fs itself. Filesystems are made where they are used (s3fs is not f
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError
+
+_REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Name of a file that was not renamed into place; see `_renamed_into_place`."""
+
+_NO_END = 1 << 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +63,34 @@ def name_of(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+def parent_of(uri: str) -> str:
+    """The folder or prefix that a URI stands in."""
+    return uri.rstrip("/").rsplit("/", 1)[0]
+
+
 def _open(uri: str) -> tuple[Any, str]:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    options = {"anon": True} if uri.startswith("s3://") and _is_anonymous() else {}
+    filesystem, path = fsspec.core.url_to_fs(uri, **options)
     return filesystem, path
 
 
-def list_files(uri: str) -> list[FileInfo]:
+@functools.cache
+def _is_anonymous() -> bool:
+    """Whether there are no credentials: then only public buckets can be meant."""
+    import botocore.session
+
+    return botocore.session.get_session().get_credentials() is None
+
+
+def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
     """Every file below a prefix, sorted by URI, from one listing; [] where nothing is.
 
-    A URI that names one file lists that file.
+    A URI that names one file lists that file. `depth` 1 leaves folders unopened.
     """
     filesystem, path = _open(uri)
     filesystem.invalidate_cache()
     try:
-        found = filesystem.find(path, detail=True)
+        found = filesystem.find(path, maxdepth=depth, detail=True)
     except FileNotFoundError:
         return []
     scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
@@ -87,6 +110,29 @@ def _etag(path: str, info: dict[str, Any]) -> str:
     return f"{info.get('size')}-{info.get('created') or info.get('LastModified')}"
 
 
+def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
+    """What is known of single files, by URI; those that are not there are left out.
+
+    On this machine by a look at each; elsewhere by one listing for each folder, side by side.
+    """
+    wanted = set(uris)
+    remote = {uri for uri in wanted if is_remote(uri)}
+    with ThreadPoolExecutor(16) as pool:
+        listings = list(pool.map(_list_folder, sorted({parent_of(uri) for uri in remote})))
+    found = [file for listing in listings for file in listing if file.uri in remote]
+    found += [file for uri in sorted(wanted - remote) for file in list_files(uri)]
+    return {file.uri: file for file in found}
+
+
+def _list_folder(uri: str) -> list[FileInfo]:
+    return list_files(uri, depth=1)
+
+
+def local_size(uri: str) -> int | None:
+    """Length of a file of this machine; None elsewhere, where a PUT is whole or not there."""
+    return None if is_remote(uri) else Path(uri.removeprefix("file://")).stat().st_size
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder (a prefix with files) is there."""
     filesystem, path = _open(uri)
@@ -94,28 +140,91 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content of one file; `FileNotFoundError` where there is none."""
+def read_bytes(uri: str, *, start: int = 0, end: int | None = None) -> bytes:
+    """The content of one file, or its bytes from `start` to before `end`, where they are there.
+
+    Elsewhere than on this machine: one request.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: anything else that the storage says.
+    """
     if not is_remote(uri):
-        return Path(uri.removeprefix("file://")).read_bytes()
+        with Path(uri.removeprefix("file://")).open("rb") as file:
+            file.seek(start)
+            return file.read() if end is None else _read_up_to(file, end - start)
     filesystem, path = _open(uri)
-    return bytes(filesystem.cat_file(path))
+    with _as_os_error(uri):
+        try:
+            # Without an end, s3fs would ask for the size first.
+            return bytes(filesystem.cat_file(path, start=start, end=end or _NO_END))
+        except OSError as error:
+            if start == 0 and error.errno == errno.EINVAL and _is_empty(filesystem, path):
+                return b""
+            raise
 
 
-def write_bytes(uri: str, content: bytes) -> None:
+def _is_empty(filesystem: Any, path: str) -> bool:
+    """S3 has no range in an empty file."""
+    return bool(filesystem.info(path)["size"] == 0)
+
+
+def _read_up_to(file: IO[bytes], count: int) -> bytes:
+    left = max(0, os.fstat(file.fileno()).st_size - file.tell())
+    return file.read(min(count, left))
+
+
+@contextlib.contextmanager
+def _as_os_error(uri: str) -> Iterator[None]:
+    """Whatever a protocol's library raises inside leaves as an `OSError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{uri}: {type(error).__name__}: {error}") from error
+
+
+def write_bytes(uri: str, content: bytes | memoryview, *, synced: bool = True) -> None:
     """Write one file so that a reader sees all of it or none of it.
 
-    Local: a temporary name beside it, synced, then renamed. Elsewhere: one PUT.
+    Local: a temporary name beside it, synced, then renamed. Elsewhere: one PUT. What a sidecar
+    vouches for by its size need not be `synced`: a loss of power is noticed without.
     """
     if is_remote(uri):
         filesystem, path = _open(uri)
-        filesystem.pipe_file(path, content)
+        with _as_os_error(uri):
+            filesystem.pipe_file(path, bytes(content))
         return
     with _renamed_into_place(Path(uri.removeprefix("file://"))) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Write a file that is not there yet; False where it is: of several writers one succeeds.
+
+    Local: O_EXCL; S3: a conditional put (If-None-Match).
+    """
+    if is_remote(uri):
+        filesystem, path = _open(uri)
+        filesystem.invalidate_cache()
+        try:
+            filesystem.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = Path(uri.removeprefix("file://"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -130,6 +239,13 @@ def _renamed_into_place(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_remains(uris: Iterable[str]) -> None:
+    """Delete those of the files that a killed process left under temporary names."""
+    for uri in uris:
+        if not is_remote(uri) and _REMAINS.fullmatch(name_of(uri)):
+            Path(uri.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def read_json(uri: str) -> dict[str, Any]:
@@ -154,23 +270,23 @@ def read_json_or_none(uri: str) -> dict[str, Any] | None:
         return None
 
 
-def write_if_changed(uri: str, content: bytes) -> None:
+def write_if_changed(uri: str, content: bytes, *, synced: bool = True) -> None:
     """`write_bytes`, unless the file holds this content already."""
     try:
         if read_bytes(uri) == content:
             return
     except FileNotFoundError:
         pass
-    write_bytes(uri, content)
+    write_bytes(uri, content, synced=synced)
 
 
-def write_json(uri: str, value: Any) -> None:
+def write_json(uri: str, value: Any, *, synced: bool = True) -> None:
     """Write JSON with sorted keys: equal values give equal bytes. NaN is refused.
 
     A file that holds the value already is left alone.
     """
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_if_changed(uri, text.encode() + b"\n")
+    write_if_changed(uri, text.encode() + b"\n", synced=synced)
 
 
 def delete(uri: str) -> None:

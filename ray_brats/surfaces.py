@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks: HD95 and surface Dice.
+"""Surfaces of masks, and how far every place of a box is from one.
 
 The definitions are those of Nikolov et al. 2018 (arXiv 1809.04430) as google-deepmind's
 `surface-distance` computes them, which is what the BraTS script of 2023 calls. A *surface
@@ -11,8 +11,7 @@ the mask. Those eight bits are its neighbour code; the code gives its area.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from itertools import compress, permutations, product
 from typing import Any, Final
@@ -26,11 +25,12 @@ from scipy.spatial import KDTree
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
 Spacing = tuple[float, float, float]
 Box = tuple[slice, ...]
 
 _FULL_CODE: Final = 255
-_HD_FRACTION: Final = 0.95
+_EXACT_FLOAT32: Final = 2**24
 
 # Factual data: the triangles that marching cubes puts into a cube of eight voxels, as unsigned
 # normals in eighths of the unit area. One code stands for all that reflections, swaps of axes
@@ -92,15 +92,59 @@ def bounding_box(array: npt.NDArray[Any]) -> Box:
     return box
 
 
+def joint(box: Box, other: Box) -> Box:
+    """The smallest box that holds both."""
+    pairs = zip(box, other, strict=True)
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
+
+
+def overlap(box: Box, other: Box) -> Box:
+    """What two boxes share; of no length along an axis that keeps them apart."""
+    starts = [max(a.start, b.start) for a, b in zip(box, other, strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(box, other, strict=True)]
+    return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
+
+
+def within(box: Box, part: Box) -> Box:
+    """Where a part of a box lies in an array of the box."""
+    pairs = zip(box, part, strict=True)
+    return tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)
+
+
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The surface elements of one mask."""
+    """The surface elements of one mask, in the order of the voxel corners that carry them."""
 
-    points: Points
-    """Corner index of each element; (n, 3)."""
-    areas_mm2: Floats
-    """Area of each element; (n,)."""
+    codes: Codes
+    """Neighbour code of every corner of the box around the mask."""
+    box: Box
+    """Where that box lies among the corners of the volume."""
     spacing_mm: Spacing
+    transforms: list[Transform] = field(default_factory=list)
+    """Distance transforms that reached over both masks: another comparison may use them."""
+
+    @cached_property
+    def border(self) -> Mask:
+        """Which corners of the box carry an element."""
+        border: Mask = (self.codes != 0) & (self.codes != _FULL_CODE)
+        return border
+
+    @cached_property
+    def count(self) -> int:
+        """How many elements there are."""
+        return int(np.count_nonzero(self.border))
+
+    @cached_property
+    def points(self) -> Points:
+        """Corner index of each element; (n, 3)."""
+        points: Points = np.argwhere(self.border) + np.array([part.start for part in self.box])
+        return points
+
+    @cached_property
+    def areas_mm2(self) -> Floats:
+        """Area of each element; (n,)."""
+        areas: Floats = surfel_areas_mm2(self.spacing_mm)[self.codes[self.border]]
+        return areas
 
     @cached_property
     def tree_mm(self) -> KDTree:
@@ -120,126 +164,60 @@ def surface_of(mask: Mask, spacing_mm: Spacing, origin: tuple[int, ...] = (0, 0,
         origin: index of the mask's first voxel in the volume it was cut from.
     """
     box = bounding_box(mask)
-    padded = np.pad(mask[box], 1).view(np.uint8)
-    codes = padded[:, :, :-1] << 1 | padded[:, :, 1:]
-    codes = codes[:, :-1] << 2 | codes[:, 1:]
-    codes = codes[:-1] << 4 | codes[1:]
-    border = (codes != 0) & (codes != _FULL_CODE)
-    start = [first + part.start for first, part in zip(origin, box, strict=True)]
-    areas_mm2 = surfel_areas_mm2(spacing_mm)[codes[border]]
-    return Surface(np.argwhere(border) + np.array(start), areas_mm2, spacing_mm)
+    codes = np.pad(mask[box], 1).view(np.uint8)
+    codes = _joined(codes[:, :, :-1], codes[:, :, 1:], bits=1)
+    codes = _joined(codes[:, :-1], codes[:, 1:], bits=2)
+    codes = _joined(codes[:-1], codes[1:], bits=4)
+    corners = tuple(
+        slice(start + part.start, start + part.start + size)
+        for start, part, size in zip(origin, box, codes.shape, strict=True)
+    )
+    return Surface(codes, corners, spacing_mm)
 
 
-# What finds distances fastest, measured in voxels of edt's transform: a search tree pays per
-# element, a transform per voxel of the box around both surfaces. Between large surfaces far
-# apart a tree may look at every element, so it stops at `_NEAR_MM` unless few are left.
-_TRANSFORM_WORK: Final = {"edt": 1, "scipy": 4}
-_QUERY_WORK: Final = 40
-_BUILD_WORK: Final = 10
-_FAR_WORK: Final = 0.1
-_NEAR_MM: Final = 10.0
-_EXACT_FLOAT32: Final = 2**24
-
-
-def distances_mm(own: Surface, other: Surface) -> Floats:
-    """Distance from each element of one surface to the nearest of another, in mm; (n,)."""
-    _, shape = _joint_box(own.points, other.points)
-    transform = math.prod(shape) * _TRANSFORM_WORK[_transform_for(shape, own.spacing_mm)]
-    if transform <= len(own.points) * _QUERY_WORK + len(other.points) * _BUILD_WORK:
-        return _transformed_mm(own.points, other)
-    away_mm = _searched_mm(own.points, other, within_mm=_NEAR_MM)
-    far = np.flatnonzero(np.isinf(away_mm))
-    if far.size * len(other.points) * _FAR_WORK <= transform:
-        away_mm[far] = _searched_mm(own.points[far], other, within_mm=math.inf)
-    else:
-        away_mm[far] = _transformed_mm(own.points[far], other)
-    return away_mm
-
-
-def _transform_for(shape: tuple[int, ...], spacing_mm: Spacing) -> str:
-    """`edt` where it is exact: it squares in float32, so squares must be whole and < 2 ** 24."""
-    steps = np.array(spacing_mm) / min(spacing_mm)
-    whole = np.array_equal(steps, np.rint(steps))
-    return "edt" if whole and ((steps * shape) ** 2).sum() < _EXACT_FLOAT32 else "scipy"
-
-
-def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
-    """Distances by search tree; infinite where nothing is nearer than `within_mm`."""
-    spacing_mm = np.array(other.spacing_mm)
-    found_mm, index = other.tree_mm.query(points * spacing_mm, distance_upper_bound=within_mm)
-    away_mm, nearest = np.array(found_mm), np.array(index)
-    found = np.isfinite(away_mm)
-    # From whole steps again, so that equal distances are equal to the last bit.
-    squares = ((points[found] - other.points[nearest[found]]) * spacing_mm) ** 2
-    away_mm[found] = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
-    return away_mm
-
-
-def _transformed_mm(points: Points, other: Surface) -> Floats:
-    """Distances by distance transform of the box that holds everything."""
-    first, shape = _joint_box(points, other.points)
-    away = np.ones(shape, bool)
-    away[tuple((other.points - first).T)] = False
-    at_points = tuple((points - first).T)
-    if _transform_for(shape, other.spacing_mm) == "edt":
-        unit_mm = min(other.spacing_mm)
-        steps = [size / unit_mm for size in other.spacing_mm]
-        squares: npt.NDArray[np.float32] = edt.edtsq(away, anisotropy=tuple(steps))
-        return np.asarray(np.sqrt(squares[at_points].astype(np.float64)) * unit_mm)
-    away_mm: Floats = ndimage.distance_transform_edt(away, sampling=other.spacing_mm)
-    return np.asarray(away_mm[at_points])
-
-
-def _joint_box(points: Points, others: Points) -> tuple[Points, tuple[int, ...]]:
-    """First corner and shape of the box around two sets of points."""
-    first = np.minimum(points.min(axis=0), others.min(axis=0))
-    last = np.maximum(points.max(axis=0), others.max(axis=0))
-    return first, tuple((last - first + 1).tolist())
+def _joined(high: Codes, low: Codes, bits: int) -> Codes:
+    codes: Codes = np.left_shift(high, np.uint8(bits))
+    codes |= low
+    return codes
 
 
 @dataclass(frozen=True, eq=False)
-class SurfaceDistances:
-    """How far two surfaces lie apart, both ways; each pair of arrays is sorted by distance."""
+class Transform:
+    """Distance of every corner of a box to the nearest element of a surface inside it."""
 
-    reference_mm: Floats
-    reference_areas_mm2: Floats
-    prediction_mm: Floats
-    prediction_areas_mm2: Floats
+    box: Box
+    values: npt.NDArray[Any]
+    """Squares of whole numbers of `unit_mm`; without a unit, mm."""
+    unit_mm: float | None
 
     @classmethod
-    def between(cls, reference: Surface, prediction: Surface) -> SurfaceDistances:
-        """Measure both ways.
+    def of(cls, surface: Surface, box: Box) -> Transform:
+        """Transform a box that holds at least one element of the surface."""
+        away = np.ones([part.stop - part.start for part in box], np.uint8)
+        seen = overlap(box, surface.box)
+        away[within(box, seen)] = ~surface.border[within(surface.box, seen)]
+        unit_mm = whole_unit_mm(box, surface.spacing_mm)
+        if unit_mm is None:
+            mm: Floats = ndimage.distance_transform_edt(away, sampling=surface.spacing_mm)
+            return cls(box, mm, None)
+        steps = tuple(float(round(size / unit_mm)) for size in surface.spacing_mm)
+        return cls(box, edt.edtsq(away, anisotropy=steps), unit_mm)
 
-        Raises:
-            ValueError: a surface without elements has no distance to another.
-        """
-        if not len(reference.points) or not len(prediction.points):
-            raise ValueError("the distance to an empty mask does not exist: treat it apart")
-        return cls(*_sorted_from(reference, prediction), *_sorted_from(prediction, reference))
-
-    def hd95_mm(self) -> float:
-        """Robust Hausdorff distance: the larger of the two 95th percentiles by area, in mm."""
-        return max(
-            _percentile_mm(self.reference_mm, self.reference_areas_mm2),
-            _percentile_mm(self.prediction_mm, self.prediction_areas_mm2),
-        )
-
-    def surface_dice(self, tolerance_mm: float) -> float:
-        """Share of both surfaces' area that lies within the tolerance of the other; 0 to 1."""
-        near_mm2 = np.sum(self.reference_areas_mm2[self.reference_mm <= tolerance_mm]) + np.sum(
-            self.prediction_areas_mm2[self.prediction_mm <= tolerance_mm]
-        )
-        whole_mm2 = np.sum(self.reference_areas_mm2) + np.sum(self.prediction_areas_mm2)
-        return float(near_mm2 / whole_mm2)
+    def at(self, surface: Surface) -> Floats:
+        """Distances in mm at the elements of a surface that lies in the box."""
+        values = self.values[within(self.box, surface.box)][surface.border].astype(np.float64)
+        return values if self.unit_mm is None else np.sqrt(values) * self.unit_mm
 
 
-def _sorted_from(own: Surface, other: Surface) -> tuple[Floats, Floats]:
-    away_mm = distances_mm(own, other)
-    order = np.lexsort((own.areas_mm2, away_mm))
-    return away_mm[order], own.areas_mm2[order]
+def whole_unit_mm(box: Box, spacing_mm: Spacing) -> float | None:
+    """A length of which every voxel size is a multiple, if edt is exact with it.
 
-
-def _percentile_mm(sorted_mm: Floats, areas_mm2: Floats) -> float:
-    share = np.cumsum(areas_mm2) / np.sum(areas_mm2)
-    index = int(np.searchsorted(share, _HD_FRACTION))
-    return float(sorted_mm[min(index, len(sorted_mm) - 1)])
+    It squares in float32, so squares must be whole and below 2 ** 24.
+    """
+    shape = [part.stop - part.start for part in box]
+    for parts in range(1, 11):
+        unit_mm = min(spacing_mm) / parts
+        steps = np.array(spacing_mm) / unit_mm
+        if np.allclose(steps, np.rint(steps), rtol=1e-14, atol=0):
+            return unit_mm if ((np.rint(steps) * shape) ** 2).sum() < _EXACT_FLOAT32 else None
+    return None

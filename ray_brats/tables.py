@@ -23,7 +23,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if summary.get("summary"):
         console.print(_score_table(summary["summary"]))
         console.print(_original_table(summary))
-    for name in ("dataset", "run", "bundle", "predictions", "report", "picture"):
+    if summary.get("comparison"):
+        console.print(_ranking_table(summary["comparison"]))
+    for name in ("dataset", "run", "bundle", "predictions", "report", "picture", "submission"):
         if isinstance(summary.get(name), str):
             console.print(f"{name}: {summary[name]}", soft_wrap=True)
 
@@ -58,6 +60,19 @@ def _score_table(summary: Mapping[str, Any]) -> rich.table.Table:
             _number(scores["hd95_mm"]["mean"], 1),
             _number(scores["lesionwise_dice"]["mean"], 3),
             _number(scores["lesionwise_hd95_mm"]["mean"], 1),
+        )
+    return table
+
+
+def _ranking_table(compared: Mapping[str, Any]) -> rich.table.Table:
+    """Who ranks first, and the smallest corrected p of the first set against each other one."""
+    title = "ranked in every case, region and metric, 1 the best; p: the smallest after Holm"
+    table = _table(title, ("predictions", "mean rank", f"p against {compared['set']}"))
+    for row in compared["ranking"]:
+        tests = [test for test in compared["tests"] if test["against"] == row["name"]]
+        known = [test["p_holm"] for test in tests if test["p_holm"] is not None]
+        table.add_row(
+            row["name"], _number(row["mean_rank"], 2), _number(min(known, default=None), 4)
         )
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports Ray or TensorFlow.
@@ -45,6 +46,31 @@ def real_data() -> Path:
     if not REAL.is_dir():
         pytest.skip("no real cases beside the checkout (../shared/data)")
     return REAL
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a server on loopback."""
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="cohorts")
+    # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield "s3://cohorts"
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def file_of(case: Path, kind: str) -> Path:

@@ -88,6 +88,7 @@ class TestWholeRun:
         lines = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "event" not in line] == list(range(1, 13))
         assert {line["event"] for line in lines if "event" in line} == {
+            "plan",
             "validation",
             "checkpoint",
             "end",
@@ -141,13 +142,17 @@ class TestWholeRun:
             if content != before[name][1] and not told.fullmatch(name)
         ]
 
-    def test_a_run_is_never_resumed_by_accident(self, finished: tuple[Path, Any]) -> None:
+    def test_a_run_is_never_resumed_by_accident(
+        self, finished: tuple[Path, Any], cohort_folder: Path
+    ) -> None:
         out, _ = finished
         arguments = ("train", out / "dataset", out / "run", "--recipe", "smoke")
         existing = ray_brats(*arguments, "--steps", 12)
         assert (existing.returncode, "--resume" in existing.stderr) == (2, True)
-        other = ray_brats(*arguments, "--steps", 13, "--resume")
+        other = ray_brats(*arguments, "--steps", 12, "--seed", 1, "--resume")
         assert (other.returncode, "another configuration" in other.stderr) == (2, True)
+        longer = ray_brats("run", cohort_folder, out, "--recipe", "smoke", "--steps", 13)
+        assert (longer.returncode, "another length" in longer.stderr) == (2, True)
 
     def test_export_score_evaluate_and_show_work_apart(
         self, finished: tuple[Path, Any], cohort_folder: Path, tmp_path: Path
@@ -161,7 +166,17 @@ class TestWholeRun:
         masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
         (validated,) = (out / "predictions").glob("*.nii.gz")
         assert (tmp_path / "masks" / validated.name).read_bytes() == validated.read_bytes()
+        archive = tmp_path / "masks.zip"
+        submitted = ray_brats("submit", tmp_path / "masks", cohort_folder, archive, "--json")
+        assert submitted.returncode == 0
+        assert json.loads(submitted.stdout)["counts"] == {"ok": 5, "rejected": 0}
+        pinned = ("--bundle", tmp_path / "bundle", "--bundle-sha256", "0" * 64)
+        refused = ray_brats("score", cohort_folder, tmp_path / "other", *pinned)
+        assert (refused.returncode, "not the bundle" in refused.stderr) == (2, True)
         masks[0].unlink()
+        archive.unlink()
+        again = ray_brats("submit", tmp_path / "masks", cohort_folder, archive)
+        assert (again.returncode, archive.exists()) == (1, False)
         evaluated = ray_brats(
             "evaluate", tmp_path / "masks", cohort_folder, tmp_path / "report", "--json"
         )
@@ -261,6 +276,7 @@ def test_every_command_explains_itself() -> None:
         "export",
         "score",
         "evaluate",
+        "submit",
         "show",
         "run",
         "demo",

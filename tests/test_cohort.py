@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_brats import cohort
+from ray_brats import cohort, naming
 from ray_brats.errors import UsageError
 
 
@@ -57,6 +57,38 @@ def test_case_355_of_2020_is_recovered_and_logged(tmp_path: Path) -> None:
     )
     assert found.cases[0].segmentation
     assert "W39" in found.notes[0]
+
+
+def test_case_355_under_both_names_is_one_case(tmp_path: Path) -> None:
+    name = "BraTS20_Training_355"
+    names = (f"{name}_t2.nii", f"{name}_seg.nii", "W39_1998.09.19_Segm.nii")
+    found = cohort.find(str(touch(tmp_path, *names)))
+    assert str(found.cases[0].segmentation).endswith(f"{name}_seg.nii")
+    assert (found.rejected, found.notes) == ((), ())
+
+
+def test_grades_come_from_the_mapping_of_2019_and_2020(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"BraTS20_Training_00{n}/BraTS20_Training_00{n}_t2.nii" for n in (1, 2, 3)))
+    (tmp_path / "name_mapping.csv").write_text(
+        "Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n"
+        "HGG,BraTS19_CBICA_AAB_1,BraTS20_Training_001\n"
+        "LGG,NA,BraTS20_Training_002\n"
+    )
+    assert [case.grade for case in cohort.find(str(tmp_path)).cases] == ["HGG", "LGG", None]
+
+
+def test_releases_of_one_meaning_are_not_mixed_either(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS20_Training_001_t2.nii", "Brats18_CBICA_AAB_1_t2.nii.gz")
+    with pytest.raises(UsageError, match="same patients under several names"):
+        cohort.find(str(folder))
+
+
+def test_time_points_and_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
+    names = ("BraTS-GLI-00005-100-t2w.nii.gz", "BraTS-GLI-00005-101-t2w.nii.gz")
+    found = cohort.find(str(touch(tmp_path, *names)))
+    assert {case.patient_id for case in found.cases} == {"BraTS-GLI-00005"}
+    assert naming.patient_of("Brats18_TCIA01_425_1") == "Brats18_TCIA01_425"
+    assert naming.patient_of("BraTS2021_00005") == "BraTS2021_00005"
 
 
 def test_two_cases_of_one_name_are_one_rejected_row(tmp_path: Path) -> None:
@@ -135,7 +167,7 @@ def test_selecting_nothing_is_a_usage_error() -> None:
 
 
 def test_rows_survive_the_trip_through_arrow() -> None:
-    case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, etags={"u": "1"})
+    case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
     row = case.as_row()
     row["images"]["t1"] = None
     assert cohort.Case.from_row(row) == case

@@ -55,3 +55,41 @@ def test_fingerprint_follows_content() -> None:
 def test_case_errors_survive_pickling(kind: type[errors.CaseError]) -> None:
     error = pickle.loads(pickle.dumps(kind("it is broken", "a.nii.gz")))
     assert (error.reason, error.file, error.status) == ("it is broken", "a.nii.gz", kind.status)
+
+
+def test_settings_replace_fields_by_their_path() -> None:
+    recipe = config.with_settings(
+        recipes.get("standard"),
+        [
+            "train.clip_norm=12",
+            "network.widths=8,16,32",
+            "train.patch_vox=[64, 64, 64]",
+            "train.flip=False",
+            "train.schedule=constant",
+            "train.ema_decay=null",
+        ],
+    )
+    assert recipe.train.clip_norm == 12
+    assert (recipe.network.widths, recipe.train.patch_vox) == ((8, 16, 32), (64, 64, 64))
+    assert (recipe.train.flip, recipe.train.schedule) == (False, "constant")
+    assert recipe.train.ema_decay is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.clip_norm", "expected PART.FIELD=VALUE"),
+        ("clip_norm=1", "expected PART.FIELD=VALUE"),
+        ("train.clip=1", "train.clip_norm"),
+        ("trian.clip_norm=1", "no 'trian'"),
+        ("train.clip_norm=-1", "above zero"),
+        ("train.accumulate=1.5", "type int"),
+        ("train.flip=1", "type bool"),
+        ("train.loss=mse", "'dice_focal' or 'dice_bce'"),
+        ("train.patch_vox=96,96", "3 values"),
+        ("network.widths=wide", "a list"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_a_sentence(setting: str, sentence: str) -> None:
+    with pytest.raises(errors.UsageError, match=sentence):
+        config.with_settings(recipes.get("standard"), [setting])

@@ -4,10 +4,11 @@ import io
 
 import matplotlib.image
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 
-from ray_brats import figures
+from ray_brats import figures, panels
 from ray_brats.errors import UsageError
 from ray_brats.labels import CLASS_NAMES, EDEMA, ENHANCING
 
@@ -86,7 +87,7 @@ def test_panels_stand_in_the_order_of_the_original_picture() -> None:
 
 
 def test_the_patient_s_right_is_on_the_left_and_anterior_on_top() -> None:
-    yellow = figures.CLASS_COLOURS[ENHANCING]
+    yellow = panels.CLASS_COLOURS[ENHANCING]
     right_anterior = figures.draw_case({"flair": brain()}, block(1, 2, 5))
     across, down = coloured_centre(right_anterior, 1, yellow)
     assert across < 0.3
@@ -105,7 +106,7 @@ def test_orientation_letters_name_the_sides_of_the_paper() -> None:
 
 def test_superior_is_on_top_of_the_upright_planes() -> None:
     figure = figures.draw_planes(brain(), block(10, 4, 12), None)
-    blue = figures.OUTLINES["reference"][0]
+    blue = panels.OUTLINES["reference"][0]
     across, down = coloured_centre(figure, 1, blue)
     assert 0.3 < across < 0.7
     assert down < 0.3
@@ -170,11 +171,11 @@ def test_titles_are_shown_as_they_are_written() -> None:
     assert figures.png_bytes(figure).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a", "a.png.txt"])
+@pytest.mark.parametrize("name", ["a.gif", "a", "a.png.txt", "a.jpg"])
 def test_other_extensions_are_an_error_that_names_what_works(tmp_path, name: str) -> None:
     figure = figures.draw_case({"t2": brain()}, None)
     with pytest.raises(UsageError, match=r"\.png, \.pdf, \.svg"):
-        figures.save_figure(figure, tmp_path / name)
+        figures.save_figure(figure, str(tmp_path / name))
     assert not list(tmp_path.iterdir())
 
 
@@ -186,9 +187,9 @@ def test_files_are_whole_alone_and_identical_on_repetition(tmp_path, name, start
     for attempt in range(2):
         figure = figures.draw_case({"flair": brain()}, block(2, 3, 4), title="case")
         path = tmp_path / str(attempt) / name
-        figures.save_figure(figure, path)
+        figures.save_figure(figure, str(path))
         contents.append(path.read_bytes())
-        figures.save_figure(figure, path)
+        figures.save_figure(figure, str(path))
         contents.append(path.read_bytes())
         assert [entry.name for entry in path.parent.iterdir()] == [name]
     assert contents[0].startswith(start)
@@ -206,6 +207,56 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        figures.save_figure(figures.draw_case({"t2": brain()}, None), path)
+        figures.save_figure(figures.draw_case({"t2": brain()}, None), str(path))
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("plane", "axis", "letters"),
+    [("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "APSI")],
+)
+def test_any_plane_is_drawn_with_its_own_slices(plane, axis: int, letters: str) -> None:
+    label = block(5, 7, 9, size=1)
+    figure = figures.draw_case({"t2": brain()}, label, plane=plane, title="case")
+    count = SHAPE[axis]
+    assert headline(figure) == f"case · {plane} slice {(5, 7, 9)[axis]} (0–{count - 1})"
+    assert [text.get_text() for text in figure.axes[0].texts] == list(letters)
+    with pytest.raises(UsageError, match=f"0 to {count - 1} in the {plane}"):
+        figures.draw_case({"t2": brain()}, label, plane=plane, slice_index=count)
+
+
+def test_a_plane_that_is_none_is_an_error_that_names_them() -> None:
+    with pytest.raises(UsageError, match="axial, coronal, sagittal"):
+        figures.draw_case({"t2": brain()}, None, plane="oblique")  # type: ignore[arg-type]
+
+
+def test_superior_is_on_top_of_an_upright_case() -> None:
+    yellow = panels.CLASS_COLOURS[ENHANCING]
+    figure = figures.draw_case({"flair": brain()}, block(1, 9, 12), plane="coronal", slice_index=10)
+    across, down = coloured_centre(figure, 1, yellow)
+    assert across < 0.3
+    assert down < 0.3
+
+
+def test_one_plane_can_be_drawn_alone() -> None:
+    figure = figures.draw_planes(brain(), block(6, 7, 8, size=1), None, planes=["coronal"])
+    assert titles(figure) == ["coronal 7"]
+
+
+def test_an_animation_goes_through_every_slice_with_signal() -> None:
+    image = np.zeros(SHAPE, np.float32)
+    image[2:22, 2:26, 7:10] = 100
+    label = block(8, 8, 8, size=1)
+    content = figures.animate_case({"t2": image}, label, title="case")
+    assert content == figures.animate_case({"t2": image}, label, title="case")
+    with PIL.Image.open(io.BytesIO(content)) as movie:
+        assert (movie.format, movie.info["loop"]) == ("GIF", 0)
+        frames = []
+        for index in range(movie.n_frames):
+            movie.seek(index)
+            frames.append(np.asarray(movie.convert("RGB"), np.int16))
+    first, last = (max(0, 7 - 6), min(SHAPE[2], 10 + 6))
+    assert len(frames) == last - first, "with the margin of the still picture"
+    yellow = [np.count_nonzero(frame.min(axis=-1) < frame.max(axis=-1) - 60) for frame in frames]
+    assert int(np.argmax(yellow)) == 8 - first, "the tumour is in its own slice"

@@ -11,25 +11,35 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ray_brats"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors labels config recipes storage ledger progress",
-        "cohort volume preprocess patches metrics keras_figures lesions surfaces phantom "
-        "figures charts report trainingset runlog",
-        "unet losses batches predict bundle checkpoint loop export",
-        "engine dataset train score evaluate",
-        "commands pipeline tables cli",
+        "errors labels config recipes storage ledger attempts progress fence watchdog",
+        "naming cohort geometry nifti volume preprocess inspection patches metrics keras_figures "
+        "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
+        "schedule footprint distances summaries comparison markup standings worst_cases panels",
+        "unet losses batches predict graph bundle checkpoint step validation loop export",
+        "engine blocks board rank dataset train score scoring evaluate",
+        "commands pipeline tables cli benchmarks",
     )
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 FRAMEWORKS = {"ray": 3, "tensorflow": 2, "keras": 2}
 """The lowest layer that may import each."""
 ENGINE_SHELLS = {"dataset", "train", "score", "evaluate"}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {
+    path.parent.name: sorted(path.parent.glob("*.py")) for path in PACKAGE.glob("*/__init__.py")
+}
+"""Module, or folder of modules, to its files."""
+MODULES = sorted(FILES)
+
+
+def nodes_of(module: str) -> list[ast.AST]:
+    """The syntax of all files of a module."""
+    return [node for path in FILES[module] for node in ast.walk(ast.parse(path.read_text()))]
 
 
 def imports_of(module: str) -> set[str]:
     """Absolute names of everything a module imports, also inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -71,8 +81,7 @@ def test_stages_do_not_import_each_other(module: str) -> None:
 
 def test_nothing_uses_the_legacy_keras_namespace() -> None:
     for module in MODULES:
-        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        attributes = [node for node in nodes_of(module) if isinstance(node, ast.Attribute)]
         assert not [
             node
             for node in attributes

@@ -16,7 +16,6 @@ import pytest
 
 from ray_brats import recipes
 from ray_brats.config import NetworkConfig, Recipe
-from ray_brats.loop import learning_rate
 
 pytestmark = pytest.mark.tf
 STEPS = 12
@@ -54,7 +53,7 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
 
     recipe = config.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    cases = [batches.fetch(settings["dataset"], f"c{number}") for number in range(4)]
+    cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
     data = loop.Data(
         training=cases[:3],
         validation=cases[rank :: settings["ranks"]][-1:],
@@ -65,11 +64,11 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     hooks = loop.Hooks(
         broadcast=lambda value: value,
         event=events.append,
-        keep=lambda folder, _step, _scores: kept.append(str(folder)),
+        keep=lambda folder, _step: kept.append(str(folder)),
     )
     run = loop.Loop(strategy, recipe, data, hooks, rank=rank)
     run.run(settings.get("restore"))
-    weights = [np.asarray(weight.value.numpy()).ravel() for weight in run.model.weights]
+    weights = [np.asarray(weight.value.numpy()).ravel() for weight in run.trainee.model.weights]
     np.save(settings["out"] + f"/weights{rank}.npy", np.concatenate(weights))
     Path(settings["out"], f"events{rank}.json").write_text(json.dumps([events, kept]))
 
@@ -151,13 +150,3 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_with_the_same_numbers(tmp_path:
         if "event" not in line:
             assert line["loss"] == pytest.approx(expected[line["step"]], abs=1e-4)
     np.testing.assert_allclose(again[0], whole[0], atol=1e-4)
-
-
-def test_the_learning_rate_is_a_function_of_the_step() -> None:
-    train = recipes.get("standard").train
-    rates = [learning_rate(step, 1000, train) for step in range(1001)]
-    assert rates[0] < rates[5] < rates[20]
-    assert max(rates) == pytest.approx(train.learning_rate, rel=0.01)
-    assert rates[1000] == pytest.approx(0, abs=1e-9)
-    constant = recipes.get("baseline").train
-    assert learning_rate(0, 10, constant) == learning_rate(10, 10, constant) == 1e-4

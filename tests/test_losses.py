@@ -66,8 +66,9 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
     p = rng.dirichlet(np.ones(4), (1, 4, 4, 4)).astype(np.float32)
     expected = keras_figures.original_figures_soft(label, p)["dice_loss_weighted"]
     focal = losses.categorical_focal(losses.class_targets(tf.constant(label)), p, alone)
-    total = losses.dice_focal(tf.constant(label), tf.constant(p), alone)
+    total, dice = losses.dice_focal(tf.constant(label), tf.constant(p), alone)
     assert float(total - focal) == pytest.approx(expected, abs=1e-4)
+    assert dice.shape == (4,)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -78,6 +79,19 @@ def test_gradients_are_finite_also_where_regions_are_empty(name: str, label: obj
         p = tf.fill((1, 4, 1, 1, channels), fill)
         with tf.GradientTape() as tape:
             tape.watch(p)
-            loss = losses.LOSSES[name](label, p, alone)
+            loss, _ = losses.LOSSES[name](label, p, alone)
         assert np.isfinite(float(loss))
         assert np.isfinite(np.asarray(tape.gradient(loss, p))).all()
+
+
+def test_coarser_outputs_count_less_and_see_every_second_voxel() -> None:
+    rng = np.random.default_rng(0)
+    label = tf.constant(rng.integers(0, 4, (1, 8, 8, 8)).astype(np.uint8))
+    fine, coarse = (tf.constant(rng.random((1, n, n, n, 3)).astype(np.float32)) for n in (8, 4))
+    one, dice = losses.dice_bce(label, fine, alone)
+    other, _ = losses.dice_bce(label[:, ::2, ::2, ::2], coarse, alone)
+    both, told = losses.supervised("dice_bce", label, [fine, coarse], alone)
+    assert float(both) == pytest.approx((float(one) + 0.5 * float(other)) / 1.5, rel=1e-6)
+    assert (told.numpy() == dice.numpy()).all()
+    alone_too, _ = losses.supervised("dice_bce", label, [fine], alone)
+    assert float(alone_too) == pytest.approx(float(one), rel=1e-6)

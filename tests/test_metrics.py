@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from ray_brats import lesions, metrics, surfaces
+from ray_brats import distances, lesions, metrics, surfaces
 from ray_brats.errors import UsageError
 from ray_brats.labels import (
     BACKGROUND,
     CLASS_COUNT,
+    CLASS_NAMES,
     EDEMA,
     ENHANCING,
     NECROTIC,
@@ -70,9 +72,17 @@ def score(reference: Mask, prediction: Mask, spacing_mm=UNIT_MM, **options: Any)
 
 
 def hd95_mm(reference: Mask, prediction: Mask, spacing_mm=UNIT_MM) -> float:
-    return surfaces.SurfaceDistances.between(
+    return distances.SurfaceDistances.between(
         surfaces.surface_of(reference, spacing_mm), surfaces.surface_of(prediction, spacing_mm)
-    ).hd95_mm()
+    ).hd95_mm
+
+
+def package_hd95_mm(reference: Mask, prediction: Mask, spacing_mm) -> float:
+    """HD95 by the package that the challenge's own script calls."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it uses old names of scipy's
+        found = surface_distance.compute_surface_distances(reference, prediction, spacing_mm)
+    return float(surface_distance.compute_robust_hausdorff(found, 95))
 
 
 # --- surfaces: on paper ---------------------------------------------------------------------
@@ -150,7 +160,7 @@ def test_mask_at_the_edge_of_the_volume_has_a_closed_surface():
 def test_distance_to_an_empty_mask_is_refused():
     empty = surfaces.surface_of(np.zeros((3, 3, 3), bool), UNIT_MM)
     with pytest.raises(ValueError, match="empty"):
-        surfaces.SurfaceDistances.between(empty, empty)
+        distances.SurfaceDistances.between(empty, empty)
 
 
 def test_outliers_of_less_than_five_percent_do_not_count():
@@ -229,10 +239,65 @@ def test_all_ways_to_find_distances_agree(masks, spacing_mm):
     own, other = (surfaces.surface_of(mask, spacing_mm) for mask in masks)
     if not (len(own.points) and len(other.points)):
         return
-    expected_mm = surfaces._searched_mm(own.points, other, within_mm=math.inf)
-    transformed_mm = surfaces._transformed_mm(own.points, other)
+    expected_mm = distances._searched_mm(own.points, other, within_mm=math.inf)
+    transformed_mm = distances._transformed_mm(own, other)
     np.testing.assert_allclose(transformed_mm, expected_mm, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(surfaces.distances_mm(own, other), expected_mm, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(distances.distances_mm(own, other), expected_mm, rtol=0, atol=1e-9)
+
+
+@QUICK
+@given(two_masks(), st.sampled_from([UNIT_MM, INTEGER_MM, ANISOTROPIC_MM]))
+def test_a_transform_near_a_surface_knows_what_it_cannot_see(masks, spacing_mm):
+    own, other = (surfaces.surface_of(mask, spacing_mm) for mask in masks)
+    if not (own.count and other.count):
+        return
+    far_mm = distances._searched_mm(own.points, other, within_mm=math.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "_NEAR_MM", 1.5)
+        near = surfaces.overlap(
+            surfaces.joint(own.box, other.box), distances._grown(own.box, spacing_mm)
+        )
+        near_mm = distances._transformed_near_mm(own, other, near)
+    expected_mm = np.where(far_mm <= 1.5, far_mm, math.inf)
+    np.testing.assert_allclose(near_mm, expected_mm, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", [UNIT_MM, ANISOTROPIC_MM, (0.7310585, 1.1, 2.3)])
+@pytest.mark.parametrize("density", [0.002, 0.3])
+def test_noise_around_a_small_lesion_agrees_with_a_transform_in_float64(spacing_mm, density):
+    shape = (70, 60, 50)
+    noise = np.random.default_rng(3).random(shape) < density
+    own = surfaces.surface_of(box_mask(shape, cube((30, 20, 20), 5)), spacing_mm)
+    other = surfaces.surface_of(noise, spacing_mm)
+    for first, second in ((own, other), (other, own), (other, own)):
+        away = np.ones(np.array(shape) + 1, bool)
+        away[tuple(second.points.T)] = False
+        expected_mm = ndimage.distance_transform_edt(away, sampling=spacing_mm)
+        np.testing.assert_allclose(
+            distances.distances_mm(first, second),
+            expected_mm[tuple(first.points.T)],
+            rtol=0,
+            atol=1e-9,
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2, 5, 300]), st.integers(1, 5))
+def test_the_percentile_of_many_elements_is_that_of_all_sorted(seed, steps, kinds):
+    random = np.random.default_rng(seed)
+    size = distances._SORTED_WHOLE + 1
+    away_mm = np.sqrt(random.integers(0, steps, size, endpoint=True) ** 2 * 1.21)
+    areas_mm2 = random.integers(1, kinds, size, endpoint=True) / 8
+    expected_mm = distances._percentile_of_sorted_mm(away_mm, areas_mm2)
+    assert distances._percentile_mm(away_mm, areas_mm2) == expected_mm
+
+
+def test_a_tie_among_many_elements_falls_as_among_few():
+    size = 2 * distances._SORTED_WHOLE // 40 * 40
+    away_mm = np.repeat([1.0, 2.0], [size // 20 * 19, size // 20])
+    areas_mm2 = np.full(size, 0.1)
+    expected_mm = distances._percentile_of_sorted_mm(away_mm, areas_mm2)
+    assert distances._percentile_mm(away_mm, areas_mm2) == expected_mm
 
 
 @pytest.mark.parametrize("spacing_mm", [UNIT_MM, INTEGER_MM, ANISOTROPIC_MM])
@@ -246,7 +311,7 @@ def test_far_surfaces_agree_with_a_transform_in_float64(spacing_mm):
         away[tuple(second.points.T)] = False
         expected_mm = ndimage.distance_transform_edt(away, sampling=spacing_mm)
         np.testing.assert_allclose(
-            surfaces.distances_mm(first, second),
+            distances.distances_mm(first, second),
             expected_mm[tuple(first.points.T)],
             rtol=0,
             atol=1e-9,
@@ -294,19 +359,18 @@ def test_a_mask_against_itself_is_perfect(mask):
 @pytest.mark.filterwarnings("ignore:.*scipy.ndimage:DeprecationWarning")
 @pytest.mark.parametrize("spacing_mm", [UNIT_MM, INTEGER_MM, ANISOTROPIC_MM, (0.9375, 0.9375, 1.2)])
 def test_agrees_with_the_surface_distance_package(spacing_mm):
-    package = pytest.importorskip("surface_distance")
     random = np.random.default_rng(7)
     for density in (0.02, 0.3, 0.6):
         noise = random.random((2, 24, 20, 16)) < density
         smooth = ndimage.gaussian_filter(random.normal(size=(2, 24, 20, 16)), (0, 3, 3, 3)) > 0.02
         for reference, prediction in (noise, smooth):
-            expected = package.compute_surface_distances(reference, prediction, spacing_mm)
+            expected = surface_distance.compute_surface_distances(reference, prediction, spacing_mm)
             row = score(reference, prediction, spacing_mm)
             assert row["hd95_mm"] == pytest.approx(
-                package.compute_robust_hausdorff(expected, 95), abs=1e-6
+                surface_distance.compute_robust_hausdorff(expected, 95), abs=1e-6
             )
             assert row["surface_dice_1mm"] == pytest.approx(
-                package.compute_surface_dice_at_tolerance(expected, 1.0), abs=1e-6
+                surface_distance.compute_surface_dice_at_tolerance(expected, 1.0), abs=1e-6
             )
 
 
@@ -359,6 +423,37 @@ def test_regions_join_their_classes():
     assert enhancing["dice"] == 2 / 28
     assert [row["reference_ml"] for row in (whole, core, enhancing)] == [0.216, 0.027, 0.001]
     assert enhancing["volume_difference_ml"] == pytest.approx(0.026)
+
+
+def test_each_label_is_scored_for_itself():
+    reference = np.zeros((10, 10, 10), np.uint8)
+    reference[2:8, 2:8, 2:8] = EDEMA
+    reference[3:6, 3:6, 3:6] = NECROTIC
+    prediction = np.where(reference == NECROTIC, np.uint8(ENHANCING), reference)
+    prediction[2, 2, 2] = BACKGROUND
+    necrotic, edema, enhancing = metrics.label_metrics(reference, prediction, (1.0, 1.0, 2.0))
+    assert [row["label"] for row in (necrotic, edema, enhancing)] == list(CLASS_NAMES[1:])
+    assert (necrotic["dice"], enhancing["dice"]) == (0.0, 0.0)
+    assert edema["dice"] == 2 * 188 / (189 + 188)
+    assert (edema["precision"], edema["sensitivity"]) == (1.0, 188 / 189)
+    assert (edema["reference_ml"], edema["predicted_ml"]) == (0.378, 0.376)
+    assert edema["lesionwise_dice"] is None
+    region = metrics.case_metrics(reference, prediction, (1.0, 1.0, 2.0), rules="legacy")[2]
+    assert [enhancing[name] for name in metrics.SCORE_COLUMNS] == [
+        region[name] for name in metrics.SCORE_COLUMNS
+    ], "a region of one label and that label score the same"
+
+
+def test_labels_heed_the_rules_and_a_missing_prediction():
+    cube = as_label_map(CUBE)
+    lesionwise = metrics.label_metrics(cube, cube, UNIT_MM, rules="lesionwise")
+    assert [(row["dice"], row["reference_ml"]) for row in lesionwise] == [
+        (None, 0.0),
+        (None, 0.0),
+        (None, 0.064),
+    ]
+    missing = metrics.missing_prediction_label_metrics(cube, UNIT_MM)
+    assert [(row["dice"], row["hd95_mm"]) for row in missing] == [(0.0, 373.12866)] * 3
 
 
 def test_rules_choose_the_columns():
@@ -496,6 +591,32 @@ def test_a_line_one_voxel_thick_has_components():
     assert lesionwise(line, line, (4.0, 4.0, 4.0)) == (1.0, 0.0)
 
 
+def test_false_positives_cost_no_distance_each(monkeypatch):
+    measured = []
+    between = distances.SurfaceDistances.between
+    monkeypatch.setattr(
+        lesions.SurfaceDistances,
+        "between",
+        lambda *pair: measured.append(pair) or between(*pair),
+    )
+    specks = np.zeros(SHAPE, bool)
+    specks[30::4, ::4, ::4] = True
+    truth = box_mask(SHAPE, FIRST, cube((5, 30, 30), 6))
+    lesionwise(truth, truth | specks)
+    assert len(measured) == 2, "one comparison a lesion"
+
+
+@QUICK
+@given(st.integers(1, 60), SPACINGS)
+def test_the_smallest_lesions_are_judged_by_volume_in_mm3(size_vox, spacing_mm):
+    """A bar of one voxel's cross-section, missed: it counts from 50 mm³ on, not before."""
+    truth = np.zeros((64, 3, 3), bool)
+    truth[:size_vox, 1, 1] = True
+    counts = size_vox * math.prod(spacing_mm) > 50
+    expected = (0.0, 374.0) if counts else (1.0, 0.0)
+    assert lesionwise(truth, np.zeros_like(truth), spacing_mm) == expected
+
+
 @QUICK
 @given(SMALL_MASKS.filter(lambda mask: mask.any()), st.integers(1, 3))
 def test_dilation_is_scipys_with_18_neighbours(mask, times):
@@ -526,7 +647,7 @@ def slow_lesionwise(truth: Mask, prediction: Mask, spacing_mm) -> tuple[float, f
         union = np.isin(components, list(found)) & prediction
         if found:
             dice = 2 * (lesion & union).sum() / (lesion.sum() + union.sum())
-            scores.append((dice, hd95_mm(lesion, union, spacing_mm)))
+            scores.append((dice, package_hd95_mm(lesion, union, spacing_mm)))
         else:
             scores.append((0.0, 374.0))
     scores += [(0.0, 374.0)] * (component_count - len(touched))
@@ -544,6 +665,31 @@ def test_lesionwise_scores_agree_with_the_rules_step_by_step(seed, spacing_mm, t
     fields /= fields.std()
     truth = fields[0] + 0.5 * fields[1] > threshold
     prediction = fields[0] + 0.5 * fields[2] > threshold
+    expected = slow_lesionwise(truth, prediction, spacing_mm)
+    assert lesionwise(truth, prediction, spacing_mm) == pytest.approx(expected, abs=1e-9)
+    row = score(truth, prediction, spacing_mm)
+    assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), SPACINGS, st.integers(0, 4), st.integers(0, 6))
+def test_lesionwise_scores_agree_where_lesions_are_tiny_or_share_a_component(
+    seed, spacing_mm, bars, specks
+):
+    """Cubes of 1 to 5 voxels in the truth; bars that join some of them and specks beside."""
+    random = np.random.default_rng(seed)
+    shape = (30, 22, 18)
+    truth, prediction = np.zeros(shape, bool), np.zeros(shape, bool)
+    corners = [tuple(int(random.integers(0, side)) for side in shape) for _ in range(5)]
+    for corner in corners[: int(random.integers(0, 6))]:
+        truth[cube(corner, int(random.integers(1, 6)))] = True
+    for start, end in itertools.pairwise(corners[: bars + 1]):
+        low, high = np.minimum(start, end), np.maximum(start, end) + 1
+        prediction[low[0] : high[0], start[1], start[2]] = True
+        prediction[end[0], low[1] : high[1], start[2]] = True
+        prediction[end[0], end[1], low[2] : high[2]] = True
+    for _ in range(specks):
+        prediction[tuple(random.integers(0, side) for side in shape)] = True
     expected = slow_lesionwise(truth, prediction, spacing_mm)
     assert lesionwise(truth, prediction, spacing_mm) == pytest.approx(expected, abs=1e-9)
     row = score(truth, prediction, spacing_mm)
@@ -610,79 +756,3 @@ def test_original_figures_refuse_what_does_not_fit():
         metrics.original_figures(np.full((2,), 4, np.uint8), np.zeros((2,), np.uint8))
     with pytest.raises(ValueError, match="probabilities"):
         metrics.original_figures_soft(np.zeros((2,), np.uint8), np.zeros((2, 3)))
-
-
-# --- the summary ----------------------------------------------------------------------------
-
-
-def cohort_rows(seed: int, count: int) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    random = np.random.default_rng(seed)
-    rows, originals = [], []
-    for case in range(count):
-        pair = random.integers(0, CLASS_COUNT, size=(2, 6, 6, 6)).astype(np.uint8)
-        if case == 0:
-            pair[0] = EDEMA  # neither core nor enhancing tumour
-        rows += [{"case_id": f"case-{case}", **row} for row in metrics.case_metrics(*pair, UNIT_MM)]
-        originals.append(metrics.original_figures(*pair))
-    return rows, originals
-
-
-def test_summary_of_a_cohort():
-    rows, originals = cohort_rows(0, 7)
-    summary = metrics.summarise(rows, originals)
-    assert list(summary) == ["cases", "regions", "original"]
-    assert summary["cases"] == 7
-    assert list(summary["regions"]) == list(REGIONS)
-    enhancing = summary["regions"]["ET"]
-    assert set(enhancing) == {*metrics.SCORE_COLUMNS, "empty_references", "empty_predictions"}
-    assert (enhancing["empty_references"], enhancing["empty_predictions"]) == (1, 0)
-    values = [row["dice"] for row in rows if row["region"] == "ET"]
-    assert enhancing["dice"]["mean"] == pytest.approx(np.mean(values))
-    assert enhancing["dice"]["median"] == np.median(values)
-    low, high = enhancing["dice"]["ci95"]
-    assert min(values) <= low < enhancing["dice"]["mean"] < high <= max(values)
-    # Sensitivity does not exist in the case without enhancing tumour: six values are left.
-    existing = [row["sensitivity"] for row in rows if row["region"] == "ET"][1:]
-    assert enhancing["sensitivity"]["mean"] == pytest.approx(np.mean(existing))
-    for name in metrics.ORIGINAL_FIGURES:
-        expected = np.mean([figures[name] for figures in originals])
-        assert summary["original"][name] == pytest.approx(expected)
-    json.dumps(summary, allow_nan=False)
-
-
-def test_summary_is_the_same_in_any_order():
-    rows, originals = cohort_rows(1, 5)
-    assert metrics.summarise(rows, originals) == metrics.summarise(rows[::-1], originals[::-1])
-
-
-def test_summary_of_one_case_has_an_interval_of_no_width():
-    dice = metrics.summarise(*cohort_rows(2, 1))["regions"]["WT"]["dice"]
-    assert dice["ci95"] == [dice["mean"]] * 2
-    assert dice["median"] == dice["mean"]
-
-
-def test_summary_of_no_cases_has_no_numbers():
-    summary = metrics.summarise([], [])
-    assert summary["cases"] == 0
-    nothing = {"mean": None, "median": None, "ci95": [None, None]}
-    for region in REGIONS:
-        numbers = summary["regions"][region]
-        assert all(numbers[name] == nothing for name in metrics.SCORE_COLUMNS)
-        assert (numbers["empty_references"], numbers["empty_predictions"]) == (0, 0)
-    assert summary["original"] == dict.fromkeys(metrics.ORIGINAL_FIGURES)
-
-
-def test_summary_reads_nan_as_missing():
-    rows, originals = cohort_rows(3, 3)
-    twins = [
-        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
-    ]
-    assert metrics.summarise(twins, originals) == metrics.summarise(rows, originals)
-
-
-def test_interval_covers_the_mean_as_the_normal_theory_does():
-    values = np.random.default_rng(5).normal(0.8, 0.1, size=400)
-    low, high = metrics._interval(sorted(values.tolist()))
-    half_width = 1.96 * values.std() / math.sqrt(len(values))
-    assert low == pytest.approx(values.mean() - half_width, abs=0.002)
-    assert high == pytest.approx(values.mean() + half_width, abs=0.002)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import file_of
 
-from ray_brats import cohort, labels, predict, preprocess, recipes
+from ray_brats import cohort, labels, predict, preprocess, recipes, volume
 from ray_brats.config import InferenceConfig, Recipe
+from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.predict import Predictor
 
 SMOKE = recipes.get("smoke")
@@ -92,23 +93,124 @@ def test_a_segmented_case_has_the_inputs_grid_and_volumes(one_case: Path) -> Non
     assert found.mask_native.shape == image.shape
     prepared = preprocess.preprocess_case(case, SMOKE.preprocess)
     index = labels.from_regions(pointwise(prepared.image_HWDC) >= SMOKE.inference.threshold)
+    index[~prepared.image_HWDC.any(axis=-1)] = labels.BACKGROUND
     assert (found.mask_native == prepared.geometry.to_native(index)).all()
     whole = np.count_nonzero(found.mask_native)
     assert found.region_ml()["WT"] == pytest.approx(whole / 1000)
 
 
-def test_sliding_window_needs_no_more_than_the_window(one_case: Path) -> None:
-    assert one_case.exists()
-    sides = set()
+def test_paths_bytes_and_arrays_give_one_mask(one_case: Path) -> None:
+    (case,) = cohort.find(str(one_case)).cases
+    predictor = Predictor([pointwise], SMOKE)
+    expected = predictor.segment(case).mask_native
+    files = {kind: file_of(one_case, kind) for kind in ("t1ce", "t2", "flair")}
+    images = {kind: nib.load(path) for kind, path in files.items()}
+    for sources in (
+        {kind: str(path) for kind, path in files.items()},
+        {"t1c": files["t1ce"].read_bytes(), "T2": files["t2"].read_bytes()}
+        | {"t2f": files["flair"].read_bytes()},
+        {
+            kind: volume.from_array(np.asarray(image.dataobj), image.affine)
+            for kind, image in images.items()
+        },
+    ):
+        assert (predictor.segment(sources).mask_native == expected).all()
+
+
+def test_a_modality_that_was_not_given_is_named(one_case: Path) -> None:
+    with pytest.raises(CaseRejected, match="flair is missing"):
+        Predictor([pointwise], SMOKE).segment(
+            {kind: str(file_of(one_case, kind)) for kind in ("t1ce", "t2")}
+        )
+    with pytest.raises(CaseRejected, match="t2"):
+        Predictor([pointwise], SMOKE).segment(
+            {"t1ce": str(file_of(one_case, "t1ce")), "flair": str(file_of(one_case, "flair"))}
+            | {"t2": b"no NIfTI"}
+        )
+
+
+@pytest.mark.parametrize("recipe", [SMOKE, recipes.get("baseline")])
+def test_probabilities_on_request_lie_on_the_native_grid(one_case: Path, recipe: Recipe) -> None:
+    (case,) = cohort.find(str(one_case)).cases
+    four = 4 if recipe.network.output == "classes" else 3
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        spread = np.stack([pointwise(batch[..., :1])[..., 0]] * four, axis=-1)
+        return spread / four if four == 4 else spread * [1, 0.9, 0.8]
+
+    found = Predictor([network], recipe).segment(case, with_probabilities=True)
+    assert found.regions_native is not None
+    assert found.regions_native.shape == (*found.mask_native.shape, 3)
+    whole, core, enhancing = np.moveaxis(found.regions_native, -1, 0)
+    assert (enhancing <= core).all()
+    assert (core <= whole).all()
+    if four == 3:
+        assert ((whole >= 0.5) == (found.mask_native > 0)).all()
+
+
+def test_windows_without_brain_are_skipped_and_change_nothing() -> None:
+    image = np.zeros((150, 64, 64, 3), np.float32)
+    image[:40, 10:50, 10:50] = IMAGE[:40, :40, :33, :].mean()
+    image[10, 20, 30] = 3
+    seen = 0
+
+    def lopsided(batch: np.ndarray) -> np.ndarray:
+        """Sees its borders and answers 0.6 in the void."""
+        nonlocal seen
+        seen += len(batch)
+        shifted = np.roll(batch, 3, axis=1)
+        return np.clip(0.6 + 0.1 * shifted, 0, 1).astype(np.float32)
+
+    skipped = Predictor([lopsided], SMOKE).probabilities(image)
+    few, seen = seen, 0
+    everything = predict.sliding_window(lopsided, image, SMOKE.inference)
+    assert 0 < few < seen
+    brain = image.any(axis=-1)
+    assert (skipped[brain] == everything[brain]).all()
+    assert not skipped[~brain].any()
+
+
+def test_the_originals_recipe_knows_no_brain_mask() -> None:
+    image = np.zeros((128, 128, 128, 3), np.float32)
+
+    def quarter(batch: np.ndarray) -> np.ndarray:
+        return np.full((*batch.shape[:4], 4), 0.25, np.float32)
+
+    found = Predictor([quarter], recipes.get("baseline")).probabilities(image)
+    np.testing.assert_allclose(found, 0.25, rtol=1e-6)
+
+
+def test_batches_of_windows_are_bounded_by_memory_and_change_nothing() -> None:
+    sizes = []
 
     def spy(batch: np.ndarray) -> np.ndarray:
-        sides.add(batch.shape[1:4])
+        sizes.append(batch.shape)
         return pointwise(batch)
 
-    predict.sliding_window(spy, IMAGE, (32, 32, 32), 0.5)
-    assert sides == {(32, 32, 32)}
+    one = predict.sliding_window(spy, IMAGE, SMOKE.inference, batch=1)
+    assert {shape[:4] for shape in sizes} == {(1, *SMOKE.inference.window_vox)}
+    windows, sizes = len(sizes), []
+    many = predict.sliding_window(spy, IMAGE, SMOKE.inference, batch=3)
+    assert max(shape[0] for shape in sizes) == min(3, windows)
+    assert sum(shape[0] for shape in sizes) == windows
+    assert (one == many).all()
+    assert predict.windows_a_batch(recipes.get("baseline")) == 1
+    assert 1 < predict.windows_a_batch(SMOKE) <= predict.MAX_BATCH
 
 
-def test_inference_options_are_checked() -> None:
-    with pytest.raises(Exception, match="overlap"):
-        InferenceConfig(overlap=1.0)
+def test_small_pieces_of_tumour_are_dropped_before_the_rule_on_enhancing_tumour() -> None:
+    probabilities = np.zeros((12, 12, 12, 3), np.float32)
+    probabilities[1:3, 1:3, 1:3] = 1
+    probabilities[6:11, 6:11, 6:11, 0] = 1
+    recipe = with_inference(min_component_vox=9)
+    index = Predictor([constant], recipe).decode(probabilities)
+    assert not index[:4].any()
+    assert (index[6:11, 6:11, 6:11] == labels.EDEMA).all()
+    kept = Predictor([constant], with_inference(min_component_vox=8)).decode(probabilities)
+    assert (kept[1:3, 1:3, 1:3] == labels.ENHANCING).all()
+
+
+@pytest.mark.parametrize("wrong", [{"overlap": 1.0}, {"threshold": 0.0}, {"min_component_vox": -1}])
+def test_inference_options_are_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        InferenceConfig(**wrong)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 from conftest import file_of, rewrite
 from sklearn.preprocessing import MinMaxScaler
 
-from ray_brats import cohort, preprocess, recipes
+from ray_brats import cohort, geometry, preprocess, recipes, volume
 from ray_brats.config import PreprocessConfig
 from ray_brats.errors import CaseFiltered, CaseRejected
 
@@ -45,6 +45,64 @@ def test_baseline_equals_the_originals_lines(one_case: Path) -> None:
     mask = load(one_case, "seg")[16:48, 16:48, 8:40]
     assert (prepared.label_HWD == np.where(mask == 4, 3, mask)).all()
     assert prepared.image_HWDC.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32", "float32", "float64"])
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SLP"])
+def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> None:
+    random = np.random.default_rng(0)
+    canonical = (random.random((9, 8, 7)) * 200).astype(dtype)
+    canonical[:, :, 3] = 5  # a constant slice
+    source = nib.Nifti1Image(canonical, np.diag([-1.0, -1, 1, 1]))
+    codes = nib.orientations.axcodes2ornt
+    turned = source.as_reoriented(nib.orientations.ornt_transform(codes("LPS"), codes(axes)))
+    item = volume.parse(bytes(turned.to_bytes()), "a.nii")
+    cropped = geometry.with_crop(item.geometry, (2, -1, 1), (5, 12, 5))
+    flat = canonical.reshape(-1, canonical.shape[-1])
+    whole = MinMaxScaler().fit_transform(flat).reshape(canonical.shape).astype(np.float32)
+    got = preprocess.minmax_slices(item.voxels_HWD, cropped)
+    assert got.dtype == np.float32
+    assert np.array_equal(got, cropped.crop(whole))
+
+
+def test_a_recipes_spacing_gives_a_coarser_grid_and_masks_come_back(one_case: Path) -> None:
+    native = load(one_case, "seg")
+    own = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    spacing = tuple(2 * side for side in own.geometry.spacing_mm)
+    config = dataclasses.replace(STANDARD, spacing_mm=spacing)
+    coarse = preprocess.preprocess_case(only_case(one_case), config)
+    assert coarse.geometry.grid_shape == tuple(side // 2 for side in native.shape)
+    ratio = np.divide(own.image_HWDC.shape[:3], coarse.image_HWDC.shape[:3])
+    assert np.allclose(ratio, 2, atol=0.15)
+    assert coarse.label_HWD is not None
+    assert coarse.label_HWD.shape == coarse.image_HWDC.shape[:3]
+    back = coarse.geometry.to_native(coarse.label_HWD)
+    assert back.shape == native.shape
+    both = 2 * np.count_nonzero((back > 0) & (native > 0))
+    assert both / (np.count_nonzero(back) + np.count_nonzero(native)) > 0.8
+    same = dataclasses.replace(STANDARD, spacing_mm=own.geometry.spacing_mm)
+    again = preprocess.preprocess_case(only_case(one_case), same)
+    assert np.array_equal(again.image_HWDC, own.image_HWDC)
+    assert again.geometry == own.geometry
+
+
+def test_float_masks_with_whole_numbers_are_masks(one_case: Path) -> None:
+    expected = preprocess.preprocess_case(only_case(one_case), STANDARD).label_HWD
+    rewrite(file_of(one_case, "seg"), lambda v: v)
+    assert nib.load(file_of(one_case, "seg")).get_data_dtype() == np.float32
+    got = preprocess.preprocess_case(only_case(one_case), STANDARD).label_HWD
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_the_box_around_non_zero_voxels(dtype: type, order: str) -> None:
+    voxels = np.zeros((6, 7, 8), dtype, order=order)
+    assert preprocess.nonzero_box(voxels) is None
+    voxels[2, 3, 1] = voxels[4, 3, 5] = -1 if dtype != np.uint16 else 1
+    assert preprocess.nonzero_box(voxels) == ((2, 3, 1), (5, 4, 6))
+    turned = voxels[::-1].transpose(2, 0, 1)
+    assert preprocess.nonzero_box(turned) == ((1, 1, 3), (6, 4, 4))
 
 
 def test_baseline_pads_scans_smaller_than_its_crop(one_case: Path) -> None:
@@ -85,8 +143,8 @@ def test_standard_crops_to_the_brain_and_scores_its_voxels(one_case: Path) -> No
 
 
 def test_z_scores_ignore_the_background() -> None:
-    scaled = preprocess.zscore_nonzero(np.array([0, 0, 1, 3]))
-    assert scaled.tolist() == [0, 0, -1, 1]
+    scaled = preprocess.zscore_nonzero(np.array([[[0, 0, 1, 3]]]))
+    assert scaled.tolist() == [[[0, 0, -1, 1]]]
 
 
 @pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])

@@ -89,7 +89,7 @@ def full_page(**changes) -> str:
     arguments = {
         "title": "Validation",
         "statuses": [{"case_id": "case-d", "status": "missing", "reason": "no prediction"}],
-        "pictures": [Picture(title="Worst case", alt="three planes of case-c", png=b"\x89PNG")],
+        "pictures": [Picture(title="Worst case", panels=[("three planes of case-c", b"\x89PNG")])],
         "training": training(),
         "notes": ["Labels of brats2021."],
         **changes,
@@ -108,6 +108,21 @@ def test_the_answer_stands_before_everything_else() -> None:
     at += [texts.index(words) for words in ("Training", "Cases", "Problem cases", "Pictures")]
     at.append(texts.index("The original project's figures"))
     assert at[1:] == sorted(at[1:])
+
+
+def test_the_answer_is_lesionwise_where_nothing_else_was_measured() -> None:
+    nothing = {"mean": None, "median": None, "ci95": [None, None]}
+    some = {"mean": 0.4, "median": 0.5, "ci95": [0.2, 0.6]}
+    numbers = {"dice": nothing, "lesionwise_dice": some, "lesionwise_hd95_mm": some}
+    texts = Page(render_html([], {"cases": 1, "regions": {"WT": numbers}}, title="t")).texts
+    answer = texts.index("Lesion-wise Dice")
+    assert texts[answer : answer + 5] == [
+        "Lesion-wise Dice",
+        "Lesion-wise HD95, mm",
+        "WT",
+        "whole tumour",
+        "0.400",
+    ]
 
 
 def test_the_page_asks_for_nothing_outside_itself() -> None:
@@ -144,7 +159,7 @@ def test_data_cannot_become_markup() -> None:
         {"cases": HOSTILE, "regions": {HOSTILE: {}}, "original": {"accuracy": HOSTILE}},
         title=HOSTILE + "$title",
         statuses=[{"case_id": HOSTILE, "status": HOSTILE, "reason": HOSTILE}],
-        pictures=[Picture(title=HOSTILE, alt=HOSTILE, png=b"")],
+        pictures=[Picture(title=HOSTILE, panels=[(HOSTILE, b"")])],
         training=training(),
         notes=[HOSTILE],
     )

@@ -6,34 +6,67 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_s3 import Fault, FaultyS3
 
-from ray_brats import storage
+from ray_brats import attempts, cohort, dataset, inspection, preprocess, recipes, storage
 
+STANDARD = recipes.get("standard").preprocess
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket of a server on loopback."""
-    import boto3
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[FaultyS3]:
+    """A server on loopback, for all tests of this file."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
+    faulty = FaultyS3(backend=server.get_host_and_port())
+    faulty.url = faulty.start()
+    yield faulty
+    faulty.stop()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """An empty bucket."""
+    import boto3
+    import s3fs
+
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": endpoint.url,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "2",
     }.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="cohorts")
-    yield "s3://cohorts"
-    server.stop()
+    storage._is_anonymous.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{abs(hash(request.node.name))}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    endpoint.faults.clear()
+    endpoint.signed.clear()
+    endpoint.delay_seconds = 0
+    endpoint.forget()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def phantoms(bucket: str, cohort_folder: Path, endpoint: FaultyS3) -> str:
+    """The phantom cohort in a bucket."""
+    for file in sorted(cohort_folder.rglob("*.nii.gz")):
+        name = file.relative_to(cohort_folder).as_posix()
+        storage.write_bytes(f"{bucket}/phantoms/{name}", file.read_bytes())
+    endpoint.forget()
+    return f"{bucket}/phantoms"
 
 
 def test_files_come_back_from_a_bucket_as_they_went(bucket: str) -> None:
@@ -52,14 +85,113 @@ def test_files_come_back_from_a_bucket_as_they_went(bucket: str) -> None:
     assert storage.read_json_or_none(uri) is None
 
 
+def test_a_range_and_an_empty_file(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/a", b"0123456789")
+    assert storage.read_bytes(f"{bucket}/a", end=4) == b"0123"
+    assert storage.read_bytes(f"{bucket}/a", start=6, end=99) == b"6789"
+    storage.write_bytes(f"{bucket}/empty", b"")
+    assert storage.read_bytes(f"{bucket}/empty") == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{bucket}/absent")
+
+
+def test_a_cohort_is_one_listing_and_a_case_one_request_a_file(
+    phantoms: str, endpoint: FaultyS3, cohort_folder: Path
+) -> None:
+    case = cohort.find(phantoms).cases[0]
+    assert endpoint.requests == {"LIST": 1}
+    endpoint.forget()
+    endpoint.delay_seconds = 0.1
+    prepared = preprocess.preprocess_case(case, STANDARD)
+    assert endpoint.requests == {"GET": 4}
+    assert endpoint.at_once >= 3, "modalities are read side by side"
+    local = preprocess.preprocess_case(cohort.find(str(cohort_folder)).cases[0], STANDARD)
+    assert (prepared.image_HWDC == local.image_HWDC).all()
+
+
+def test_checking_headers_moves_few_bytes(phantoms: str, endpoint: FaultyS3) -> None:
+    case = cohort.find(phantoms).cases[0]
+    sizes = {uri: size for uri, size in case.sizes_bytes.items() if "seg" not in uri}
+    endpoint.forget()
+    assert inspection.check_case(case, STANDARD)["status"] == "ok"
+    assert endpoint.requests["HEAD"] == 0
+    assert endpoint.bytes_sent < sum(sizes.values())
+
+
+def test_a_csv_lists_each_folder_once(phantoms: str, endpoint: FaultyS3, tmp_path: Path) -> None:
+    cases = cohort.find(phantoms).cases
+    lines = [f"{case.case_id},{case.images['t2']},{case.images['flair']}" for case in cases]
+    (tmp_path / "c.csv").write_text("\n".join(["case_id,t2,flair", *lines]))
+    endpoint.forget()
+    found = cohort.find(str(tmp_path / "c.csv")).cases
+    assert endpoint.requests == {"LIST": len(cases)}
+    expected = [case.inputs(["t2", "flair"]) for case in cases]
+    for case, inputs in zip(found, expected, strict=True):
+        assert case.inputs(["t2", "flair"]) == {kind: inputs[kind] for kind in ("t2", "flair")}
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "cut", "slow"])
+def test_a_fault_that_passes_changes_nothing(
+    phantoms: str, endpoint: FaultyS3, cohort_folder: Path, fault: Fault, tmp_path: Path
+) -> None:
+    case = cohort.find(phantoms).cases[1]
+    work = dataset._work(case, str(tmp_path / "far"), STANDARD, False)
+    endpoint.faults = {"_t2": [fault, fault], "_seg": [fault]}
+    row = attempts.complete(work, dataset.prepare, timed=True)
+    assert row["status"] == "ok"
+    assert not any(endpoint.faults.values())
+    near = cohort.find(str(cohort_folder)).cases[1]
+    expected = attempts.complete(
+        dataset._work(near, str(tmp_path / "near"), STANDARD, False), dataset.prepare
+    )
+    assert row["image_sha256"] == expected["image_sha256"]
+
+
+def test_a_fault_that_stays_is_a_row_after_bounded_attempts(
+    phantoms: str, endpoint: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "PAUSES_SECONDS", (0.1, 0.1))
+    case = cohort.find(phantoms).cases[2]
+    work = dataset._work(case, str(tmp_path), STANDARD, False)
+    endpoint.faults = {"_flair": ["500"] * 1000}
+    row = attempts.complete(work, dataset.prepare, timed=True)
+    assert (row["status"], row["attempts"]) == ("error", attempts.MAX_ATTEMPTS)
+    assert row["file"].endswith("_flair.nii.gz")
+    assert "injected" in row["reason"]
+    assert 1000 - len(endpoint.faults["_flair"]) <= 30
+    assert storage.list_files(f"{tmp_path}/cases/{case.case_id}")[-1].uri.endswith("done.json")
+    endpoint.faults.clear()
+    assert attempts.complete(work, dataset.prepare)["status"] == "ok"
+
+
+def test_writes_survive_faults_and_a_reader_never_sees_half(
+    bucket: str, endpoint: FaultyS3
+) -> None:
+    endpoint.faults = {"file": ["500", "503"]}
+    storage.write_bytes(f"{bucket}/file", b"x" * 100_000)
+    assert storage.read_bytes(f"{bucket}/file") == b"x" * 100_000
+
+
+def test_without_credentials_requests_are_unsigned(
+    phantoms: str, endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage._is_anonymous.cache_clear()
+    endpoint.signed.clear()
+    assert storage.list_files(phantoms)
+    storage._is_anonymous.cache_clear()
+    assert endpoint.signed == {False}
+
+
 @pytest.mark.ray
 @pytest.mark.tf
 @pytest.mark.slow
-def test_the_whole_job_runs_from_bucket_to_bucket(bucket: str, cohort_folder: Path) -> None:
-    for file in sorted(cohort_folder.rglob("*.nii.gz")):
-        name = file.relative_to(cohort_folder).as_posix()
-        storage.write_bytes(f"{bucket}/phantoms/{name}", file.read_bytes())
-    arguments = ("run", f"{bucket}/phantoms", f"{bucket}/out", "--recipe", "smoke")
+def test_the_whole_job_runs_from_bucket_to_bucket(bucket: str, phantoms: str) -> None:
+    arguments = ("run", phantoms, f"{bucket}/out", "--recipe", "smoke")
     command = [sys.executable, "-m", "ray_brats.cli", *arguments, "--steps", "12", "--json"]
     for expected in (5, 0):
         done = subprocess.run(

@@ -66,18 +66,24 @@ def work(folder: Path, key: str = "k") -> Work:
     return Work(case_id="a", sidecar_uri=f"{folder}/a.json", key=key, payload={})
 
 
+def left(item: Work, folder: Path) -> list[str]:
+    return [todo.case_id for todo in ledger.split_finished([item], str(folder))[1]]
+
+
 def test_finished_work_is_skipped_only_with_equal_key_and_all_files(tmp_path: Path) -> None:
     row = {"case_id": "a", "status": "ok"}
     (tmp_path / "a.bin").write_bytes(b"x")
     ledger.finish(f"{tmp_path}/a.json", "k", row, ["a.bin"])
     assert ledger.split_finished([work(tmp_path)], str(tmp_path)) == ([row], [])
     changed = work(tmp_path, "other")
-    assert ledger.split_finished([changed], str(tmp_path)) == ([], [changed])
+    assert left(changed, tmp_path) == ["a"]
+    (tmp_path / "a.bin").write_bytes(b"")
+    assert left(work(tmp_path), tmp_path) == ["a"], "cut short by a loss of power"
     (tmp_path / "a.bin").unlink()
-    assert ledger.split_finished([work(tmp_path)], str(tmp_path)) == ([], [work(tmp_path)])
+    assert left(work(tmp_path), tmp_path) == ["a"]
 
 
 def test_errors_are_tried_again_and_rejections_are_not(tmp_path: Path) -> None:
     for status, again in (("error", 1), ("rejected", 0), ("filtered", 0)):
         ledger.finish(f"{tmp_path}/a.json", "k", {"case_id": "a", "status": status}, [])
-        assert len(ledger.split_finished([work(tmp_path)], str(tmp_path))[1]) == again
+        assert len(left(work(tmp_path), tmp_path)) == again

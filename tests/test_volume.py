@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from ray_brats import volume
+from ray_brats import geometry, volume
 from ray_brats.errors import CaseRejected
 
 ORIENTATIONS = ["LPS", "RAS", "LAS", "PIR", "SLP", "ARI"]
@@ -47,7 +47,7 @@ def test_a_mask_there_and_back_is_itself_inside_the_crop(
     item = volume.parse(image_bytes(mask, in_axes(axes, shape)), "m.nii")
     whole = item.geometry
     assert (whole.to_native(whole.crop(item.voxels_HWD)) == mask).all()
-    cropped = volume.with_crop(whole, start, size)
+    cropped = geometry.with_crop(whole, start, size)
     kept = cropped.to_canonical(np.ones(size, np.uint8)).astype(bool)
     back = cropped.to_native(cropped.crop(item.voxels_HWD))
     inside = whole.to_native(kept.astype(np.uint8)).astype(bool)

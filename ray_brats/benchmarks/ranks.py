@@ -1,0 +1,122 @@
+"""Two training processes on all cores against one that has them, for the training benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_brats import config
+from ray_brats.benchmarks import torch_peers
+from ray_brats.config import Recipe
+from ray_brats.progress import say
+
+
+def two_against_one(recipe: Recipe, threads: int, *, steps: int) -> dict[str, Any]:
+    """Patches a second of two data-parallel processes against one with all cores.
+
+    Real processes under MultiWorkerMirroredStrategy, fed by the real `BatchStream`; both take
+    two patches a step (two ranks with one each, one rank with two), and take turns.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
+        case = Path(folder) / "cases" / "c0"
+        case.mkdir(parents=True)
+        image, label = torch_peers.patch(recipe)
+        np.save(case / "image.npy", image.astype(np.float16))
+        np.save(case / "label.npy", label)
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        waits = []
+        for _ in range(2):
+            for ranks, found_rates in rates.items():
+                say(f"benchmark train: {ranks} worker(s) on {threads} cores")
+                found = _run_ranks(recipe, ranks, threads, steps, folder)
+                found_rates.append(found["patches_per_second"])
+                waits.append(found["input_wait_share"])
+    medians = {str(ranks): statistics.median(values) for ranks, values in rates.items()}
+    return {
+        "patches_per_second": medians,
+        "input_wait_share": max(waits),
+        "ratio": medians["2"] / medians["1"],
+    }
+
+
+def _run_ranks(
+    recipe: Recipe, ranks: int, threads: int, steps: int, folder: str
+) -> dict[str, float]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(ranks)]
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    batch = 2 // ranks
+    told = config.as_json(config.with_settings(recipe, [f"train.batch_per_worker={batch}"]))
+    processes = []
+    for rank in range(ranks):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        job = {
+            "recipe": told,
+            "threads": max(1, threads // ranks),
+            "steps": steps,
+            "dataset": folder,
+        }
+        processes.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "ray_brats.benchmarks.ranks",
+                    json.dumps({**job, "rank": rank}),
+                ],
+                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    answers = [process.communicate()[0] for process in processes]
+    found: dict[str, float] = json.loads(answers[0].splitlines()[-1])
+    return found
+
+
+def _rank(job: dict[str, Any]) -> None:
+    """One process of `_run_ranks`: prints its rate as JSON."""
+    import tensorflow as tf
+
+    from ray_brats.batches import BatchStream, PreparedCase
+    from ray_brats.step import Trainee
+
+    tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    recipe = config.from_json(Recipe, job["recipe"])
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    ranks = strategy.num_replicas_in_sync
+    case = PreparedCase(case_id="c0", folder=Path(job["dataset"]) / "cases" / "c0")
+    stream = BatchStream([case], recipe.train, rank=job["rank"], ranks=ranks)
+    trainee = Trainee(strategy, recipe)
+    batches = stream.from_step(0)
+    seconds = []
+    for step in range(job["steps"] + 2):
+        if step == 2:
+            stream.waited_seconds = 0.0
+        began = time.perf_counter()
+        trainee.step(next(batches), learning_rate=1e-3, averaging_decay=0.9)
+        seconds.append(time.perf_counter() - began)
+    batches.close()
+    kept = seconds[2:]
+    patches = ranks * recipe.train.batch_per_worker
+    rate = patches / statistics.median(kept)
+    told = {"patches_per_second": rate, "input_wait_share": stream.waited_seconds / sum(kept)}
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _rank(json.loads(sys.argv[1]))

@@ -1,0 +1,225 @@
+"""`benchmark.py score`: from `.nii.gz` to `.nii.gz`, beside the bare forward passes and MONAI."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_brats import cohort as cohorts
+from ray_brats import config, engine, modelcard, patches, scoring, storage
+from ray_brats import score as stage
+from ray_brats.benchmarks import measure
+from ray_brats.benchmarks.processes import PeakMemory
+from ray_brats.cohort import Case
+from ray_brats.commands import CohortArgument
+from ray_brats.config import Recipe
+from ray_brats.errors import UsageError
+from ray_brats.progress import say
+
+KINDS = {
+    "actor": r"ray::.*Segment",
+    "read task": r"ray::.*\(read\)",
+    "write task": r"ray::.*\(write\)",
+}
+
+
+def score(
+    cohort: CohortArgument,
+    /,
+    *,
+    bundle: str,
+    cases: int = 6,
+    repeats: int = 3,
+    peer: bool = True,
+) -> dict[str, Any]:
+    """Score cases of a cohort three ways on the same cores, alternating.
+
+    Args:
+        cohort: Folder, s3:// prefix or CSV.
+        bundle: The model.
+        cases: How many cases; the first one of each repeat only warms up.
+        repeats: How often each way is measured; medians are reported.
+        peer: Measure MONAI too (needs the bench extra).
+    """
+    found = cohorts.find(cohort).cases[:cases]
+    if len(found) < 2:
+        raise UsageError(f"{cohort} has {len(found)} usable cases: expected at least 2")
+    uri = storage.absolute(bundle)
+    card, sha256 = modelcard.read(uri)
+    recipe = config.from_json(Recipe, card["recipe"])
+    forward = BareForward(uri, recipe)
+    if peer and importlib.util.find_spec("monai") is None:
+        say("MONAI is not installed, so it is not measured: pip install 'ray-brats[bench]'")
+        peer = False
+    monai = MonaiScorer(recipe, card["parameters"]) if peer else None
+    seconds: dict[str, list[float]] = {"forward": [], "ray_brats": [], "monai": []}
+    memory: dict[str, float] = {}
+    for number in range(repeats):
+        say(f"benchmark score: repeat {number + 1} of {repeats}")
+        seconds["forward"].append(_per_case(forward, found))
+        measured, peaks = ray_brats_seconds(found, uri, sha256, recipe)
+        seconds["ray_brats"].append(measured)
+        memory = {name: max(value, memory.get(name, 0.0)) for name, value in peaks.items()}
+        if monai:
+            seconds["monai"].append(_per_case(monai, found))
+    medians = {
+        name: statistics.median(values) if values else None for name, values in seconds.items()
+    }
+    ours = medians["ray_brats"]
+    return {
+        "measured": {f"{name} seconds a case": value for name, value in medians.items()},
+        "ratios": {
+            "score_vs_forward": measure.ratio(ours, medians["forward"]),
+            "score_vs_monai": measure.ratio(medians["monai"], ours),
+        },
+        "cases": len(found) - 1,
+        "repeats": repeats,
+        "cores": os.cpu_count(),
+        "parameters": card["parameters"],
+        "parameters_monai": monai.parameters if monai else None,
+        "all_seconds_a_case": seconds,
+        "peak_memory_gib": memory,
+    }
+
+
+def _per_case(way: Any, found: Sequence[Case]) -> float:
+    """Mean seconds over all cases but the first."""
+    taken = [way(case) for case in found]
+    return statistics.fmean(taken[1:])
+
+
+class BareForward:
+    """The floor: nothing but the network over the windows of a prepared case."""
+
+    def __init__(self, bundle_uri: str, recipe: Recipe) -> None:
+        self._predictor = stage.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
+        self._recipe = recipe
+
+    def __call__(self, case: Case) -> float:
+        """Seconds of the forward passes of one case, which is read before."""
+        from ray_brats import predict
+
+        image = predict.read(case, self._recipe.preprocess).image_HWDC.astype(np.float32)
+        inference = self._recipe.inference
+        windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
+        size = predict.windows_a_batch(self._recipe)
+        batches = [
+            np.stack([window.cut(image) for window in windows[at : at + size]])
+            for at in range(0, len(windows), size)
+        ]
+        (forward,) = self._predictor.forwards
+        began = time.perf_counter()
+        for batch in batches:
+            forward(batch)
+        return time.perf_counter() - began
+
+
+def ray_brats_seconds(
+    found: Sequence[Case], bundle_uri: str, sha256: str, recipe: Recipe
+) -> tuple[float, dict[str, float]]:
+    """Seconds a case in steady state (from the first mask to the last), and peak memory.
+
+    The cases stand twice in the cohort: between the first and the last mask lies more than what
+    was read ahead while the model was loading.
+    """
+    twice = [
+        dataclasses.replace(case, case_id=f"{case.case_id}.{n}") for n in "ab" for case in found
+    ]
+    with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as out:
+        with engine.running() as there, PeakMemory(os.getpid(), KINDS) as peak:
+            work = [stage.work_of(case, out, {}, recipe.preprocess, "brats2023") for case in twice]
+            frame = scoring.Frame(
+                session=uuid.uuid4().hex, preprocessing=recipe.preprocess, limit_seconds=1800
+            )
+            make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
+            moments = []
+            for row in stage.stream(work, frame, stage.plan_for(there, None, len(work)), make):
+                moments.append(time.perf_counter())
+                if row["status"] != "ok":
+                    raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")
+    return (moments[-1] - moments[0]) / (len(moments) - 1), peak.gib
+
+
+class MonaiScorer:
+    """MONAI's way: its transforms, its sliding window, a plain U-Net of the same size."""
+
+    def __init__(self, recipe: Recipe, parameters: int) -> None:
+        import monai.inferers
+        import torch
+
+        torch.set_num_threads(os.cpu_count() or 1)
+        self._recipe = recipe
+        inference = recipe.inference
+        self._network, self.parameters = _dynunet(recipe, parameters)
+        self._inferer = monai.inferers.SlidingWindowInferer(
+            roi_size=inference.window_vox,
+            sw_batch_size=1,
+            overlap=inference.overlap,
+            mode="gaussian",
+        )
+
+    def __call__(self, case: Case) -> float:
+        """Seconds from the files of one case to its mask's file."""
+        import nibabel as nib
+        import torch
+        from monai import transforms
+
+        names = self._recipe.preprocess.modalities
+        prepare = transforms.Compose(
+            [
+                transforms.LoadImaged(keys=names, ensure_channel_first=True),
+                transforms.ConcatItemsd(keys=names, name="image"),
+                transforms.CropForegroundd(keys="image", source_key="image"),
+                transforms.NormalizeIntensityd(keys="image", nonzero=True, channel_wise=True),
+            ]
+        )
+        began = time.perf_counter()
+        item = prepare({name: case.images[name] for name in names})
+        with torch.inference_mode():
+            probabilities = torch.sigmoid(self._inferer(item["image"][None], self._network))[0]
+        start = item["foreground_start_coord"]
+        over = (probabilities >= 0.5).numpy()
+        mask = np.zeros(item[names[0]].shape[1:], np.uint8)
+        inside = tuple(
+            slice(int(first), int(first) + side)
+            for first, side in zip(start, over.shape[1:], strict=True)
+        )
+        mask[inside] = over.sum(axis=0)
+        with tempfile.TemporaryDirectory() as folder:
+            affine = np.asarray(item[names[0]].meta["original_affine"])
+            nib.save(nib.Nifti1Image(mask, affine), Path(folder) / "mask.nii.gz")
+        return time.perf_counter() - began
+
+
+def _dynunet(recipe: Recipe, parameters: int) -> tuple[Any, int]:
+    """nnU-Net's plain network with as many levels, as wide as gives about as many parameters."""
+    from monai.networks.nets import DynUNet
+
+    levels = len(recipe.network.widths)
+    best: tuple[int, Any] | None = None
+    for width in range(8, 65, 4):
+        network = DynUNet(
+            spatial_dims=3,
+            in_channels=len(recipe.preprocess.modalities),
+            out_channels=3,
+            kernel_size=[3] * levels,
+            strides=[1] + [2] * (levels - 1),
+            upsample_kernel_size=[2] * (levels - 1),
+            filters=[width * 2**level for level in range(levels)],
+        ).eval()
+        count = sum(weight.numel() for weight in network.parameters())
+        if best is None or abs(count - parameters) < abs(best[0] - parameters):
+            best = (count, network)
+    assert best is not None
+    return best[1], best[0]

@@ -1,0 +1,82 @@
+"""What a bundle holds, and that it holds nothing else; needs no TensorFlow.
+
+    bundle/saved_model/   the network for `score` and `serve`: plain TensorFlow loads it. Two
+                          signatures: `serve` (prepared patches to probabilities) and `segment`
+                          (raw intensities of a whole case to labels)
+    bundle/model.keras    the same for Keras
+    bundle/model.h5       the same in the original project's format
+    bundle/bundle.json    the model card, written last: sha256 of every other file
+
+The sha256 of bundle.json (`sha256sum bundle/bundle.json`) therefore pins the whole bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_brats import storage
+from ray_brats.errors import ArtefactError
+
+CARD = "bundle.json"
+FORMAT_VERSION = 2
+
+
+def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
+    """The model card of a bundle, and the bundle's identity: the sha256 of that file.
+
+    Args:
+        uri: the bundle.
+        pinned: the sha256 it must have.
+
+    Raises:
+        ArtefactError: no bundle of this version, or not the pinned one.
+    """
+    try:
+        content = storage.read_bytes(storage.join(uri, CARD))
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{uri} is no bundle: it has no {CARD}. Expected what `ray-brats train` or "
+            "`ray-brats export` writes"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if pinned is not None and found != pinned.lower():
+        raise ArtefactError(
+            f"{uri} is not the bundle that was asked for: the sha256 of its {CARD} is {found}, "
+            f"expected {pinned}. It was changed or replaced; do not load it unless you know why"
+        )
+    try:
+        card = json.loads(content)
+        version = card.get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise ArtefactError(f"{uri}: {CARD} is no model card: copy the bundle again") from error
+    if version != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{uri} has bundle format {version}, this version reads {FORMAT_VERSION}: export it "
+            "again with the installed ray-brats"
+        )
+    return card, found
+
+
+def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
+    """`ArtefactError` unless a bundle's local files are exactly those of its card."""
+    expected, there = card["sha256"], hashes(folder)
+    if expected == there:
+        return
+    names = sorted(name for name in {*expected, *there} if expected.get(name) != there.get(name))
+    raise ArtefactError(
+        f"{uri} does not match its card ({CARD}): {', '.join(names[:3])} was changed, added or "
+        "is missing. Do not load it; copy the bundle again or export it anew"
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a bundle except its card, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / CARD
+    }

@@ -1,0 +1,153 @@
+"""Panels of a picture: a cut through a volume in grey, masks on it in colour.
+
+Arrays come in canonical orientation, LPS in index order: index 0 grows to the patient's
+Left, index 1 to Posterior, index 2 to Superior. The display is radiological: the patient's
+right is on the left of the picture, anterior (axial) or superior (other planes) on top.
+Colours are from the palette of Okabe and Ito, which colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, to_rgba_array
+from matplotlib.figure import Figure
+
+from ray_brats import labels
+from ray_brats.labels import LabelMap
+
+Volume = npt.NDArray[Any]
+SpacingMm = tuple[float, float, float]
+Shape = tuple[int, int, int]
+Box = tuple[slice, ...]
+Move = Callable[[int], None]
+"""Takes a panel to another slice."""
+
+CLASS_COLOURS: Final[Mapping[int, str]] = {
+    labels.NECROTIC: "#D55E00",
+    labels.EDEMA: "#56B4E9",
+    labels.ENHANCING: "#F0E442",
+}
+OUTLINES: Final = {"reference": ("#56B4E9", "-"), "prediction": ("#E69F00", "--")}
+
+PANEL_ORDER: Final = ("flair", "t1ce", "t2", "t1")
+_OVERLAY_ALPHA: Final = 0.65
+_WINDOW_PERCENTILES: Final = (1.0, 99.5)
+_MARGIN_VOXELS: Final = 6
+_OUTLINE_WIDTHS: Final = (1.7, 1.1, 0.7)
+_PANEL_INCHES: Final = 3.0
+_LEGEND_INCHES: Final = 4.8
+_RATIO_LIMITS: Final = (0.4, 2.5)
+_PAPER: Final = "#101010"
+_INK: Final = "#f2f2f2"
+TEXT: Final[dict[str, Any]] = {"color": _INK, "fontsize": 10, "parse_math": False}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """How an anatomical plane of an LPS array is put on paper.
+
+    It cuts array axis `axis`; `across` runs from left to right on paper, `upright` along its
+    height; `letters` say where left, right, top and bottom lie in the body.
+    """
+
+    name: str
+    axis: int
+    across: int
+    upright: int
+    grows: Literal["down", "up"]
+    letters: str
+
+    def cut(self, volume: Volume, index: int) -> Volume:
+        """Rows and columns of the paper; the row axis is `upright`."""
+        return np.transpose(np.take(volume, index, axis=self.axis))
+
+
+AXIAL: Final = Plane("axial", axis=2, across=0, upright=1, grows="down", letters="RLAP")
+CORONAL: Final = Plane("coronal", axis=1, across=0, upright=2, grows="up", letters="RLSI")
+SAGITTAL: Final = Plane("sagittal", axis=0, across=1, upright=2, grows="up", letters="APSI")
+PLANES: Final = {plane.name: plane for plane in (AXIAL, CORONAL, SAGITTAL)}
+
+
+def bounding_box(arrays: Sequence[Volume], shape: Shape) -> Box:
+    """The part that holds signal or tumour, with a margin; all of it where none does."""
+    box = []
+    for axis, size in enumerate(shape):
+        others = tuple(other for other in range(3) if other != axis)
+        signal = np.flatnonzero(np.any([(array != 0).any(axis=others) for array in arrays], axis=0))
+        low, high = (signal[0], signal[-1] + 1) if signal.size else (0, size)
+        box.append(slice(max(0, low - _MARGIN_VOXELS), min(size, high + _MARGIN_VOXELS)))
+    return tuple(box)
+
+
+def row(planes: Sequence[Plane], box: Box, spacing_mm: SpacingMm) -> tuple[Figure, list[Axes]]:
+    """Panels of equal height side by side, each as wide as what its plane shows."""
+    extent_mm = [(part.stop - part.start) * mm for part, mm in zip(box, spacing_mm, strict=True)]
+    ratios = [extent_mm[plane.across] / extent_mm[plane.upright] for plane in planes]
+    widths = np.clip(ratios, *_RATIO_LIMITS)
+    size = (max(_PANEL_INCHES * float(widths.sum()) + 0.3, _LEGEND_INCHES), _PANEL_INCHES + 1.0)
+    figure = Figure(figsize=size, facecolor=_PAPER)
+    figure.set_layout_engine("constrained", h_pad=0.09)
+    panels = figure.subplots(1, len(planes), squeeze=False, width_ratios=widths)[0]
+    for ax, plane in zip(panels, planes, strict=True):
+        x, y = box[plane.across], box[plane.upright]
+        ax.set(xlim=(x.start - 0.5, x.stop - 0.5), ylim=(y.start - 0.5, y.stop - 0.5))
+        ax.yaxis.set_inverted(plane.grows == "down")
+        ax.set_aspect(spacing_mm[plane.upright] / spacing_mm[plane.across])
+        ax.set_axis_off()
+        places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.97), (0.5, 0.03))
+        for letter, place in zip(plane.letters, places, strict=True):
+            ax.text(*place, letter, ha="center", va="center", transform=ax.transAxes, **TEXT)
+    return figure, list(panels)
+
+
+def show_grey(ax: Axes, image: Volume, plane: Plane, index: int) -> Move:
+    """Draw a cut; the window is of the whole volume and blind to background and outliers."""
+    signal = (image != 0) & np.isfinite(image)
+    low, high = np.percentile(image[signal], _WINDOW_PERCENTILES) if signal.any() else (0.0, 1.0)
+
+    def cut(at: int) -> Volume:
+        # Background is black even where intensities are z-scores and 0 is their middle.
+        return np.where(plane.cut(signal, at), plane.cut(image, at), low)
+
+    window = Normalize(float(low), float(max(high, low + 1e-6)))
+    drawn = ax.imshow(cut(index), origin="lower", aspect=ax.get_aspect(), cmap="gray", norm=window)
+    return lambda at: drawn.set_data(cut(at))
+
+
+def show_classes(ax: Axes, mask: LabelMap, plane: Plane, index: int) -> Move:
+    """Draw the classes of a cut in their colours."""
+    colours = [CLASS_COLOURS.get(i, "none") for i in range(labels.CLASS_COUNT)]
+    table = to_rgba_array(colours, [_OVERLAY_ALPHA * (c != "none") for c in colours])
+    drawn = ax.imshow(
+        table[plane.cut(mask, index)],
+        origin="lower",
+        aspect=ax.get_aspect(),
+        interpolation="nearest",
+    )
+    return lambda at: drawn.set_data(table[plane.cut(mask, at)])
+
+
+def show_outlines(ax: Axes, cut: LabelMap, colour: str, dashes: str) -> None:
+    """Draw the border of each region in a cut."""
+    for region, width in zip(labels.REGIONS, _OUTLINE_WIDTHS, strict=True):
+        mask = labels.region_mask(cut, region)
+        # A region that is absent from the cut, or fills it, has no outline.
+        if mask.any() and not mask.all() and min(mask.shape) > 1:
+            ax.contour(mask, levels=[0.5], colors=[colour], linestyles=[dashes], linewidths=width)
+
+
+def finish(figure: Figure, headline: str, handles: Sequence[Any], legend: str = "") -> None:
+    """Add the headline and the legend, then fix the layout, so that redrawing moves nothing."""
+    figure.suptitle(headline, **TEXT)
+    if handles:
+        style: dict[str, Any] = {"frameon": False, "labelcolor": _INK, "ncols": len(handles)}
+        box = figure.legend(handles=handles, loc="outside lower center", title=legend, **style)
+        box.get_title().set_color(_INK)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")

@@ -1,0 +1,294 @@
+"""The three steps of `score` under Ray Data: CPU tasks read, actors segment, tasks write.
+
+Between them a case travels as a `Parcel`, a row of a few MiB: the prepared image on its way to
+an actor, the class indices on their way back. What goes wrong with a case travels with it, and
+the last step writes it down; so every case leaves one row and one sidecar, whatever befell it.
+
+A step can end its process (out of memory, a crash in native code, its time limit). Ray then
+runs it again elsewhere, for ever and without saying why; a note stored before each case starts
+tells the successor which case that was. Such a case is put off until all others are done, so
+that a storm of dying nodes hardly meets it twice; `MAX_DEATHS` make it an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_brats import attempts, blocks, labels, ledger, predict, storage
+from ray_brats import geometry as geometries
+from ray_brats.cohort import Case
+from ray_brats.config import PreprocessConfig
+from ray_brats.geometry import Geometry
+from ray_brats.labels import LabelMap
+from ray_brats.ledger import Row, Work
+from ray_brats.predict import Prediction
+from ray_brats.volume import encode_mask
+
+Array = npt.NDArray[Any]
+
+MAX_DEATHS = 2
+"""A case that took its process with it so often is an error."""
+
+
+class Segmenter(Protocol):
+    """What an actor keeps: a `predict.Predictor`, or a stand-in."""
+
+    def class_index(self, image_HWDC: Array) -> LabelMap:
+        """Class indices `(H, W, D)` of a prepared image."""
+        ...
+
+
+MakeSegmenter = Callable[[int], Segmenter]
+"""Called once in each actor, with the threads it may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What all steps of one `score` share."""
+
+    session: str
+    preprocessing: PreprocessConfig
+    limit_seconds: float
+    """The longest one step may take over one case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """One case between two steps."""
+
+    work: Work
+    array: Array | None = None
+    """After reading the prepared image, after segmenting the class indices on the same grid."""
+    geometry: Geometry | None = None
+    failure: Row | None = None
+    """`status`, `reason` and `file`, once the case cannot be done."""
+    row: Row | None = None
+    """Of the ledger, once all is done."""
+    put_off: bool = False
+    """Its process died: this pass leaves it alone."""
+    deaths: int = 0
+    attempts: int = 1
+    seconds: float = 0.0
+    """Spent on it so far, waiting apart."""
+
+    def as_table(self) -> pa.Table:
+        """One row: the array's voxels as bytes, the rest as JSON."""
+        facts: dict[str, Any] = {
+            "work": self.work.as_row(),
+            "geometry": self.geometry and dataclasses.asdict(self.geometry),
+            "failure": self.failure,
+            "row": self.row,
+            "put_off": self.put_off,
+            "deaths": self.deaths,
+            "attempts": self.attempts,
+            "seconds": self.seconds,
+        }
+        voxels: Array | bytes = b""
+        if self.array is not None:
+            facts |= {"dtype": self.array.dtype.str, "shape": self.array.shape}
+            voxels = np.ascontiguousarray(self.array)
+        buffer = pa.py_buffer(voxels)
+        # By hand, because Arrow would copy the voxels twice.
+        ends = pa.py_buffer(np.array([0, buffer.size], np.int64))
+        column = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer])
+        return pa.table({"facts": [json.dumps(facts)], "voxels": column})
+
+    @staticmethod
+    def from_table(table: pa.Table) -> list[Parcel]:
+        """The rows of a block; arrays are views of it."""
+        columns = (table["facts"].to_pylist(), table["voxels"])
+        return [
+            _unpacked(json.loads(facts), voxels) for facts, voxels in zip(*columns, strict=True)
+        ]
+
+
+def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Parcel:
+    dtype, shape = facts.pop("dtype", None), facts.pop("shape", None)
+    array = np.frombuffer(voxels.as_buffer(), dtype).reshape(shape) if voxels and dtype else None
+    geometry = facts.pop("geometry")
+    return Parcel(
+        work=Work.from_row(facts.pop("work")),
+        array=array,
+        geometry=geometries.from_json(geometry) if geometry else None,
+        **facts,
+    )
+
+
+def pack(parcels: Sequence[Parcel]) -> pa.Table:
+    """A block of cases."""
+    return pa.concat_tables([parcel.as_table() for parcel in parcels])
+
+
+# --- the steps -------------------------------------------------------------------------
+
+
+def read(batch: pa.Table, frame: Frame) -> Iterator[pa.Table]:
+    """The first task: files to prepared images."""
+
+    def step(parcel: Parcel) -> Parcel:
+        case = Case.from_row(parcel.work.payload["case"])
+        prepared = predict.read(case, frame.preprocessing)
+        return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
+
+    return _each(batch, frame, "read", step)
+
+
+class Segment:
+    """The actor: keeps the model loaded; prepared images to class indices."""
+
+    def __init__(self, frame: Frame, make_segmenter: MakeSegmenter, threads: int) -> None:
+        self._frame, self._segmenter = frame, make_segmenter(threads)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Segment the cases of a block."""
+
+        def step(parcel: Parcel) -> Parcel:
+            assert parcel.array is not None
+            return dataclasses.replace(parcel, array=self._segmenter.class_index(parcel.array))
+
+        return _each(batch, self._frame, "segment", step)
+
+
+def write(batch: pa.Table, frame: Frame) -> Iterator[pa.Table]:
+    """The last task: class indices to masks and sidecars; failures to sidecars.
+
+    Its output has `row`, one of the ledger as JSON, or an empty one and a `parcel` put off.
+    """
+    for table in _each(batch, frame, "write", _write):
+        for parcel in Parcel.from_table(table):
+            again = parcel.as_table()["facts"].to_pylist() if parcel.put_off else [""]
+            row = "" if parcel.put_off else json.dumps(parcel.row or _record_failure(parcel))
+            yield pa.table({"row": [row], "parcel": again})
+
+
+def resumed(facts: str) -> Parcel:
+    """A parcel that was put off, for its next pass."""
+    parcel = _unpacked(json.loads(facts), None)
+    return dataclasses.replace(parcel, put_off=False, attempts=parcel.attempts + 1)
+
+
+def _write(parcel: Parcel) -> Parcel:
+    began, item = time.monotonic(), parcel.work
+    assert parcel.array is not None
+    assert parcel.geometry is not None
+    _clear(item)
+    mask = parcel.geometry.to_native(parcel.array)
+    raw = labels.from_class_index(mask, item.payload["release"])
+    name = mask_name(item.case_id)
+    storage.write_bytes(storage.join(item.folder, name), encode_mask(raw, parcel.geometry))
+    volumes_ml = Prediction(mask_native=mask, geometry=parcel.geometry).region_ml()
+    row: Row = {
+        "case_id": item.case_id,
+        "status": "ok",
+        "reason": "",
+        "file": "",
+        "attempts": parcel.attempts,
+        "seconds": round(parcel.seconds + time.monotonic() - began, 3),
+        **{f"{region.lower()}_ml": round(ml, 6) for region, ml in volumes_ml.items()},
+    }
+    ledger.finish(item.sidecar_uri, item.key, row, [name])
+    return dataclasses.replace(parcel, row=row, array=None)
+
+
+def _record_failure(parcel: Parcel) -> Row:
+    """The row of a case that failed; nothing of an earlier version stays."""
+    item = parcel.work
+    row = {
+        "case_id": item.case_id,
+        **(parcel.failure or {}),
+        "attempts": parcel.attempts,
+        "seconds": round(parcel.seconds, 3),
+    }
+    with contextlib.suppress(OSError):
+        _clear(item)
+    return attempts.give_up(item, row)
+
+
+def _clear(item: Work) -> None:
+    for name in item.stale:
+        storage.delete(storage.join(item.folder, name))
+
+
+def mask_name(case_id: str) -> str:
+    """File name of a case's mask."""
+    return f"{case_id}.nii.gz"
+
+
+# --- whatever befalls them -------------------------------------------------------------
+
+
+def notes_prefix(session: str) -> str:
+    """What the notes of one `score` start with; they stay until its driver clears them."""
+    return f"ray-brats-{session}-"
+
+
+def _each(
+    batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]
+) -> Iterator[pa.Table]:
+    """Take the cases of a block through one step; failures pass by."""
+    parcels = Parcel.from_table(batch)
+    name = f"{notes_prefix(frame.session)}{stage}-{parcels[0].work.case_id}"
+    note, alarm = blocks.Note(name), blocks.Alarm(name, frame.limit_seconds)
+    before: Mapping[str, Any] = note.read() or {}
+    under_way: str | None = before.get("under_way")
+    tries: dict[str, int] = dict(before.get("tries", {}))
+
+    def take(parcel: Parcel) -> Parcel:
+        case_id, limit = parcel.work.case_id, frame.limit_seconds
+        if parcel.failure or parcel.put_off:
+            return parcel
+        tried = tries.get(case_id, 0)
+        tries[case_id] = tried + 1
+        if case_id == under_way:
+            return _died(parcel, tried, f"{limit:g} s" if alarm.rang else "")
+        note.write({"under_way": case_id, "tries": tries})
+        with alarm:
+            return _patiently(step, dataclasses.replace(parcel, attempts=parcel.attempts + tried))
+
+    done = [take(parcel).as_table() for parcel in parcels]
+    # From here a death is not the case's doing, but it costs an attempt all the same.
+    note.write({"under_way": None, "tries": tries})
+    alarm.remove()
+    yield pa.concat_tables(done)
+
+
+def _died(parcel: Parcel, tried: int, limit: str) -> Parcel:
+    """A case whose process ended: put off, or given up."""
+    deaths = parcel.deaths + 1
+    known = dataclasses.replace(
+        parcel, array=None, deaths=deaths, attempts=parcel.attempts + tried - 1
+    )
+    if limit:
+        why = f"took longer than {limit} and was stopped"
+    elif deaths >= MAX_DEATHS:
+        why = f"its process died {deaths} times: out of memory, or a crash in native code"
+    else:
+        return dataclasses.replace(known, put_off=True)
+    return dataclasses.replace(known, failure={"status": "error", "reason": why, "file": ""})
+
+
+def _patiently(step: Callable[[Parcel], Parcel], parcel: Parcel) -> Parcel:
+    """One step over one case, tried again where it may pass; never raises an `Exception`."""
+    began = time.monotonic()
+    for pause in (*attempts.PAUSES_SECONDS, None):
+        try:
+            done = step(parcel)
+            return dataclasses.replace(done, seconds=done.seconds + time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001 - one case must never end the cohort
+            if pause is None or not attempts.may_pass(error):
+                spent = parcel.seconds + time.monotonic() - began
+                failure = attempts.failure(error)
+                return dataclasses.replace(parcel, failure=failure, array=None, seconds=spent)
+        time.sleep(pause)
+        parcel = dataclasses.replace(parcel, attempts=parcel.attempts + 1)
+    raise AssertionError("unreachable")

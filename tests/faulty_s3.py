@@ -1,0 +1,142 @@
+"""A real HTTP S3 endpoint (moto's) behind a proxy that counts requests and injects faults."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+Fault = Literal["500", "503", "cut", "slow", "hang"]
+
+
+@dataclass
+class FaultyS3:
+    """What happened, and what shall happen; `faults` maps a part of a path to what comes next."""
+
+    backend: tuple[str, int]
+    url: str = ""
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    """Method and kind (GET, HEAD, PUT, LIST…) to how many."""
+    bytes_sent: int = 0
+    signed: set[bool] = field(default_factory=set)
+    at_once: int = 0
+    """Most requests that were under way together."""
+    delay_seconds: float = 0.0
+    _under_way: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> str:
+        """The address to use as AWS_ENDPOINT_URL."""
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                owner.handle(self)
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        """Free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def forget(self) -> None:
+        """Count from zero."""
+        self.requests.clear()
+        self.at_once = self.bytes_sent = 0
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        """Forward one request, or do the fault that is due."""
+        kind = "LIST" if "list-type" in request.path else request.command
+        with self._lock:
+            self.requests[kind] += 1
+            self.signed.add("Authorization" in request.headers)
+            self._under_way += 1
+            self.at_once = max(self.at_once, self._under_way)
+            fault = self._due(request.path) if request.command in ("GET", "PUT") else None
+        try:
+            time.sleep(self.delay_seconds)
+            self._answer(request, fault)
+        except (BrokenPipeError, ConnectionResetError):
+            request.close_connection = True
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def _due(self, path: str) -> Fault | None:
+        for part, waiting in self.faults.items():
+            if part in path and waiting:
+                return waiting.pop(0)
+        return None
+
+    def _answer(self, request: BaseHTTPRequestHandler, fault: Fault | None) -> None:
+        length = int(request.headers.get("Content-Length") or 0)
+        body = request.rfile.read(length)
+        if fault in ("500", "503"):
+            code = {"500": "InternalError", "503": "SlowDown"}[fault]
+            text = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+            self._send(request, int(fault), {"Content-Type": "application/xml"}, text)
+            return
+        backend = http.client.HTTPConnection(*self.backend)
+        backend.request(request.command, request.path, body, dict(request.headers))
+        response = backend.getresponse()
+        content = response.read()
+        headers = {name: value for name, value in response.getheaders() if name not in _HOP}
+        if fault == "cut":
+            self._start(request, response.status, headers, len(content))
+            request.wfile.write(content[: len(content) // 2])
+            request.wfile.flush()
+            request.close_connection = True
+            request.connection.close()
+            return
+        if fault == "slow":
+            self._start(request, response.status, headers, len(content))
+            for at in range(0, len(content), max(1, len(content) // 5)):
+                request.wfile.write(content[at : at + max(1, len(content) // 5)])
+                request.wfile.flush()
+                time.sleep(0.2)
+            return
+        if fault == "hang":
+            time.sleep(60)
+        self._send(request, response.status, headers, content)
+
+    def _start(
+        self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], length: int
+    ) -> None:
+        request.send_response_only(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        if request.command != "HEAD":
+            request.send_header("Content-Length", str(length))
+        request.end_headers()
+
+    def _send(
+        self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes
+    ) -> None:
+        if request.command == "HEAD":
+            headers = {**headers, "Content-Length": headers.get("Content-Length", "0")}
+            self._start(request, status, headers, 0)
+            return
+        headers.pop("Content-Length", None)
+        self._start(request, status, headers, len(content))
+        request.wfile.write(content)
+        with self._lock:
+            self.bytes_sent += len(content)
+
+
+_HOP = frozenset({"Connection", "Transfer-Encoding", "Server", "Date"})

@@ -1,0 +1,101 @@
+"""Feeding: the same samples for any number of ranks, and copies of remote cases."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_brats import batches, storage
+from ray_brats.batches import BatchStream, PreparedCase
+from ray_brats.config import TrainConfig
+from ray_brats.errors import StageFailed
+
+pytestmark = pytest.mark.tf
+
+
+def write_case(uri: str, seed: int) -> None:
+    import io
+
+    rng = np.random.default_rng(seed)
+    label = (rng.random((20, 22, 18)) < 0.05).astype(np.uint8)
+    for name, array in (("image", rng.normal(size=(20, 22, 18, 2))), ("label", label)):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        storage.write_bytes(storage.join(uri, f"{name}.npy"), buffer.getvalue())
+    storage.write_bytes(storage.join(uri, "done.json"), str(seed).encode())
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[PreparedCase]:
+    for number in range(3):
+        write_case(str(tmp_path / f"c{number}"), number)
+    return [
+        PreparedCase(case_id=f"c{number}", folder=tmp_path / f"c{number}") for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("ranks", "batch", "accumulate"), [(1, 4, 1), (2, 2, 1), (2, 1, 2)])
+def test_a_step_holds_the_same_samples_however_they_are_shared(
+    cases: list[PreparedCase], ranks: int, batch: int, accumulate: int
+) -> None:
+    common = {"patch_vox": (8, 8, 8), "seed": 3}
+    alone = BatchStream(cases, TrainConfig(batch_per_worker=4, **common), rank=0, ranks=1)  # type: ignore[arg-type]
+    train = TrainConfig(batch_per_worker=batch, accumulate=accumulate, **common)  # type: ignore[arg-type]
+    for step in (0, 7):
+        shared = [
+            BatchStream(cases, train, rank=rank, ranks=ranks).batch(step) for rank in range(ranks)
+        ]
+        images = np.concatenate([one.image for one in shared])
+        np.testing.assert_array_equal(images, alone.batch(step).image)
+        assert [*sum((one.case_ids for one in shared), ())] == [*alone.batch(step).case_ids]
+
+
+def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
+    cases: list[PreparedCase],
+) -> None:
+    stream = BatchStream(cases, TrainConfig(patch_vox=(8, 8, 8)), rank=0, ranks=1)
+    running = stream.from_step(5)
+    np.testing.assert_array_equal(next(running).image, stream.batch(5).image)
+    np.testing.assert_array_equal(next(running).image, stream.batch(6).image)
+    running.close()
+    gone = BatchStream(
+        [PreparedCase(case_id="x", folder=Path("/nowhere"))],
+        TrainConfig(patch_vox=(8, 8, 8)),
+        rank=0,
+        ranks=1,
+    )
+    with pytest.raises(FileNotFoundError):
+        next(gone.from_step(0))
+
+
+def test_remote_cases_are_copied_once_and_forgotten(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
+    write_case(f"{bucket}/dataset/cases/c0", 1)
+    case = batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert case.image().shape == (20, 22, 18, 2)
+    storage.delete(f"{bucket}/dataset/cases/c0/image.npy")
+    again = batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert again == case
+    # Another version of the case, by its sidecar, is copied anew.
+    write_case(f"{bucket}/dataset/cases/c0", 2)
+    before = case.label().copy()
+    batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert (case.label() != before).any()
+    batches.forget(f"{bucket}/dataset", run_uri="r")
+    assert not case.folder.exists()
+
+
+def test_a_full_disk_is_a_sentence(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    write_case(f"{bucket}/dataset/cases/c0", 1)
+    with pytest.raises(StageFailed, match="TMPDIR"):
+        batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")

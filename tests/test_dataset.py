@@ -1,0 +1,130 @@
+"""The dataset stage: baseline on real engines, and kill -9 at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import file_of, rewrite
+
+from ray_brats import ledger, phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE_VOX = (96, 96, 64)
+CASES = 24
+KILLS = 12
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray_brats.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, object]:
+    out, said = process.communicate(timeout=500)
+    assert "Traceback" not in said, said
+    assert process.returncode == 0, said
+    summary: dict[str, object] = json.loads(out)
+    return summary
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def sidecars(folder: Path) -> dict[str, int]:
+    """When each finished case was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("cases/*/done.json")}
+
+
+@pytest.mark.ray
+def test_filtered_cases_stay_in_the_table_and_can_be_kept(tmp_path: Path) -> None:
+    names = phantom.write_cohort(tmp_path / "cohort", cases=2, shape_vox=(64, 64, 48))
+    rewrite(file_of(tmp_path / "cohort" / names[0], "seg"), np.zeros_like)
+    arguments = ("preprocess", tmp_path / "cohort", tmp_path / "out", "--recipe", "baseline")
+    summary = finished(start(*arguments, "--json"))
+    assert summary["counts"] == {"filtered": 2}, "a 128³ crop of a 64-voxel head is mostly padding"
+    assert summary["failures"] == []
+    rows = ledger.read_table(str(tmp_path / "out/cases.parquet"))
+    assert [row["status"] for row in rows] == ["filtered", "filtered"]
+    assert "more than 1%" in rows[0]["reason"]
+    kept = finished(start(*arguments, "--keep-filtered", "--json"))
+    assert (kept["counts"], kept["processed"]) == ({"ok": 2}, 2)
+    (note,) = kept["notes"]
+    assert "128×128×128 crop is centred" in note
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["notes"] == [note]
+    assert np.load(tmp_path / "out/cases" / names[1] / "image.npy").shape == (128, 128, 128, 3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, bytes]]:
+    """A cohort, and its dataset made in peace."""
+    folder = tmp_path_factory.mktemp("chaos")
+    phantom.write_cohort(folder / "cohort", cases=CASES, shape_vox=SHAPE_VOX)
+    finished(start("preprocess", folder / "cohort", folder / "calm", "--json"))
+    return folder, contents(folder / "calm")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_kill_9_at_a_random_moment_changes_nothing(
+    undisturbed: tuple[Path, dict[str, bytes]], tmp_path: Path, seed: int
+) -> None:
+    """Of a worker (the command goes on), of the driver or the node's raylet (the next goes on)."""
+    folder, expected = undisturbed
+    draw = random.Random(seed)
+    out = tmp_path / "out"
+    process = start("preprocess", folder / "cohort", out, "--json")
+    while not sidecars(out):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(draw.uniform(0, 0.5))
+    tree = psutil.Process(process.pid).children(recursive=True)
+    victim = ("worker", "driver", "raylet")[seed % 3]
+    before = sidecars(out)
+    if victim == "worker":
+        draw.choice(named(tree, "ray::MapBatches")).kill()
+        assert finished(process)["counts"] == {"ok": CASES}
+    else:
+        (psutil.Process(process.pid) if victim == "driver" else named(tree, "raylet")[0]).kill()
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode != 0
+        assert "Traceback" not in said, said
+        psutil.wait_procs(tree, timeout=60)
+        before = sidecars(out)
+        summary = finished(start("preprocess", folder / "cohort", out, "--json"))
+        assert summary["skipped"] == len(before)
+    after = sidecars(out)
+    assert {name: after[name] for name in before} == before, "a finished case was redone"
+    assert contents(out) == expected
+
+
+def named(tree: list[psutil.Process], name: str) -> list[psutil.Process]:
+    """Processes whose command begins so."""
+    found = []
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+            if Path(process.cmdline()[0]).name.startswith(name):
+                found.append(process)
+    return found

@@ -1,0 +1,30 @@
+"""Progress: Ctrl-C is never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from ray_brats.progress import Progress, interruptible
+
+
+def test_an_interrupt_that_something_swallowed_comes_back_at_the_next_case() -> None:
+    reached: list[int] = []
+
+    def work() -> None:
+        with interruptible(), Progress("test", 3) as progress:
+            progress.update(1)
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            reached.append(1)
+            progress.update(2)
+            reached.append(2)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == [1]
+    with interruptible(), Progress("test", 3) as progress:
+        progress.update(1)

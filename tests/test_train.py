@@ -1,0 +1,248 @@
+"""Runs that survive: workers and drivers killed, hangs, failures that another try cannot mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from ray_brats import phantom, runlog
+
+pytestmark = [pytest.mark.ray, pytest.mark.tf]
+TINY = (
+    "network.widths=4,8",
+    "train.patch_vox=16,16,16",
+    "inference.window_vox=64,64,64",
+    "inference.overlap=0",
+)
+HANGS_ONCE = """
+import os, time
+from ray_brats import watchdog
+
+beat, count = watchdog.Watchdog.beat, 0
+
+def beat_or_sleep(self):
+    global count
+    count += 1
+    if count == 20:
+        try:
+            os.close(os.open(os.environ["HANG_MARKER"], os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            time.sleep(3600)
+    beat(self)
+
+watchdog.Watchdog.beat = beat_or_sleep
+"""
+
+FILLS_MEMORY = """
+import numpy as np
+from ray_brats import watchdog
+
+beat, kept = watchdog.Watchdog.beat, []
+
+def beat_and_fill(self):
+    kept.append(np.ones(1 << 27))  # 1 GiB
+    beat(self)
+
+watchdog.Watchdog.beat = beat_and_fill
+"""
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ray_brats.cli", name, *map(str, arguments)]
+
+
+def training(dataset: Path, run: Path, *settings: str, **options: object) -> list[str]:
+    flags = [item for name, value in options.items() for item in (f"--{name}", value)]
+    chosen = [*TINY, *settings]
+    return command("train", dataset, run, "--recipe", "smoke", "--set", *chosen, *flags)
+
+
+def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    phantom.write_cohort(folder / "cohort", cases=5, shape_vox=(40, 40, 32))
+    done = finish(command("preprocess", folder / "cohort", folder / "dataset", "--recipe", "smoke"))
+    assert done.returncode == 0, done.stderr
+    return folder / "dataset"
+
+
+def losses(run: Path) -> dict[int, float]:
+    steps = [line for line in runlog.read(str(run)) if "event" not in line]
+    found = {line["step"]: line["loss"] for line in steps}
+    assert len(found) == len(steps), "each step stands once"
+    return found
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in runlog.read(str(run)) if line.get("event") == kind]
+
+
+def test_a_hang_is_noticed_shown_and_the_run_goes_on(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGS_ONCE)
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    done = finish(
+        training(
+            dataset,
+            tmp_path / "run",
+            "train.checkpoint_minutes=0.001",
+            **{"steps": 30, "hang-seconds": 20},
+        ),
+        PYTHONPATH=path,
+        HANG_MARKER=str(tmp_path / "hung"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hangs after step" in done.stderr
+    assert "beat_or_sleep" in done.stderr
+    assert sorted(losses(tmp_path / "run")) == list(range(1, 31))
+    (resume,) = events(tmp_path / "run", "resume")
+    assert resume["step"] > 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once(dataset: Path, tmp_path: Path) -> None:
+    poisoned = tmp_path / "dataset"
+    subprocess.run(["cp", "-r", str(dataset), str(poisoned)], check=True)
+    for path in poisoned.glob("cases/*/image.npy"):
+        image = np.load(path)
+        np.save(path, np.full_like(image, np.nan))
+    done = finish(training(poisoned, tmp_path / "run", steps=30))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for word in ("step 1 ", "nan", "BraTS20_Training_", "last good checkpoint: none"):
+        assert word in done.stderr
+    # One group of workers started, and none again.
+    claims = list((tmp_path / "run/attempts").iterdir())
+    assert len(claims) == 2
+
+
+@pytest.mark.slow
+def test_too_little_memory_ends_with_what_was_needed_and_what_to_lower(
+    dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FILLS_MEMORY)
+    memory = psutil.virtual_memory()
+    limit = memory.percent / 100 + (4 << 30) / memory.total
+    if limit > 0.9:
+        pytest.skip("too little memory here to fill some of it")
+    done = finish(
+        training(dataset, tmp_path / "run", steps=30),
+        PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        RAY_memory_usage_threshold=f"{limit:.3f}",
+        RAY_memory_monitor_refresh_ms="100",
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for word in ("train", "too little memory", "GiB on each of 2 worker(s)", "batch_per_worker"):
+        assert word in done.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_made_longer_but_not_shorter(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert finish(training(dataset, run, steps=20)).returncode == 0
+    first = losses(run)
+    longer = finish([*training(dataset, run, steps=30), "--resume"])
+    assert longer.returncode == 0, longer.stderr
+    assert "goes on from step 20" in longer.stderr
+    assert losses(run).keys() == set(range(1, 31))
+    assert {step: losses(run)[step] for step in first} == first
+    shorter = finish([*training(dataset, run, steps=25), "--resume"])
+    assert (shorter.returncode, "not shortened" in shorter.stderr) == (2, True)
+    again = finish([*training(dataset, run, steps=30), "--resume"])
+    assert "nothing to do" in again.stderr
+
+
+def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The training workers below a driver that starts Ray itself."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if process.cmdline()[0].startswith("ray::RayTrainWorker"):
+                found.append(process)
+        except (psutil.Error, IndexError):
+            continue
+    return found
+
+
+def steps_done(run: Path) -> int:
+    lines = runlog.read(str(run))
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def wait_for_step(run: Path, step: int, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while steps_done(run) < step:
+        assert driver.poll() is None, "training ended early"
+        assert time.monotonic() < deadline, f"step {step} never came"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    running: list[subprocess.Popen[bytes]] = []
+    yield running
+    for process in running:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_chaos_killed_workers_and_driver_change_no_number(
+    dataset: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    settings = ("train.checkpoint_minutes=0.02", "train.validations=3")
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    done = finish(training(dataset, calm, *settings, steps=420))
+    assert done.returncode == 0, done.stderr
+    arguments = training(dataset, wild, *settings, steps=420)
+    rng = np.random.default_rng()
+    driver = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    started.append(driver)
+    for lowest in (80, 180):
+        wait_for_step(wild, lowest + int(rng.integers(40)), driver)
+        workers = workers_of(driver)
+        assert len(workers) == 2
+        workers[rng.integers(2)].kill()
+        seen = len(events(wild, "resume"))
+        deadline = time.monotonic() + 120
+        while len(events(wild, "resume")) == seen:
+            assert time.monotonic() < deadline, "no resume"
+            time.sleep(0.2)
+    wait_for_step(wild, 280 + int(rng.integers(40)), driver)
+    driver.kill()
+    driver.wait()
+    resumed = finish([*arguments, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = losses(calm), losses(wild)
+    assert found.keys() == expected.keys() == set(range(1, 421))
+    for step, loss in expected.items():
+        assert found[step] == pytest.approx(loss, abs=1e-4), step
+    for one, other in zip(events(calm, "validation"), events(wild, "validation"), strict=True):
+        assert one["step"] == other["step"]
+        assert other["dice"] == pytest.approx(one["dice"], abs=1e-4)
+    resumes = [event["step"] for event in events(wild, "resume")]
+    assert len(resumes) == 3
+    assert min(resumes) > 0
+    cards = [json.loads((run / "bundle/bundle.json").read_text()) for run in (calm, wild)]
+    assert cards[0]["measured"]["step"] == cards[1]["measured"]["step"]
