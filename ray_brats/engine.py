@@ -6,12 +6,14 @@ The other modules of this layer are thin shells that stand on this one.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
 import os
 import socket
 import sys
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,8 +105,24 @@ def running() -> Iterator[Resources]:
         place = f"the cluster at {address}" if address else "this machine"
         say(f"Ray on {place}: {found.nodes} node(s), {found.cpus} CPUs, {found.gpus} GPUs")
         yield found
+    except BaseException as error:
+        _let_go(error)
+        raise
     finally:
         ray.shutdown()
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, while Ray is still there.
+
+    Among it may be an executor of Ray Data, interrupted as it was set up. Freed after
+    `ray.shutdown`, its finaliser would start Ray anew and fail in it.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    gc.collect()
 
 
 def _join(address: str, quiet: Mapping[str, Any]) -> None:

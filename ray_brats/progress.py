@@ -31,21 +31,28 @@ def interruptible() -> Iterator[None]:
     """Inside, Ctrl-C ends the work even where a callback swallows the exception.
 
     Ray runs our code's callbacks and finalisers in the main thread; a KeyboardInterrupt that is
-    raised in one of those is lost. `Progress.update` raises it again.
+    raised in one of those is lost, and Python only prints it. `Progress.update` raises it again.
     """
+    print_unraisable = sys.unraisablehook
 
     def note(number: int, frame: types.FrameType | None) -> None:
         _interrupted.set()
         signal.default_int_handler(number, frame)
+
+    def quieter(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            print_unraisable(lost)
 
     _interrupted.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = quieter
     try:
         yield
     finally:
+        sys.unraisablehook = print_unraisable
         signal.signal(signal.SIGINT, before)
 
 

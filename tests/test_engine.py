@@ -191,3 +191,28 @@ def test_control_c_ends_with_a_sentence_and_leaves_what_is_finished(tmp_path: Pa
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1].endswith("the same command goes on where this one ended")
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".json"]
+
+
+SET_UP = """
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+def interrupted(self):
+    raise KeyboardInterrupt
+
+StreamingExecutor.get_stats = interrupted
+"""
+
+
+@pytest.mark.ray
+def test_control_c_as_the_work_is_set_up_is_a_sentence_too(tmp_path: Path) -> None:
+    # Ray Data then has an executor at work that no iterator of ours ends.
+    ended = subprocess.run(
+        [sys.executable, "-c", SET_UP + INTERRUPTED, str(tmp_path)],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr

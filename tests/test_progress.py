@@ -5,10 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 
 import pytest
 
 from ray_brats.progress import Progress, interruptible
+
+
+class Interrupted:
+    """Its finaliser is where Ctrl-C is pressed."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_in_a_finaliser_is_not_printed_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+
+    def work() -> None:
+        with interruptible(), Progress("test", 3) as progress:
+            thing = Interrupted()
+            del thing
+            progress.update(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not printed
 
 
 def test_an_interrupt_that_something_swallowed_comes_back_at_the_next_case() -> None:
