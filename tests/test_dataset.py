@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import ctypes
 import json
+import os
 import random
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPE_VOX = (96, 96, 64)
 CASES = 24
 KILLS = 12
+WORKERS = os.cpu_count() or 1
+"""Tasks that run at a time: what a death of the driver or of the node stops."""
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -74,6 +81,44 @@ def test_filtered_cases_stay_in_the_table_and_can_be_kept(tmp_path: Path) -> Non
     assert np.load(tmp_path / "out/cases" / names[1] / "image.npy").shape == (128, 128, 128, 3)
 
 
+class Opened:
+    """Counts how often each case's FLAIR is opened (Linux's inotify): the cases begun."""
+
+    def __init__(self, cohort: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._file = libc.inotify_init1(os.O_NONBLOCK)
+        assert self._file >= 0, os.strerror(ctypes.get_errno())
+        in_open = 0x20
+        for flair in cohort.rglob("*_flair.nii.gz"):
+            assert libc.inotify_add_watch(self._file, bytes(flair.parent), in_open) >= 0
+        self._times: collections.Counter[str] = collections.Counter()
+
+    def times(self) -> dict[str, int]:
+        """File name and how often it was opened since the start."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                events, at = os.read(self._file, 1 << 20), 0
+                while at < len(events):
+                    _, mask, _, size = struct.unpack_from("iIII", events, at)
+                    assert not mask & 0x4000, "inotify's queue overflowed"
+                    name = events[at + 16 : at + 16 + size].rstrip(b"\0").decode()
+                    self._times[name] += "_flair" in name
+                    at += 16 + size
+        return dict(+self._times)
+
+    def close(self) -> None:
+        """Stop counting."""
+        os.close(self._file)
+
+
+@pytest.fixture
+def opened(undisturbed: tuple[Path, dict[str, bytes]]) -> Iterator[Opened]:
+    """What is opened of the cohort during the test."""
+    counter = Opened(undisturbed[0] / "cohort")
+    yield counter
+    counter.close()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory,
@@ -89,7 +134,7 @@ def undisturbed(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_kill_9_at_a_random_moment_changes_nothing(
-    undisturbed: tuple[Path, dict[str, bytes]], tmp_path: Path, seed: int
+    undisturbed: tuple[Path, dict[str, bytes]], opened: Opened, tmp_path: Path, seed: int
 ) -> None:
     """Of a worker (the command goes on), of the driver or the node's raylet (the next goes on)."""
     folder, expected = undisturbed
@@ -118,6 +163,11 @@ def test_kill_9_at_a_random_moment_changes_nothing(
     after = sidecars(out)
     assert {name: after[name] for name in before} == before, "a finished case was redone"
     assert contents(out) == expected
+    times = opened.times()
+    assert len(times) == CASES
+    redone = [name for name, number in times.items() if number > min(times.values())]
+    killed = 1 if victim == "worker" else WORKERS
+    assert len(redone) <= killed, "more than one case per worker redone"
 
 
 def named(tree: list[psutil.Process], name: str) -> list[psutil.Process]:

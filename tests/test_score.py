@@ -98,8 +98,8 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
     out.mkdir()
     (out / "bad.nii.gz").write_bytes(b"of an earlier version of the case")
     began = time.monotonic()
-    summary = run(tmp_path / "cohort", out, names, limit_seconds=5)
-    assert time.monotonic() - began < 120
+    summary = run(tmp_path / "cohort", out, names, limit_seconds=20)
+    assert time.monotonic() - began < 300, "the limit was not kept"
     rows = table(out)
     status = {name: row["status"] for name, row in rows.items()}
     assert status == dict.fromkeys(names, "ok") | {
@@ -110,7 +110,7 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
     }
     assert summary["counts"] == {"error": 3, "ok": 3, "rejected": 1}
     assert "died 2 times" in rows["poison"]["reason"]
-    assert "longer than 5 s" in rows["hang"]["reason"]
+    assert "longer than 20 s" in rows["hang"]["reason"]
     assert "no such luck" in rows["raises"]["reason"]
     assert rows["bad"]["file"].endswith("bad_t2.nii.gz")
     attempts = {name: row["attempts"] for name, row in rows.items()}
