@@ -1,4 +1,4 @@
-"""Batches for training: patches cut from prepared cases, augmented inside the graph.
+"""Batches for training: patches cut from prepared cases, to be augmented inside the graph.
 
 Volumes stay on disk, memory-mapped; a thread cuts the next batches while a step runs. The
 time a step had to wait for them is measured.
@@ -20,15 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from ray_brats import storage
+from ray_brats import patches, storage
 from ray_brats.config import TrainConfig
 from ray_brats.errors import StageFailed
 from ray_brats.patches import SampleStream, draw_location
 
 Array = npt.NDArray[Any]
-Tensor = Any
 
 SPARED_BYTES = 1 << 30
 """Of a node's disk, never filled with copies."""
@@ -102,9 +100,9 @@ class Batch:
     """One replica's share of a step."""
 
     image: npt.NDArray[np.float32]
-    """`(N, H, W, D, C)`."""
+    """`(N, H, W, D, C)`; where patches are zoomed, wider than a patch by `margin_vox` around."""
     label: npt.NDArray[np.uint8]
-    """`(N, H, W, D)`."""
+    """`(N, H, W, D)`, as wide as the image."""
     keys: npt.NDArray[np.int32]
     """`(N, 2)`: the key of each sample's random augmentation."""
     case_ids: tuple[str, ...]
@@ -146,6 +144,8 @@ class BatchStream:
             foreground_share=self._train.foreground_share,
             rng=rng,
         )
+        if self._train.zoom_probability:
+            location = location.wider(patches.margin_vox(self._train.patch_vox))
         image = location.cut(case.image()).astype(np.float32)
         key = np.array([self._train.seed, index], np.int64).astype(np.int32)
         return image, location.cut(label), key, case.case_id
@@ -181,31 +181,3 @@ class BatchStream:
                 yield item
         finally:
             closed.set()
-
-
-def augment(
-    image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig
-) -> tuple[Tensor, Tensor]:
-    """Mirror and jitter a batch; the same keys give the same result.
-
-    Args:
-        image: `(N, H, W, D, C)` float32; zeros are background and stay so.
-        label: `(N, H, W, D)` uint8.
-        keys: `(N, 2)` int32.
-    """
-    images, labels = [], []
-    for number in range(train.batch_per_worker):
-        one, mask, key = image[number], label[number], keys[number]
-        if train.flip:
-            coins = tf.random.stateless_uniform((3,), key) < 0.5
-            for axis in range(3):
-                one = tf.where(coins[axis], tf.reverse(one, [axis]), one)
-                mask = tf.where(coins[axis], tf.reverse(mask, [axis]), mask)
-        if train.intensity_jitter > 0:
-            draws = tf.random.stateless_normal((2, one.shape[-1]), key + 1)
-            draws = draws * train.intensity_jitter
-            brain = tf.cast(tf.not_equal(one, 0.0), tf.float32)
-            one = (one * (1.0 + draws[0]) + draws[1]) * brain
-        images.append(one)
-        labels.append(mask)
-    return tf.stack(images), tf.stack(labels)

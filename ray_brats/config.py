@@ -24,6 +24,8 @@ Spacing = tuple[float, float, float]
 T = TypeVar("T")
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
+AUGMENTATIONS = ("zoom", "noise", "blur", "gamma")
+"""Those of `TrainConfig` that happen with a probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,14 @@ class TrainConfig:
     """Mirror each axis with probability one half."""
     intensity_jitter: float = 0.1
     """Standard deviation of a random scale and shift of each channel."""
+    zoom_probability: float = 0.0
+    """Share of the patches that are magnified or shrunk; how far: see `augmentation`."""
+    noise_probability: float = 0.0
+    """Share of the patches that get Gaussian noise."""
+    blur_probability: float = 0.0
+    """Share of the patches that a Gaussian smooths."""
+    gamma_probability: float = 0.0
+    """Share of the patches whose channels are raised to a power."""
     loss: Literal["dice_focal", "dice_bce"] = "dice_bce"
     learning_rate: float = 1e-3
     """The highest; see `schedule`."""
@@ -155,7 +165,8 @@ class TrainConfig:
         _require(
             self.patience is None or self.patience >= 1, "patience", self.patience, "≥ 1, or null"
         )
-        _require(0 <= self.foreground_share <= 1, "foreground_share", self.foreground_share, "0–1")
+        for name in ("foreground_share", *(f"{kind}_probability" for kind in AUGMENTATIONS)):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
         _require(
             (self.steps is None) != (self.minutes is None),

@@ -7,6 +7,7 @@ step can be replayed, and another number of workers goes on with the same sample
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from ray_brats.config import Shape
 
 Array = npt.NDArray[Any]
+
+ZOOM_RANGE = (0.85, 1.2)
+"""How far a patch is shrunk or magnified at most."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class PatchLocation:
     def holds(self, mask_HWD: npt.NDArray[np.bool_]) -> bool:
         """Whether any voxel of a mask lies in the box."""
         return bool(mask_HWD[self._overlap(mask_HWD.shape)[1]].any())
+
+    def wider(self, margin_vox: Shape) -> PatchLocation:
+        """The box with so many voxels more on both sides of each axis."""
+        first, second, third = (
+            start - margin for start, margin in zip(self.start_vox, margin_vox, strict=True)
+        )
+        sides = zip(self.size_vox, margin_vox, strict=True)
+        height, width, depth = (size + 2 * margin for size, margin in sides)
+        return PatchLocation((first, second, third), (height, width, depth))
 
     def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         inside, outside = [], []
@@ -92,6 +105,14 @@ def _clamped(starts: Sequence[int], shape: Sequence[int], size: Sequence[int]) -
     first, second, third = (
         min(max(start, 0), limit - n) if limit >= n else (limit - n) // 2
         for start, limit, n in zip(starts, shape, size, strict=True)
+    )
+    return first, second, third
+
+
+def margin_vox(patch_vox: Shape) -> Shape:
+    """What must be cut around a patch, so that shrinking it brings real voxels to its rim."""
+    first, second, third = (
+        math.ceil((side - 1) / 2 * (1 / ZOOM_RANGE[0] - 1)) for side in patch_vox
     )
     return first, second, third
 

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats import losses, unet
-from ray_brats.batches import Batch, augment
+from ray_brats.augmentation import augment
+from ray_brats.batches import Batch
 from ray_brats.config import Recipe, TrainConfig
 
 

@@ -99,3 +99,15 @@ def test_a_full_disk_is_a_sentence(
     write_case(f"{bucket}/dataset/cases/c0", 1)
     with pytest.raises(StageFailed, match="TMPDIR"):
         batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+
+
+def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
+    cases: list[PreparedCase],
+) -> None:
+    common = {"patch_vox": (8, 8, 8), "seed": 3}
+    plain = BatchStream(cases, TrainConfig(**common), rank=0, ranks=1).batch(2)  # type: ignore[arg-type]
+    zoomed = TrainConfig(**common, zoom_probability=0.1)  # type: ignore[arg-type]
+    wide = BatchStream(cases, zoomed, rank=0, ranks=1).batch(2)
+    assert wide.image.shape == (1, 10, 10, 10, 2)
+    np.testing.assert_array_equal(wide.image[:, 1:-1, 1:-1, 1:-1], plain.image)
+    np.testing.assert_array_equal(wide.label[:, 1:-1, 1:-1, 1:-1], plain.label)

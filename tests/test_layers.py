@@ -15,7 +15,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "naming cohort geometry nifti volume preprocess inspection patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
-        "unet losses batches predict graph bundle checkpoint step validation loop export",
+        "unet losses augmentation batches predict graph bundle checkpoint step validation loop "
+        "export",
         "engine blocks board rank dataset train score scoring evaluate",
         "commands pipeline tables cli benchmarks",
     )
