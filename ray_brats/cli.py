@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(given: Sequence[str]) -> int:
-    from ray_brats import commands, doctor, pipeline, tables
+    from ray_brats import commands, doctor, pipeline, plan, tables
 
     offered = (
         commands.check,
@@ -61,6 +61,7 @@ def _call(given: Sequence[str]) -> int:
         pipeline.run,
         pipeline.demo,
         doctor.doctor,
+        plan.plan,
     )
     summary, output = tyro.extras.subcommand_cli_from_dict(
         {command.__name__: _with_output(command) for command in offered},

@@ -19,6 +19,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         console.print(_check_table(summary["checks"]))
     elif summary["failures"]:
         console.print(_case_table(summary["failures"]))
+    for line in summary.get("lines", ()):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if summary.get("counts"):
         counted = ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
         console.print(f"cases: {counted}")
