@@ -21,7 +21,7 @@ import ray.exceptions
 import tyro
 
 import ray_brats
-from ray_brats import engine, footprint, probe, recipes, storage
+from ray_brats import engine, footprint, probe, recipes, storage, upload
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
 from ray_brats.probe import Check, check_row
@@ -36,15 +36,19 @@ LEAST_DISK_BYTES = 2 << 30
 LOW_DISK_BYTES = 10 << 30
 
 
-def doctor(uris: UriArguments = (), /) -> dict[str, Any]:
+def doctor(uris: UriArguments = (), /, *, working_dir: str | None = None) -> dict[str, Any]:
     """Say what a run would find: versions, devices, memory, Ray, storage, and what is used.
 
     Args:
         uris: Folders or s3:// prefixes to write a small file to, read it back and delete it.
+        working_dir: The folder of a `ray job submit --working-dir`: would it be taken, and is
+            everything in it that the job needs?
     """
     checks = [*versions(), authentication()]
     for uri in uris:
         checks += probe.checks(storage.absolute(uri))
+    if working_dir is not None:
+        checks += upload.checks(working_dir)
     checks += cluster()
     failed = [check for check in checks if check["status"] == "fail"]
     rows = [

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
         "unet losses batches predict graph bundle checkpoint step validation loop export",
         "engine blocks board rank dataset train score scoring evaluate",
-        "commands pipeline doctor plan tables cli benchmarks",
+        "commands pipeline doctor plan upload tables cli benchmarks",
     )
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
