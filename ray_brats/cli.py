@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(given: Sequence[str]) -> int:
-    from ray_brats import commands, pipeline, tables
+    from ray_brats import commands, doctor, pipeline, plan, tables
 
     offered = (
         commands.check,
@@ -60,6 +60,8 @@ def _call(given: Sequence[str]) -> int:
         commands.show,
         pipeline.run,
         pipeline.demo,
+        doctor.doctor,
+        plan.plan,
     )
     summary, output = tyro.extras.subcommand_cli_from_dict(
         {command.__name__: _with_output(command) for command in offered},

@@ -15,8 +15,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console = rich.console.Console()
     if "cases" in summary and isinstance(summary["cases"], list):
         console.print(_case_table(summary["cases"]))
+    elif "checks" in summary:
+        console.print(_check_table(summary["checks"]))
     elif summary["failures"]:
         console.print(_case_table(summary["failures"]))
+    for line in summary.get("lines", ()):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if summary.get("counts"):
         counted = ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
         console.print(f"cases: {counted}")
@@ -42,6 +46,13 @@ def _case_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     for row in rows:
         file = str(row.get("file") or "").rsplit("/", 1)[-1]
         table.add_row(row["case_id"], row["status"], file, row.get("reason") or "")
+    return table
+
+
+def _check_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    table = _table("", ("", "check", "found", "what to do"))
+    for row in rows:
+        table.add_row(row["status"], row["check"], row["found"], row["remedy"])
     return table
 
 

@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ray_brats"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors labels config recipes storage ledger attempts progress fence watchdog",
+        "errors labels config recipes storage ledger attempts progress fence watchdog probe rates",
         "naming cohort geometry nifti volume preprocess inspection patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
         "unet losses augmentation batches predict graph bundle checkpoint step validation loop "
         "export",
         "engine blocks board rank dataset train score scoring evaluate",
-        "commands pipeline tables cli benchmarks",
+        "commands pipeline doctor plan upload tables cli benchmarks",
     )
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

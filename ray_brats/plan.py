@@ -1,0 +1,263 @@
+"""`plan`: hours, memory, storage and cost of a cohort on given nodes, with the arithmetic shown.
+
+Every figure comes from the table of rates (`rates.toml`, or the user's); what nobody measured is
+said to be unknown, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from ray_brats import cohort as cohorts
+from ray_brats import dataset, footprint, recipes, score, train
+from ray_brats import rates as tables
+from ray_brats.config import Recipe
+from ray_brats.engine import Resources
+from ray_brats.errors import UsageError
+from ray_brats.rates import Rate, Rates
+from ray_brats.recipes import RecipeName
+
+CohortArgument = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="COHORT")]
+NodesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar='"N x(8cpu,1gpu,32GiB)@PRICE"')]
+GIB = 1 << 30
+_NODES = re.compile(r"(\d+)x\((.*)\)(?:@(\d+(?:\.\d+)?))?")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(cpu|gpu|gib)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeGroup:
+    """Equal nodes; `price` is in a currency of the user's for one node and hour."""
+
+    count: int
+    cpus: int
+    gpus: int
+    memory_bytes: int
+    price: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One stage: `hours` is None where a rate is not measured."""
+
+    stage: str
+    hours: float | None
+    arithmetic: str
+    memory: str
+    storage_gb: float
+
+
+def plan(
+    cohort: CohortArgument = None,
+    /,
+    *,
+    nodes: NodesOption,
+    cases: int | None = None,
+    recipe: RecipeName = "standard",
+    steps: int | None = None,
+    workers: int | None = None,
+    rates: str | None = None,
+) -> dict[str, Any]:
+    """Estimate hours, memory, storage and cost of preprocess, train and score.
+
+    Args:
+        cohort: Folder, s3:// prefix or CSV, whose cases are counted.
+        nodes: Groups of equal nodes, as "4x(8cpu,1gpu,32GiB)"; @PRICE behind it is that of one
+            node and hour.
+        cases: How many, instead of a cohort.
+        recipe: Its network and length of training.
+        steps: Length of training in optimizer steps, instead of the recipe's.
+        workers: Training processes; by default as train chooses.
+        rates: TOML table of rates, instead of the one that ships with ray-brats.
+    """
+    groups = [parse_nodes(text) for text in nodes]
+    if not groups:
+        raise UsageError('--nodes: expected groups of nodes, as "4x(8cpu,1gpu,32GiB)"')
+    if (cohort is None) == (cases is None):
+        raise UsageError("expected either COHORT or --cases N, to know how many cases there are")
+    if cohort is not None:
+        cases = len(cohorts.find(cohort).cases)
+    if cases is None or cases < 1:
+        raise UsageError(f"--cases {cases}: expected at least 1")
+    chosen = recipes.get(recipe, steps=steps)
+    table = tables.read(rates)
+    there = total(groups)
+    made = [
+        preprocessing(cases, there, chosen, table),
+        training(chosen, there, table, workers),
+        scoring(cases, there, chosen, table),
+    ]
+    return _summary(cases, groups, made, table)
+
+
+def parse_nodes(text: str) -> NodeGroup:
+    """`4x(8cpu,1gpu,32GiB)@1.2`; GPUs and the price may be left out.
+
+    Raises:
+        UsageError: anything else.
+    """
+    wrong = UsageError(
+        f'--nodes {text}: expected "4x(8cpu,1gpu,32GiB)", perhaps with @PRICE for a node and hour'
+    )
+    match = _NODES.fullmatch(re.sub(r"\s", "", text).lower())
+    if match is None:
+        raise wrong
+    count, inside, price = match.groups()
+    parts: dict[str, float] = {}
+    for part in inside.split(","):
+        found = _PART.fullmatch(part)
+        if found is None or found[2] in parts:
+            raise wrong
+        parts[found[2]] = float(found[1])
+    whole = all(parts.get(unit, 0).is_integer() for unit in ("cpu", "gpu") if unit in parts)
+    if not whole or int(count) < 1 or parts.get("cpu", 0) < 1 or parts.get("gib", 0) <= 0:
+        raise wrong
+    return NodeGroup(
+        count=int(count),
+        cpus=int(parts["cpu"]),
+        gpus=int(parts.get("gpu", 0)),
+        memory_bytes=int(parts["gib"] * GIB),
+        price=None if price is None else float(price),
+    )
+
+
+def total(groups: Sequence[NodeGroup]) -> Resources:
+    """All nodes together, as the stages see a cluster."""
+    return Resources(
+        cpus=sum(group.count * group.cpus for group in groups),
+        gpus=sum(group.count * group.gpus for group in groups),
+        node_cpus=max(group.cpus for group in groups),
+        node_memory_bytes=max(group.memory_bytes for group in groups),
+        memory_bytes=sum(group.count * group.memory_bytes for group in groups),
+        nodes=sum(group.count for group in groups),
+    )
+
+
+def preprocessing(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estimate:
+    """A task a core, and no more than the memory allows."""
+    rate = table.find("preprocess", recipe.name, "cpu")
+    fitting = there.memory_bytes // dataset.TASK_MEMORY_BYTES
+    tasks = max(1, min(cases, there.cpus, fitting))
+    hours, shown = _hours(f"{cases:,} cases", cases, rate, "core-s", tasks, "tasks at a time")
+    return Estimate(
+        stage="preprocess",
+        hours=hours,
+        arithmetic=shown,
+        memory=f"{tasks:,} tasks × {_gib(dataset.TASK_MEMORY_BYTES)}",
+        storage_gb=cases * table.storage_mb["dataset"] / 1000,
+    )
+
+
+def training(
+    recipe: Recipe, there: Resources, table: Rates, workers: int | None = None
+) -> Estimate:
+    """Every worker makes every step: more workers see more patches in the same time."""
+    count = workers or train.default_workers(there)
+    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+    if not 1 <= count <= units:
+        raise UsageError(
+            f"--workers {count}: expected 1 to {units}, as the nodes have {units} {kind}"
+        )
+    rate = table.find("train", recipe.name, "gpu" if there.gpus else "cpu")
+    cores = 1 if there.gpus else max(1, min(there.cpus // count, there.node_cpus))
+    settings = recipe.train
+    made = (settings.steps or 0) * settings.batch_per_worker * settings.accumulate
+    told = f"{settings.steps:,} steps × {settings.batch_per_worker * settings.accumulate} patch(es)"
+    unit = "GPU-s" if there.gpus else "core-s"
+    per = "GPU" if there.gpus else "core(s) of a worker"
+    hours, shown = _hours(told, made, rate, unit, cores, per)
+    memory = f"{count} worker(s) × {_gib(footprint.training_bytes(recipe))}"
+    if there.gpus:
+        memory = f"{count} worker(s), GPU memory not measured"
+    return Estimate(
+        stage="train",
+        hours=hours,
+        arithmetic=shown,
+        memory=memory,
+        storage_gb=table.storage_mb["run"] / 1000,
+    )
+
+
+def scoring(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estimate:
+    """As many actors as `score` would start."""
+    plan_ = score.plan_for(there, None, cases)
+    rate = table.find("score", recipe.name, "gpu" if there.gpus else "cpu")
+    units = plan_.actors if there.gpus else plan_.actors * plan_.threads
+    unit, per = ("GPU-s", "GPUs") if there.gpus else ("core-s", "cores at work")
+    hours, shown = _hours(f"{cases:,} cases", cases, rate, unit, units, per)
+    together = score.ACTOR_BYTES + score.READ_BYTES + score.WRITE_BYTES
+    return Estimate(
+        stage="score",
+        hours=hours,
+        arithmetic=shown,
+        memory=f"{plan_.actors:,} worker(s) × {_gib(together)}",
+        storage_gb=cases * table.storage_mb["predictions"] / 1000,
+    )
+
+
+def _hours(
+    told: str, count: int, rate: Rate, unit: str, units: int, per: str
+) -> tuple[float | None, str]:
+    if rate.seconds is None:
+        return None, f"{told} × ? {unit} ÷ {units:,} {per}: not measured"
+    hours = count * rate.seconds / units / 3600
+    return hours, (
+        f"{told} × {rate.seconds:g} {unit} ÷ {units:,} {per} ÷ 3600 = {hours:,.2f} h "
+        f"({rate.source})"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _summary(
+    cases: int, groups: Sequence[NodeGroup], made: Sequence[Estimate], table: Rates
+) -> dict[str, Any]:
+    raw_gb = cases * table.storage_mb["raw"] / 1000
+    stored_gb = raw_gb + sum(item.storage_gb for item in made)
+    known = [item.hours for item in made if item.hours is not None]
+    hours = math.fsum(known) if len(known) == len(made) else None
+    lines = []
+    for item in made:
+        lines += [
+            f"{item.stage}: {item.arithmetic}",
+            f"{item.stage}: memory {item.memory}; storage {item.storage_gb:,.1f} GB",
+        ]
+    parts = " + ".join(f"{item.storage_gb:,.1f}" for item in made)
+    lines.append(
+        f"storage: {raw_gb:,.1f} (raw) + {parts} = {stored_gb:,.1f} GB ({table.storage_source})"
+    )
+    cost, told = _cost(groups, hours)
+    lines += [
+        told,
+        "assumed: time falls with cores and nodes as far as there is work for them; measured were "
+        "two cores of one machine",
+    ]
+    return {
+        "planned_cases": cases,
+        "stages": {
+            item.stage: {"hours": item.hours, "storage_gb": item.storage_gb} for item in made
+        },
+        "hours": hours,
+        "storage_gb": stored_gb,
+        "cost": cost,
+        "lines": lines,
+        "failures": [],
+    }
+
+
+def _cost(groups: Sequence[NodeGroup], hours: float | None) -> tuple[float | None, str]:
+    if hours is None:
+        return None, "cost: unknown, as a rate is not measured; put your own in --rates FILE"
+    prices = [(group.count, group.price) for group in groups if group.price is not None]
+    if len(prices) < len(groups):
+        return None, f"cost: {hours:,.2f} h of all nodes; add @PRICE for a node and hour to --nodes"
+    cost = hours * math.fsum(count * price for count, price in prices)
+    told = " + ".join(f"{count} × {price:g}" for count, price in prices)
+    return cost, f"cost: {hours:,.2f} h × ({told}) = {cost:,.2f}, storage and traffic aside"
