@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 POLICY = (
@@ -40,6 +41,7 @@ class Script:
     refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None  # of the next job
     failure: dict[str, Any] | None = None  # how the job ends instead of with a mask
     key: str = ""
+    vendor: Path | None = None
     release: str = "brats2020"
     go: threading.Event = field(default_factory=threading.Event)  # jobs run until it is set
     polls: int = 0
@@ -48,7 +50,7 @@ class Script:
     query: str = ""
 
     def reset(self) -> None:
-        self.refusal = self.failure = None
+        self.refusal = self.failure = self.vendor = None
         self.key, self.release, self.query = "", "brats2020", ""
         self.polls, self.cancelled, self.sent = 0, False, {}
         self.go.set()
@@ -96,9 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
-    def answer(
-        self, content: bytes | dict[str, Any], status: int = 200, **headers: str
-    ) -> None:
+    def answer(self, content: bytes | dict[str, Any], status: int = 200, **headers: str) -> None:
         if isinstance(content, dict):
             content = json.dumps(content).encode()
             headers["Content_Type"] = "application/json"
@@ -156,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
     def static(self, path: str) -> None:
         name = path.removeprefix("/page/") if path != "/" else "index.html"
         file = resources.files("ray_brats.serve").joinpath("page", *name.split("/"))
+        if name.startswith("vendor/"):
+            file = (self.script.vendor or Path("nowhere")) / name.removeprefix("vendor/")
         if not file.is_file():
             self.answer({"error": f"There is no {path}."}, 404)
             return

@@ -74,6 +74,7 @@ export class Three {
     this.box.hidden = false; // NiiVue measures its canvas
     const nv = new library.Niivue({
       show3Dcrosshair: false, isOrientCube: true, backColor: [0, 0, 0, 1],
+      clipPlaneColor: [0, 0, 0, 0],
       dragAndDropEnabled: false, isResizeCanvas: true, loadingText: "", logLevel: "error",
     });
     await nv.attachToCanvas(this.canvas);

@@ -71,7 +71,8 @@ export class Viewer {
     const pixels = pixelsOf(
       plane, at, this.volume, this.window, this.mask, this.table, this.opacity,
     );
-    canvas.getContext("2d").putImageData(pixels, 0, 0);
+    // Pixels come from the CPU at each step: a canvas that stays there is the fast one.
+    canvas.getContext("2d", { willReadFrequently: true }).putImageData(pixels, 0, 0);
     const height = shape[plane.upright];
     const row = flipped(plane, height, this.at[plane.upright]);
     hairs[0].style.left = `${((this.at[plane.across] + 0.5) / shape[plane.across]) * 100}%`;
