@@ -80,40 +80,51 @@ def script(server: PageServer) -> Script:
     return server.script
 
 
-@pytest.fixture
-def opened(browser: Any, server: PageServer, script: Script) -> Iterator[Open]:
-    """A function that opens the page; what it said and asked for is checked at the end."""
-    said: list[str] = []
-    asked: list[str] = []
-    allowed: list[str] = []
-    contexts = []
+class Tab:
+    """One tab for all tests, since a new one costs a process; each opening is a fresh page."""
 
-    def open_page(width_px: int = 1280, *, refusals: str = "", **options: Any) -> Any:
+    def __init__(self, browser: Any, url: str) -> None:
+        self.url = url
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.refusals = ""
+        self.page = browser.new_context().new_page()
+        self.page.set_default_timeout(SOON_MS)
+        self.page.on("console", self.listen)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def listen(self, message: Any) -> None:
+        refused = message.text.startswith("Failed to load resource")
+        if not (refused and self.refusals and self.refusals in message.location["url"]):
+            self.said.append(f"{message.type}: {message.text}")
+
+    def open(self, width_px: int = 1280, *, refusals: str = "", scheme: str = "light") -> Any:
         """`refusals`: a path whose 4xx answers the browser itself may note in the console."""
-        context = browser.new_context(viewport={"width": width_px, "height": 800}, **options)
-        context.set_default_timeout(SOON_MS)
-        contexts.append(context)
-        allowed.append(refusals)
-        page = context.new_page()
+        self.refusals = refusals
+        self.page.set_viewport_size({"width": width_px, "height": 800})
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.goto(self.url)
+        see(self.page, "#model-note" if refusals != "v1/models" else "#key-form")
+        return self.page
 
-        def listen(message: Any) -> None:
-            refused = message.text.startswith("Failed to load resource")
-            if not (refused and refusals and refusals in message.location["url"]):
-                said.append(f"{message.type}: {message.text}")
 
-        page.on("console", listen)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(server.url)
-        see(page, "#model-note" if refusals != "v1/models" else "#key-form")
-        return page
+@pytest.fixture(scope="module")
+def tab(browser: Any, server: PageServer) -> Tab:
+    return Tab(browser, server.url)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
-    own = (server.url, f"blob:{server.url}", "data:,")
-    assert [url for url in asked if not url.startswith(own)] == []
+
+@pytest.fixture
+def opened(tab: Tab, script: Script) -> Iterator[Open]:
+    """A function that opens the page; what it said and asked for is checked at the end."""
+    tab.said.clear()
+    tab.asked.clear()
+    yield tab.open
+    script.go.set()
+    assert tab.said == []
+    own = (tab.url, f"blob:{tab.url}", "data:,")
+    assert [url for url in tab.asked if not url.startswith(own)] == []
+    tab.page.goto("about:blank")
 
 
 def see(page: Any, selector: str, text: str | re.Pattern[str] | None = None) -> Any:
@@ -533,7 +544,7 @@ FAULTS = """
     ("width_px", "scheme"), [(1280, "light"), (820, "dark"), (390, "light"), (390, "dark")]
 )
 def test_nothing_is_cut_and_text_stands_out(opened: Open, width_px: int, scheme: str) -> None:
-    page = opened(width_px, color_scheme=scheme)
+    page = opened(width_px, scheme=scheme)
     assert page.evaluate(FAULTS) == []
     segmented(page)
     assert page.evaluate(FAULTS) == []
