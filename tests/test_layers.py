@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
         "unet losses augmentation batches predict graph bundle checkpoint step validation loop "
         "export",
-        "engine blocks board rank dataset train score scoring evaluate",
+        "engine blocks board rank dataset train score scoring evaluate serve endpoint",
         "commands pipeline doctor plan upload tables cli benchmarks",
     )
 )

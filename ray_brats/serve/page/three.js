@@ -1,0 +1,126 @@
+// The optional 3-D view by NiiVue, where the server has it (`python -m ray_brats.serve.niivue`).
+// It comes when it is first asked for; the planes never need it.
+
+import { COLOURS, RELEASES, rgb } from "./labels.js";
+
+const MISSING =
+  "3-D needs NiiVue, which this server does not have: there, run " +
+  "`python -m ray_brats.serve.niivue` once. The three planes show everything without it.";
+const NO_WEBGL = "3-D needs WebGL 2, which this browser does not give.";
+
+export class Three {
+  #nv = null;
+  #scan = null; // File
+  #mask = null; // {blob, release}
+  #visible = new Set();
+  #opacity = 1;
+  #loading = Promise.resolve();
+
+  constructor(box, canvas, button, note) {
+    Object.assign(this, { box, canvas, button, note });
+    button.addEventListener("click", () => (box.hidden ? this.#show() : this.hide()));
+  }
+
+  // Where the server says that it has no NiiVue, there is no button.
+  allow(available) {
+    this.button.hidden = !available;
+  }
+
+  hide() {
+    this.box.hidden = true;
+    this.button.setAttribute("aria-pressed", "false");
+    this.note.textContent = "";
+  }
+
+  setScan(file) {
+    this.#scan = file;
+    this.#reload();
+  }
+
+  setMask(mask) {
+    this.#mask = mask;
+    this.#reload();
+  }
+
+  paint(visible, opacity) {
+    this.#visible = new Set(visible);
+    this.#opacity = opacity;
+    if (!this.#nv || this.box.hidden || this.#nv.volumes.length < 2) return;
+    this.#colour(this.#nv.volumes[1]);
+    this.#nv.updateGLVolume();
+  }
+
+  async #show() {
+    this.note.textContent = "3-D is being loaded.";
+    try {
+      this.#nv = this.#nv || (await this.#start());
+    } catch (error) {
+      this.note.textContent = error.message;
+      return;
+    }
+    this.box.hidden = false;
+    this.button.setAttribute("aria-pressed", "true");
+    await this.#reload();
+  }
+
+  async #start() {
+    if (!document.createElement("canvas").getContext("webgl2")) throw new Error(NO_WEBGL);
+    let library;
+    try {
+      library = await import("./vendor/niivue.js");
+    } catch {
+      throw new Error(MISSING);
+    }
+    this.box.hidden = false; // NiiVue measures its canvas
+    const nv = new library.Niivue({
+      show3Dcrosshair: false, isOrientCube: true, backColor: [0, 0, 0, 1],
+      clipPlaneColor: [0, 0, 0, 0],
+      dragAndDropEnabled: false, isResizeCanvas: true, loadingText: "", logLevel: "error",
+    });
+    await nv.attachToCanvas(this.canvas);
+    nv.setSliceType(nv.sliceTypeRender);
+    this.library = library;
+    return nv;
+  }
+
+  // One at a time: files change while others are being read.
+  #reload() {
+    this.#loading = this.#loading.then(() => this.#load());
+    return this.#loading;
+  }
+
+  async #load() {
+    if (!this.#nv || this.box.hidden || !this.#scan) return;
+    const nv = this.#nv;
+    const { NVImage } = this.library;
+    try {
+      for (const volume of [...nv.volumes]) nv.removeVolume(volume);
+      nv.addVolume(await NVImage.loadFromFile({ file: this.#scan, name: this.#scan.name }));
+      if (this.#mask) {
+        const file = new File([this.#mask.blob], "mask.nii.gz");
+        const mask = await NVImage.loadFromFile({ file, name: file.name });
+        this.#colour(mask);
+        nv.addVolume(mask);
+      }
+      nv.setClipPlane([0.1, 180, 20]);
+      this.note.textContent = "Drag to turn, wheel to move the cut.";
+      this.canvas.dataset.volumes = String(nv.volumes.length);
+    } catch (error) {
+      this.note.textContent = `3-D could not show these files: ${error.message}`;
+    }
+  }
+
+  #colour(mask) {
+    const map = { R: [], G: [], B: [], A: [], I: [], labels: [] };
+    for (const [raw, tissue] of Object.entries(RELEASES[this.#mask.release])) {
+      const [red, green, blue] = tissue ? rgb(COLOURS[tissue]) : [0, 0, 0];
+      map.R.push(red);
+      map.G.push(green);
+      map.B.push(blue);
+      map.A.push(this.#visible.has(tissue) ? Math.round(255 * this.#opacity) : 0);
+      map.I.push(Number(raw));
+      map.labels.push("");
+    }
+    mask.setColormapLabel(map);
+  }
+}
