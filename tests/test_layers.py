@@ -16,8 +16,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
         "unet losses batches predict graph bundle checkpoint step validation loop export",
-        "engine blocks board rank dataset train score scoring evaluate",
-        "commands pipeline tables cli benchmarks",
+        "engine blocks board rank dataset train score scoring evaluate serve",
+        "commands serving pipeline tables cli benchmarks",
     )
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
