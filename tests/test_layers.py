@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule footprint distances summaries comparison markup standings worst_cases panels",
         "unet losses batches predict graph bundle checkpoint step validation loop export",
-        "engine blocks board rank dataset train score scoring evaluate serve",
+        "engine blocks board rank dataset train score scoring evaluate serve endpoint",
         "commands serving pipeline tables cli benchmarks",
     )
 )
