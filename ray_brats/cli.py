@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(given: Sequence[str]) -> int:
-    from ray_brats import commands, doctor, pipeline, plan, tables
+    from ray_brats import commands, doctor, pipeline, plan, serving, tables
 
     offered = (
         commands.check,
@@ -56,6 +56,8 @@ def _call(given: Sequence[str]) -> int:
         commands.export,
         commands.score,
         commands.evaluate,
+        serving.serve,
+        serving.key,
         commands.submit,
         commands.show,
         pipeline.run,

@@ -225,6 +225,8 @@ def score(
     tta: Literal["none", "flips"] | None = None,
     overlap: float | None = None,
     workers: int | None = None,
+    endpoint: str | None = None,
+    model: str | None = None,
 ) -> Summary:
     """Segment a whole cohort: one mask a case, in its own grid, and a ledger.
 
@@ -240,7 +242,34 @@ def score(
         tta: Average over mirrored inputs; by default as the bundle says.
         overlap: Segment by sliding windows that overlap by this share (0-1).
         workers: Processes that keep the model loaded; by default one a GPU, else one for two cores.
+            With an endpoint: requests side by side, by default 4.
+        endpoint: URL of a running `ray-brats serve`, which segments in place of bundles here; its
+            key is taken from RAY_BRATS_API_KEY.
+        model: Name of the endpoint's model; by default its own default.
     """
+    if endpoint is not None:
+        options = (bundle, bundle_sha256, tta, overlap)
+        if any(option not in (None, ()) for option in options):
+            raise UsageError(
+                "--endpoint has its own bundles and options: leave out --bundle, --bundle-sha256, "
+                "--tta and --overlap"
+            )
+        if workers is not None and workers < 1:
+            raise UsageError(f"--workers {workers}: expected at least one")
+        from ray_brats import endpoint as remotes
+
+        found = _selected(cohort, split, subset, release)
+        summary = remotes.score_through(
+            remotes.connect(endpoint, model),
+            found,
+            storage.absolute(predictions),
+            release=release,
+            workers=workers,
+        )
+        _say_done("score", summary)
+        return summary
+    if model is not None:
+        raise UsageError("--model names a model of --endpoint, which is missing")
     found = _selected(cohort, split, subset, release)
     with engine.running() as there:
         return segment(

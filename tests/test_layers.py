@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "unet losses augmentation batches predict graph bundle checkpoint step validation loop "
         "export",
         "engine blocks board rank dataset train score scoring evaluate serve endpoint",
-        "commands pipeline doctor plan upload tables cli benchmarks",
+        "commands serving pipeline doctor plan upload tables cli benchmarks",
     )
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

@@ -1,0 +1,321 @@
+"""The HTTP application: routes and their order of checks; where the models run is not its business.
+
+A request passes the key, then admission (before its body is read), then the body's own checks,
+then the model. Every refusal is JSON: `{"error": sentence, "file": modality or ""}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+import ray_brats
+from ray_brats import labels, naming
+from ray_brats.errors import UsageError
+from ray_brats.serve import documents, multipart, uploads
+from ray_brats.serve.gate import Gate
+from ray_brats.serve.jobs import Segment, request_of
+from ray_brats.serve.jobs_store import Job
+from ray_brats.serve.limits import Body, Limits, Refusal
+from ray_brats.serve.phantoms import phantom_archive
+from ray_brats.serve.replica import Answer
+from ray_brats.serve.telemetry import Telemetry
+from ray_brats.serve.uploads import Submission
+
+PAGE = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """One model as clients see it."""
+
+    name: str
+    modalities: tuple[str, ...]
+    release: str
+    card: Mapping[str, Any]
+    default: bool = False
+    capacity: int = 2
+    """Cases that its replicas work on at a time."""
+
+
+class JobsApi(Protocol):
+    """`jobs.Jobs`, or its handle in another process."""
+
+    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+        """Keep and queue a job."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The state of a job."""
+        ...
+
+    async def mask(self, job_id: str) -> bytes | None:
+        """The mask of a job that is done."""
+        ...
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Stop a job."""
+        ...
+
+
+class Service:
+    """Everything that the routes need.
+
+    Args:
+        models: the first default one answers where none is named.
+        segment: asks a model's replica.
+        jobs: the queue.
+        limits: of the deployment.
+        telemetry: of this process.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        segment: Segment,
+        jobs: JobsApi,
+        limits: Limits,
+        telemetry: Telemetry,
+    ) -> None:
+        self.models, self.jobs, self.limits, self.telemetry = models, jobs, limits, telemetry
+        self._segment = segment
+        self._pending = dict.fromkeys(models, 0)
+        self._uploads = 0
+        self._mean_seconds = 5.0
+
+    def model(self, request: Request) -> ServedModel:
+        """The model that a request names; raises `Refusal` 404."""
+        name = request.query_params.get("model")
+        if name is None:
+            return next(model for model in self.models.values() if model.default)
+        if name not in self.models:
+            raise Refusal(404, f"no such model: there are {', '.join(self.models)}")
+        return self.models[name]
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
+        """A place for one case; raises `Refusal` 429 at once where there is none."""
+        if self._pending[model.name] >= model.capacity + self.limits.waiting:
+            wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
+            raise Refusal(
+                429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
+            )
+        self._pending[model.name] += 1
+        self.telemetry.pending.labels(model.name).inc()
+        try:
+            yield
+        finally:
+            self._pending[model.name] -= 1
+            self.telemetry.pending.labels(model.name).dec()
+
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
+        """A place for the body of a job; raises `Refusal` 429."""
+        if self._uploads >= self.limits.uploads:
+            raise Refusal(429, "too many uploads at a time: try again later", "", 5)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
+        """The answer of a model; raises `Refusal` where it has none."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                answer = await self._segment(model.name, submission.images, release)
+        except TimeoutError:
+            raise Refusal(503, "the model did not answer in time", "", 60) from None
+        if "mask" not in answer:
+            later = 10 if answer["status"] >= 500 else 0
+            raise Refusal(answer["status"], answer["error"], answer["file"], later)
+        self._mean_seconds += 0.2 * (clock() - began - self._mean_seconds)
+        self.telemetry.case_done(model.name, answer)
+        return answer
+
+
+async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
+    """The body of a request, whatever its kind.
+
+    Raises:
+        Refusal: after the rest of the body was read, so that the client gets to read it.
+    """
+    headers = request.headers
+    body = Body(request.receive, headers, limits)
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    try:
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
+        if kind == "multipart/form-data":
+            return await multipart.read(body, headers, model.modalities, limits)
+        if kind in ("application/zip", "application/x-zip-compressed"):
+            return await multipart.read_archive(body, model.modalities, limits)
+        if kind == "application/json":
+            return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
+        raise Refusal(
+            415, "expected multipart/form-data, application/zip or application/json as Content-Type"
+        )
+    except Refusal:
+        await body.drain()
+        raise
+
+
+def _asked_release(request: Request) -> str | None:
+    """Whose labels the query asks for; raises `Refusal` 422 for a release that there is not."""
+    told = request.query_params.get("release")
+    try:
+        return None if told is None else labels.check_release(told)
+    except UsageError as error:
+        raise Refusal(422, str(error)) from error
+
+
+def _release(asked: str | None, submission: Submission, model: ServedModel) -> str:
+    """As for cohorts: what is asked for, else what the case's name tells, else the bundle's."""
+    return asked or naming.release_of(submission.case_id or "") or model.release
+
+
+def build(service: Service, gate: Gate) -> Gate:
+    """The application behind its gate."""
+    app = FastAPI(
+        title="ray-brats",
+        version=ray_brats.__version__,
+        description=documents.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    _add_cases(app, service)
+    _add_jobs(app, service)
+    _add_facts(app, service)
+    _add_page(app)
+    gate.wrap(app)
+    return gate
+
+
+def _add_cases(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/segmentations", **documents.SEGMENTATION)
+    async def segment(request: Request) -> Response:
+        """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
+        model = service.model(request)
+        asked_release = _asked_release(request)
+        async with service.admitted(model):
+            submission = await read_submission(request, model, service.limits)
+            if submission.cohort is not None:
+                raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
+            request.state.case = submission.case_id
+            release = _release(asked_release, submission, model)
+            answer = await service.segment(model, submission, release)
+        volumes_ml = answer["volumes_ml"]
+        if "application/json" in request.headers.get("accept", ""):
+            return JSONResponse(
+                {
+                    "model": model.name,
+                    "release": release,
+                    "volumes_ml": volumes_ml,
+                    "case_id": submission.case_id,
+                }
+            )
+        headers = {"X-Ray-Brats-Model": model.name, "X-Ray-Brats-Release": release}
+        headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
+        return Response(answer["mask"], media_type="application/gzip", headers=headers)
+
+
+def _add_jobs(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/jobs", status_code=202, **documents.JOB)
+    async def submit(request: Request) -> Response:
+        """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
+        model = service.model(request)
+        asked_release = _asked_release(request)
+        async with service.uploading():
+            submission = await read_submission(request, model, service.limits)
+            request.state.case = submission.case_id
+            release = _release(asked_release, submission, model)
+            asked = request_of(submission, model.name, release, list(model.modalities))
+            job = await service.jobs.submit(*asked)
+        told = {"id": job["id"], "state": job["state"]}
+        return JSONResponse(told, 202, {"Location": f"/v1/jobs/{job['id']}"})
+
+    @app.get("/v1/jobs/{job_id}", **documents.JOB_STATE)
+    async def state(job_id: str) -> Response:
+        """State and result of a job."""
+        return JSONResponse(_there(await service.jobs.get(job_id)))
+
+    @app.delete("/v1/jobs/{job_id}", **documents.JOB_STATE)
+    async def cancel(job_id: str) -> Response:
+        """Cancel a job; one that has ended stays as it is."""
+        return JSONResponse(_there(await service.jobs.cancel(job_id)))
+
+    @app.get("/v1/jobs/{job_id}/mask", **documents.MASK)
+    async def mask(job_id: str) -> Response:
+        """The mask of a job that is done."""
+        job = _there(await service.jobs.get(job_id))
+        content = await service.jobs.mask(job_id)
+        if content is None:
+            raise Refusal(404, f"the job has no mask: it is {job['state']}")
+        return Response(content, media_type="application/gzip")
+
+
+def _there(job: Job | None) -> Job:
+    if job is None:
+        raise Refusal(404, "no such job")
+    return job
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", **documents.MODELS)
+    async def models() -> Response:
+        """The models that are served."""
+        listed = [
+            {
+                "name": model.name,
+                "default": model.default,
+                "modalities": list(model.modalities),
+                "release": model.release,
+                "card": dict(model.card),
+            }
+            for model in service.models.values()
+        ]
+        return JSONResponse({"models": listed})
+
+    @app.get("/v1/phantom", **documents.PHANTOM)
+    async def phantom() -> Response:
+        """A synthetic case, as a zip of its files."""
+        content = await asyncio.to_thread(phantom_archive)
+        return Response(content, media_type="application/zip")
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """Whether models are loaded; Serve starts this process after them."""
+        return {"status": "ready"}
+
+    @app.get("/metrics", **documents.METRICS)
+    async def metrics() -> Response:
+        """Metrics for Prometheus."""
+        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    if not (PAGE / "index.html").is_file():
+        return
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page for people."""
+        return FileResponse(PAGE / "index.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE))

@@ -1,0 +1,110 @@
+"""What the OpenAPI document says of bodies and answers that FastAPI cannot see by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DESCRIPTION = (
+    "Brain tumour segmentation on BraTS-style MRI. For research, not for diagnosis. "
+    "Where keys are asked for, send `Authorization: Bearer KEY`."
+)
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "number"}
+_VOLUMES = {"type": "object", "properties": dict.fromkeys(("WT", "TC", "ET"), _NUMBER)}
+_ERROR = {"type": "object", "properties": {"error": _TEXT, "file": _TEXT}, "required": ["error"]}
+_BINARY = {"type": "string", "format": "binary"}
+_JOB = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "state": {"enum": ["queued", "running", "done", "failed", "cancelled"]},
+        "progress": {"type": ["number", "null"]},
+        "volumes_ml": {"anyOf": [_VOLUMES, {"type": "null"}]},
+        "error": {"type": ["string", "null"]},
+    },
+    "required": ["id", "state"],
+}
+_WHY = {
+    400: "The body is malformed",
+    401: "No valid key",
+    404: "No such thing",
+    405: "Not this method",
+    408: "The body came too slowly",
+    413: "Too large",
+    415: "Another kind of body",
+    422: "A file or value is at fault",
+    429: "All places are taken; see Retry-After",
+    503: "For now no answer; see Retry-After",
+}
+
+
+def _answers(*statuses: int, **good: Any) -> dict[int | str, dict[str, Any]]:
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": _WHY[status],
+            "content": {"application/json": {"schema": _ERROR}},
+        }
+        for status in (401, *statuses)
+    }
+    return {**refusals, **{int(status[1:]): answer for status, answer in good.items()}}
+
+
+def _of(description: str, **contents: Any) -> dict[str, Any]:
+    kinds = {
+        "gzip": "application/gzip",
+        "json": "application/json",
+        "zip": "application/zip",
+        "text": "text/plain",
+    }
+    return {
+        "description": description,
+        "content": {kinds[name]: {"schema": schema} for name, schema in contents.items()},
+    }
+
+
+_IMAGES = {
+    "type": "object",
+    "properties": {
+        "case_id": _TEXT,
+        "images": {"type": "object", "additionalProperties": _TEXT},
+        "cohort": _TEXT,
+        "output": _TEXT,
+    },
+}
+_FORM = {
+    "type": "object",
+    "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY) | {"case_id": _TEXT},
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/zip": {"schema": _BINARY},
+            "application/json": {"schema": _IMAGES},
+        },
+    },
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": _TEXT}
+        for name in ("model", "release")
+    ],
+}
+_REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
+
+_DONE = {"model": _TEXT, "release": _TEXT, "volumes_ml": _VOLUMES}
+SEGMENTATION: dict[str, Any] = {
+    "responses": _answers(
+        *_REFUSALS,
+        _200=_of("The mask", gzip=_BINARY, json={"type": "object", "properties": _DONE}),
+    ),
+    "openapi_extra": _BODY,
+}
+JOB: dict[str, Any] = {
+    "responses": _answers(*_REFUSALS, _202=_of("Accepted", json=_JOB)),
+    "openapi_extra": _BODY,
+}
+JOB_STATE: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The job", json=_JOB))}
+MASK: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The mask", gzip=_BINARY))}
+MODELS: dict[str, Any] = {"responses": _answers(_200=_of("Models", json={"type": "object"}))}
+PHANTOM: dict[str, Any] = {"responses": _answers(_200=_of("One case", zip=_BINARY))}
+METRICS: dict[str, Any] = {"responses": _answers(_200=_of("Metrics", text=_TEXT))}

@@ -1,0 +1,118 @@
+"""One process that keeps a model loaded and segments cases with `predict.Predictor`.
+
+Reading and preprocessing the next case overlaps with the forward passes of the one before;
+the passes themselves never run side by side, for they share the same cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ray_brats import config, labels, modelcard, predict
+from ray_brats.config import Recipe
+from ray_brats.errors import CaseError, CaseFailed
+from ray_brats.predict import Prediction, Predictor
+from ray_brats.preprocess import Prepared
+from ray_brats.volume import encode_mask
+
+MakePredictor = Callable[[], tuple[Predictor, Recipe]]
+HANG_SECONDS = 1800.0
+"""A case whose forward passes take longer hangs: Serve then replaces the process."""
+
+Answer = dict[str, Any]
+"""`mask` (bytes of a `.nii.gz`), `volumes_ml` and `seconds` by stage; or `status`, `error` and
+`file` as HTTP tells them."""
+
+
+def load(
+    bundles: tuple[str, ...], pinned: tuple[str, ...], options: Mapping[str, Any], threads: int
+) -> tuple[Predictor, Recipe]:
+    """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
+    import tensorflow as tf
+
+    from ray_brats import bundle
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    predictor = bundle.load_predictor(
+        bundles, pinned, tta=options.get("tta"), overlap=options.get("overlap")
+    )
+    card, _ = modelcard.read(bundles[0])
+    recipe = config.from_json(Recipe, card["recipe"])
+    channels = len(recipe.preprocess.modalities)
+    predictor.class_index(np.zeros((*recipe.inference.window_vox, channels), np.float32))
+    return predictor, recipe
+
+
+class Model:
+    """What a model replica does; the same class serves in tests without Ray."""
+
+    def __init__(self, make: MakePredictor) -> None:
+        self._predictor, self._recipe = make()
+        # Of threads: a request that is cancelled does not end the pass that it began.
+        self._one_pass = threading.Lock()
+        self._began: float | None = None
+
+    async def segment(self, images: Mapping[str, bytes | str], release: str) -> Answer:
+        """The mask of one case.
+
+        Args:
+            images: canonical modality to the bytes of a file, or its URI.
+            release: whose labels the mask carries.
+        """
+        began = time.monotonic()
+        try:
+            prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
+            read = time.monotonic()
+            prediction, started = await asyncio.to_thread(self._segment, prepared)
+            segmented = time.monotonic()
+            mask = await asyncio.to_thread(_encoded, prediction, release)
+        except CaseError as error:
+            later = isinstance(error, CaseFailed)
+            # What a file is called on the way is the server's business.
+            named = error.file if error.file in images else ""
+            return {
+                "status": 503 if later else 422,
+                "error": error.reason if not later else "the storage did not answer: try again",
+                "file": named,
+            }
+        return {
+            "mask": mask,
+            "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+            "seconds": {
+                "read": read - began,
+                "wait": started - read,
+                "segment": segmented - started,
+                "encode": time.monotonic() - segmented,
+            },
+        }
+
+    def _segment(self, prepared: Prepared) -> tuple[Prediction, float]:
+        with self._one_pass:
+            self._began = started = time.monotonic()
+            try:
+                return self._predictor.segment_prepared(prepared), started
+            finally:
+                self._began = None
+
+    def check_health(self) -> None:
+        """Raises where a forward pass hangs."""
+        began = self._began
+        if began is not None and time.monotonic() - began > HANG_SECONDS:
+            raise RuntimeError(f"a forward pass takes longer than {HANG_SECONDS:g} s")
+
+    def process(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+
+def _encoded(prediction: Prediction, release: str) -> bytes:
+    raw = labels.from_class_index(prediction.mask_native, release)
+    return encode_mask(raw, prediction.geometry)

@@ -1,0 +1,50 @@
+"""What operators see: Prometheus metrics, and one line a request without patient data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+_ML = (1, 5, 10, 25, 50, 100, 200)
+
+
+class Telemetry:
+    """The metrics of one process of the ingress."""
+
+    def __init__(self) -> None:
+        own = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "ray_brats_requests", "Requests", ["route", "method", "status"], registry=own
+        )
+        self.seconds = Histogram(
+            "ray_brats_seconds", "Seconds by stage", ["stage"], registry=own, buckets=_SECONDS
+        )
+        self.pending = Gauge(
+            "ray_brats_pending", "Cases accepted and not answered", ["model"], registry=own
+        )
+        self.cases = Counter("ray_brats_cases", "Cases segmented", ["model"], registry=own)
+        self.volumes = Histogram(
+            "ray_brats_volume_ml", "Volume of a region", ["region"], registry=own, buckets=_ML
+        )
+
+    def case_done(self, model: str, answer: Mapping[str, Any]) -> None:
+        """Count a mask."""
+        self.cases.labels(model).inc()
+        for stage, seconds in answer["seconds"].items():
+            self.seconds.labels(stage).observe(seconds)
+        for region, ml in answer["volumes_ml"].items():
+            self.volumes.labels(region).observe(ml)
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+def log(**facts: Any) -> None:
+    """One line of JSON on standard error."""
+    sys.stderr.write(json.dumps(facts) + "\n")

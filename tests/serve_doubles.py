@@ -1,0 +1,76 @@
+"""A service without Ray or TensorFlow: a network that thresholds, and one phantom."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from ray_brats import recipes
+from ray_brats.predict import Predictor
+from ray_brats.serve.access import Keys, Pseudonyms
+from ray_brats.serve.app import ServedModel, Service, build
+from ray_brats.serve.gate import Gate
+from ray_brats.serve.jobs import Jobs
+from ray_brats.serve.jobs_store import JobsStore
+from ray_brats.serve.limits import Limits
+from ray_brats.serve.replica import Model
+from ray_brats.serve.telemetry import Telemetry
+
+SMOKE = recipes.get("smoke")
+MODALITIES = tuple(SMOKE.preprocess.modalities)
+
+
+def threshold(batch: np.ndarray) -> np.ndarray:
+    """Regions by intensity: enough to have some of each."""
+    return np.stack([batch[..., 2] > limit for limit in (0.5, 1.0, 1.5)], -1).astype(np.float32)
+
+
+def predictor() -> Predictor:
+    return Predictor([threshold], SMOKE)
+
+
+def files_of(case: Path) -> dict[str, bytes]:
+    return {name: (case / f"{case.name}_{name}.nii.gz").read_bytes() for name in MODALITIES}
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+class Double:
+    """The application with everything in this process."""
+
+    def __init__(self, state: Path, *, limits: Limits | None = None, keys: Path | None = None):
+        self.limits = limits or Limits()
+        self.model = Model(lambda: (predictor(), SMOKE))
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.store = JobsStore(str(state))
+        self.jobs = Jobs(self.store, self.segment, self.limits)
+        telemetry = Telemetry()
+        served = ServedModel(
+            name="default", modalities=MODALITIES, release="brats2020", card={}, default=True
+        )
+        service = Service({"default": served}, self.segment, self.jobs, self.limits, telemetry)
+        gate = Gate(Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry)
+        self.app = build(service, gate)
+
+    async def segment(self, name: str, images: Mapping[str, Any], release: str) -> dict[str, Any]:
+        await self.hold.wait()
+        return await self.model.segment(images, release)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=60
+        )

@@ -1,0 +1,370 @@
+"""The HTTP application, in this process: masks, refusals, places, keys and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from serve_doubles import MODALITIES, Double, files_of, predictor, zipped
+
+from ray_brats import labels
+from ray_brats.serve import access
+from ray_brats.serve.limits import Limits
+from ray_brats.volume import encode_mask
+
+URL = "/v1/segmentations"
+BOUNDARY = "multipart/form-data; boundary=x"
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+@pytest.fixture
+def files(cohort_folder: Path) -> dict[str, bytes]:
+    return files_of(cohort_folder / "BraTS20_Training_001")
+
+
+def parts(files: dict[str, bytes]) -> dict[str, tuple[str, bytes]]:
+    return {name: (f"{name}.nii.gz", content) for name, content in files.items()}
+
+
+def expected(files: dict[str, bytes], release: str = "brats2020") -> bytes:
+    found = predictor().segment(files)
+    return encode_mask(labels.from_class_index(found.mask_native, release), found.geometry)
+
+
+def test_the_mask_is_the_predictors_to_the_byte(files: dict[str, bytes], tmp_path: Path) -> None:
+    aliased = {"t1c": files["t1ce"], "T2W": files["t2"], "t2f": files["flair"]}
+    plain = {**files, "t2": gzip.decompress(files["t2"])}
+    named = {f"case/BraTS20_Training_001_{name}.nii.gz": files[name] for name in files}
+
+    async def ask() -> list[Any]:
+        async with Double(tmp_path).client() as client:
+            bodies: list[dict[str, Any]] = [
+                {"files": parts(files)},
+                {"files": parts(aliased)},
+                {"files": parts(plain)},
+                {"files": {"file": ("case.zip", zipped(named))}},
+                {"content": zipped(named), "headers": {"content-type": "application/zip"}},
+            ]
+            return [await client.post(URL, **body) for body in bodies]
+
+    for answer in run(ask()):
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/gzip"
+        assert answer.content == expected(files)
+        assert float(answer.headers["X-Ray-Brats-WT-ML"]) > 0
+
+
+def test_json_and_another_release(files: dict[str, bytes], tmp_path: Path) -> None:
+    async def ask() -> tuple[Any, Any]:
+        async with Double(tmp_path).client() as client:
+            told = await client.post(
+                URL, files=parts(files), headers={"accept": "application/json"}
+            )
+            return told, await client.post(f"{URL}?release=brats2023", files=parts(files))
+
+    told, other = run(ask())
+    assert set(told.json()) == {"model", "release", "volumes_ml", "case_id"}
+    assert other.content == expected(files, "brats2023")
+
+
+def header(**fields: Any) -> bytes:
+    """A NIfTI-1 header of an image of 64³, with fields changed."""
+    made = nib.Nifti1Header()
+    made.set_data_shape((64, 64, 48))
+    made.set_data_dtype(np.int16)
+    made["magic"], made["vox_offset"] = b"n+1", 352
+    for name, value in fields.items():
+        made[name] = value
+    return bytes(made.binaryblock) + bytes(4)
+
+
+def moved(content: bytes) -> bytes:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    affine = image.affine.copy()
+    affine[0, 3] += 5
+    return bytes(nib.Nifti1Image(np.asarray(image.dataobj), affine).to_bytes())
+
+
+def lying_zip(files: dict[str, bytes]) -> bytes:
+    """Sizes in the archive's directory that are not those of its entries."""
+    content = bytearray(zipped({f"{name}.nii.gz": files[name] for name in files}))
+    at = content.find(b"PK\x01\x02")
+    struct.pack_into("<II", content, at + 20, 4, 4)
+    return bytes(content)
+
+
+BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"hello, this is no scan " * 40,
+    "one byte": lambda _: b"\x1f",
+    "gzip of nothing": lambda _: gzip.compress(b""),
+    "gzip of text": lambda _: gzip.compress(b"hello " * 200),
+    "truncated gzip": lambda good: good[: len(good) // 2],
+    "truncated header": lambda good: good[:100],
+    "flipped": lambda good: good[:-200] + bytes(200),
+    "bad magic": lambda _: header(magic=b"abc"),
+    "huge": lambda _: header(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
+    "too many bytes": lambda _: header(dim=[3, 2000, 2000, 2000, 1, 1, 1, 1]),
+    "negative": lambda _: header(dim=[3, -4, 64, 48, 1, 1, 1, 1]),
+    "two axes": lambda _: header(dim=[2, 64, 64, 1, 1, 1, 1, 1]),
+    "time series": lambda _: header(dim=[4, 64, 64, 48, 90, 1, 1, 1]),
+    "complex": lambda _: header(datatype=32, bitpix=64),
+    "colour": lambda _: header(datatype=128, bitpix=24),
+    "no such type": lambda _: header(datatype=9999),
+    "offset in header": lambda _: header(vox_offset=10),
+    "offset far away": lambda _: header(vox_offset=1e9),
+    "nothing but header": lambda _: header(),
+    "no space": lambda _: header(pixdim=[0] * 8, srow_x=[0] * 4, sform_code=1),
+    "bomb": lambda _: gzip.compress(
+        header(dim=[3, 640, 640, 640, 1, 1, 1, 1]) + bytes(1 << 22), mtime=0
+    ),
+    "moved": moved,
+    "all zero": lambda _: gzip.compress(header() + bytes(64 * 64 * 48 * 2)),
+    "png": lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500),
+}
+
+
+def hostile(files: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name, and how the request is made."""
+    for name, damage in BAD_FILES.items():
+        yield name, {"files": parts({**files, "t2": damage(files["t2"])})}
+    good = parts(files)
+    for name in MODALITIES:
+        yield f"without {name}", {"files": {k: v for k, v in good.items() if k != name}}
+    yield "twice", {"files": [*good.items(), ("t1c", ("a.nii.gz", files["t1ce"]))]}
+    yield "odd part", {"files": {**good, "x": ("x.bin", files["t2"])}}
+    yield "many parts", {"files": [("t1", ("a", b"abcdef"))] * 40}
+    yield "case_id", {"files": good, "data": {"case_id": "../../etc/passwd"}}
+    yield "long field", {"files": good, "data": {"case_id": "a" * 5000}}
+
+    def raw(kind: str, content: bytes, **more: str) -> dict[str, Any]:
+        return {"content": content, "headers": {"content-type": kind, **more}}
+
+    yield "no body", raw(BOUNDARY, b"")
+    yield "no boundary", raw("multipart/form-data", b"--x\r\n")
+    yield "no end", raw(BOUNDARY, b'--x\r\nContent-Disposition: form-data; name="t2"\r\n\r\nabcd')
+    yield "garbage", raw(BOUNDARY, b"\x00\xff" * 100)
+    yield "no type", {"content": b"abc"}
+    yield "other type", raw("text/html", b"abc")
+    yield "encoded", raw("application/json", b"abc", **{"content-encoding": "gzip"})
+    yield "no length", raw("application/json", b"{}", **{"content-length": "x"})
+    zips = {
+        "zip of nothing": zipped({}),
+        "no zip": b"PK\x03\x04 and then nothing",
+        "slip": zipped({"../../t1ce.nii.gz": files["t1ce"]}),
+        "absolute": zipped({"/etc/t1ce.nii.gz": files["t1ce"]}),
+        "two cases": zipped({f"{n}/t2.nii.gz": files["t2"] for n in "ab"}),
+        "many": zipped({f"{n}.txt": b"" for n in range(100)}),
+        "lying": lying_zip(files),
+        "cut": zipped({f"{name}.nii.gz": files[name] for name in files})[:-60],
+        "zip bomb": zipped({f"{name}.nii": header() + bytes(1 << 25) for name in files}),
+    }
+    for name, content in zips.items():
+        yield name, raw("application/zip", content)
+    uris: list[Any] = [
+        "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1/", "s3://other/a.nii.gz",
+        "s3://ours/../other/a.nii.gz", "s3://ours-too/a.nii.gz", 7, None, [], "s3://ours/a?b",
+    ]  # fmt: skip
+    for uri in uris:
+        body = json.dumps({"images": dict.fromkeys(MODALITIES, uri)}).encode()
+        yield f"uri {uri}", raw("application/json", body)
+    for content in (
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"images": 3}',
+        b'{"cohort": "/"}',
+    ):
+        yield f"json {content[:8]!r}", raw("application/json", content)
+
+
+def test_hostile_uploads_are_refused_with_a_sentence(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    limits = Limits(uri_prefixes=("s3://ours",), inflated_bytes=512 << 20)
+
+    async def ask() -> list[tuple[str, Any]]:
+        async with Double(tmp_path, limits=limits).client() as client:
+            return [(name, await client.post(URL, **how)) for name, how in hostile(files)]
+
+    answers = run(ask())
+    assert len(answers) >= 60
+    for name, answer in answers:
+        assert answer.status_code in (400, 413, 415, 422), (name, answer.status_code)
+        assert len(answer.json()["error"]) > 10, name
+        assert "Traceback" not in answer.text
+    told = dict(answers)
+    assert told["text"].json()["file"] == "t2"
+    assert "grid" in told["moved"].json()["error"]
+    assert told["too many bytes"].status_code in (413, 422)
+
+
+def test_bodies_over_the_cap_are_refused_however_they_come(tmp_path: Path) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(10_000):
+            read += 1 << 16
+            yield bytes(1 << 16)
+
+    async def ask() -> tuple[Any, Any]:
+        async with Double(tmp_path, limits=Limits(body_bytes=1 << 20)).client() as client:
+            headers = {"content-type": "application/zip"}
+            told = await client.post(URL, content=bytes(2 << 20), headers=headers)
+            return told, await client.post(URL, content=endless(), headers=headers)
+
+    assert [answer.status_code for answer in run(ask())] == [413, 413]
+    assert read < 4 << 20
+
+
+def test_a_slow_upload_is_cut(tmp_path: Path) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"PK"
+        await asyncio.sleep(60)
+
+    async def ask() -> Any:
+        async with Double(tmp_path, limits=Limits(idle_seconds=0.2)).client() as client:
+            headers = {"content-type": "application/zip"}
+            return await client.post(URL, content=slow(), headers=headers)
+
+    assert run(ask()).status_code == 408
+
+
+def test_a_full_service_says_so_before_it_reads(files: dict[str, bytes], tmp_path: Path) -> None:
+    async def ask() -> tuple[Any, list[Any]]:
+        double = Double(tmp_path, limits=Limits(waiting=1))
+        double.hold.clear()
+        async with double.client() as client:
+            accepted = [asyncio.create_task(client.post(URL, files=parts(files))) for _ in range(3)]
+            await asyncio.sleep(0.5)
+
+            async def unread() -> AsyncIterator[bytes]:
+                raise AssertionError("the body was read")
+                yield b""
+
+            headers = {"content-type": "application/zip"}
+            refused = await client.post(URL, content=unread(), headers=headers)
+            double.hold.set()
+            return refused, list(await asyncio.gather(*accepted))
+
+    refused, accepted = run(ask())
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert [answer.status_code for answer in accepted] == [200, 200, 200]
+
+
+def test_only_a_key_of_the_file_opens(tmp_path: Path) -> None:
+    path, key, other = tmp_path / "keys", access.make_key(), access.make_key()
+    path.write_text(access.line_of("clinic", key) + "\n")
+
+    async def ask() -> list[int]:
+        async with Double(tmp_path, keys=path).client() as client:
+
+            async def status(url: str, **headers: str) -> int:
+                return (await client.get(url, headers=headers)).status_code
+
+            bearer = {"authorization": f"Bearer {key}"}
+            found = [
+                await status("/v1/models"),
+                await status("/v1/models", authorization=f"Bearer {other}"),
+                await status("/metrics"),
+                await status("/healthz"),
+                await status("/openapi.json"),
+                await status("/v1/models", **bearer),
+                await status("/v1/models", **{"x-api-key": key}),
+            ]
+            path.write_text(access.line_of("another", other) + "\n# rotated\n")
+            found.append(await status("/v1/models", **bearer))
+            path.unlink()
+            return [*found, await status("/v1/models", authorization=f"Bearer {other}")]
+
+    assert run(ask()) == [401, 401, 401, 200, 200, 200, 200, 401, 401]
+
+
+def test_logs_name_no_case(
+    files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask() -> Any:
+        async with Double(tmp_path).client() as client:
+            return await client.post(URL, files=parts(files), data={"case_id": "Jane-Doe"})
+
+    assert run(ask()).status_code == 200
+    logged = capsys.readouterr().err
+    assert '"case"' in logged
+    assert "Jane" not in logged
+
+
+async def wait_for(client: Any, job: str, states: tuple[str, ...]) -> dict[str, Any]:
+    for _ in range(600):
+        told = (await client.get(f"/v1/jobs/{job}")).json()
+        if told["state"] in states:
+            return dict(told)
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the job did not end: {told}")
+
+
+def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> None:
+    async def first() -> str:
+        double = Double(tmp_path)
+        double.hold.clear()
+        async with double.client() as client:
+            answer = await client.post("/v1/jobs", files=parts(files))
+            assert answer.status_code == 202
+            job = str(answer.json()["id"])
+            assert answer.headers["location"] == f"/v1/jobs/{job}"
+            await wait_for(client, job, ("running",))
+            assert (await client.get(f"/v1/jobs/{job}/mask")).status_code == 404
+            return job
+
+    async def second(job: str) -> tuple[Any, bytes]:
+        double = Double(tmp_path)
+        await double.jobs.start()
+        async with double.client() as client:
+            told = await wait_for(client, job, ("done", "failed"))
+            return told, (await client.get(f"/v1/jobs/{job}/mask")).content
+
+    job = run(first())
+    told, mask = run(second(job))
+    assert told["state"] == "done"
+    assert told["progress"] == 1
+    assert mask == expected(files)
+    assert not list((tmp_path / "jobs" / job).glob("*.bin"))
+
+
+def test_jobs_fail_with_a_reason_and_can_be_cancelled(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> None:
+        double = Double(tmp_path)
+        async with double.client() as client:
+            cut = {**files, "t2": files["t2"][:-300]}
+            bad = (await client.post("/v1/jobs", files=parts(cut))).json()["id"]
+            told = await wait_for(client, bad, ("failed", "done"))
+            assert told["state"] == "failed"
+            assert "t2" in told["error"]
+            double.hold.clear()
+            job = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+            await wait_for(client, job, ("running",))
+            assert (await client.delete(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+            double.hold.set()
+            next_one = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+            assert (await wait_for(client, next_one, ("done", "failed")))["state"] == "done"
+            assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+            for unknown in ("0" * 32, "..%2F..", "x"):
+                assert (await client.get(f"/v1/jobs/{unknown}")).status_code == 404
+
+    run(ask())
