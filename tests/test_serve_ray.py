@@ -102,6 +102,9 @@ def test_score_through_the_endpoint_is_direct_scoring(
     assert summary["counts"] == {"ok": 5}
     again = commands.score(str(cohort_folder), str(far), endpoint=url)
     assert again["processed"] == 0
+    # Direct scoring takes what is there for its own work.
+    direct = commands.score(str(cohort_folder), str(far), bundle=(str(bundle_folder),))
+    assert (direct["processed"], direct["skipped"]) == (0, 5)
     predictor = bundle.load_predictor((str(bundle_folder),))
     for row in ledger.read_table(str(far / "scores.parquet")):
         folder = cohort_folder / row["case_id"]
