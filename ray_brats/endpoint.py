@@ -6,6 +6,7 @@ that `score --bundle` writes, and either goes on where the other ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -112,7 +113,7 @@ def score_through(
     finished, todo = ledger.split_finished(work, predictions_uri)
     done: list[Row] = []
     with (
-        remote.client,
+        contextlib.closing(remote.client),
         Progress("score", len(todo)) as progress,
         ThreadPoolExecutor(workers or CONCURRENCY) as pool,
     ):

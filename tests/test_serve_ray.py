@@ -1,0 +1,115 @@
+"""The service under Ray Serve on a free port: masks of the Predictor, jobs, `score --endpoint`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("tensorflow")
+from test_bundle import RECIPE, make_model
+
+from ray_brats import bundle, commands, engine, export, labels, ledger
+from ray_brats.serve import access, deploy
+from ray_brats.volume import encode_mask
+
+pytestmark = [pytest.mark.ray, pytest.mark.tf]
+KEY = access.make_key()
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "bundle"
+    export.write(make_model(), RECIPE, str(folder), facts={"release": "brats2020"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("state")
+    (folder / "keys.txt").write_text(access.line_of("tests", KEY) + "\n")
+    settings = deploy.Settings(
+        models={"default": (str(bundle_folder),)},
+        state=deploy.state_of(str(folder / "state")),
+        api_keys=str(folder / "keys.txt"),
+    )
+    port = deploy.free_port("127.0.0.1", 0)
+    with engine.running() as there:
+        fitted = deploy.fitting(settings, there, None)
+        with deploy.served(fitted, port=port) as found:
+            yield found
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=300) as made:
+        yield made
+
+
+def files_of(case: Path) -> dict[str, Any]:
+    names = RECIPE.preprocess.modalities
+    return {name: (case / f"{case.name}_{name}.nii.gz").read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def case(cohort_folder: Path) -> Path:
+    return cohort_folder / "BraTS20_Training_001"
+
+
+@pytest.fixture(scope="module")
+def mask(bundle_folder: Path, case: Path) -> bytes:
+    found = bundle.load_predictor((str(bundle_folder),)).segment(files_of(case))
+    return encode_mask(labels.from_class_index(found.mask_native, "brats2020"), found.geometry)
+
+
+def test_the_served_mask_is_the_predictors(client: httpx.Client, case: Path, mask: bytes) -> None:
+    answer = client.post("/v1/segmentations", files=files_of(case))
+    assert answer.status_code == 200, answer.text
+    assert answer.content == mask
+    assert client.get("/v1/models").json()["models"][0]["name"] == "default"
+
+
+def test_a_bad_file_and_a_missing_key_are_refused(client: httpx.Client, case: Path) -> None:
+    bad = client.post("/v1/segmentations", files={**files_of(case), "t2": b"no scan"})
+    assert (bad.status_code, bad.json()["file"]) == (422, "t2")
+    nobody = httpx.post(f"{client.base_url}/v1/segmentations", files=files_of(case))
+    assert nobody.status_code == 401
+
+
+def test_a_job_gives_the_same_mask(client: httpx.Client, case: Path, mask: bytes) -> None:
+    accepted = client.post("/v1/jobs", files=files_of(case))
+    assert accepted.status_code == 202
+    where = accepted.headers["location"]
+    deadline = time.monotonic() + 120
+    while client.get(where).json()["state"] not in ("done", "failed"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert client.get(f"{where}/mask").content == mask
+
+
+def test_score_through_the_endpoint_is_direct_scoring(
+    url: str, bundle_folder: Path, cohort_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("RAY_BRATS_API_KEY", KEY)
+    far = tmp_path / "far"
+    summary = commands.score(str(cohort_folder), str(far), endpoint=url)
+    assert summary["counts"] == {"ok": 5}
+    again = commands.score(str(cohort_folder), str(far), endpoint=url)
+    assert again["processed"] == 0
+    # Direct scoring takes what is there for its own work.
+    direct = commands.score(str(cohort_folder), str(far), bundle=(str(bundle_folder),))
+    assert (direct["processed"], direct["skipped"]) == (0, 5)
+    predictor = bundle.load_predictor((str(bundle_folder),))
+    for row in ledger.read_table(str(far / "scores.parquet")):
+        folder = cohort_folder / row["case_id"]
+        found = predictor.segment(files_of(folder))
+        raw = labels.from_class_index(found.mask_native, "brats2020")
+        name = f"{row['case_id']}.nii.gz"
+        assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
+        assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)
