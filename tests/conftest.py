@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Ray or TensorFlow.
 os.environ |= {
@@ -71,6 +73,30 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "s3://cohorts"
     server.stop()
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, where there is one.
+
+    Of a module: while it runs its event loop is this thread's, and no other can be.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if binary is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=20_000)
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    # Only the 3-D view needs WebGL; it draws in software.
+    software = ["--disable-gpu", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=binary, args=["--no-sandbox", *quiet, *software]
+        )
+        yield browser
+        browser.close()
 
 
 def file_of(case: Path, kind: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -246,8 +245,6 @@ def test_serve_accepts_its_configurations() -> None:
     assert inside == alone, "one application, deployed in two ways"
     parsed = ServeDeploySchema.model_validate(alone)
     module, _, name = parsed.applications[0].import_path.partition(":")
-    if importlib.util.find_spec("ray_brats.serve") is None:
-        pytest.skip("this version has no service")
     assert hasattr(importlib.import_module(module), name)
     mounts = {m["mountPath"] for c in containers("rayservice.yaml") for m in c["volumeMounts"]}
     assert str(Path(alone["applications"][0]["args"]["api_keys"]).parent) in mounts
@@ -323,8 +320,6 @@ cli_with_output = cli._with_output
 def test_the_command_line_accepts_each_call(
     call: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if call[0] in ("key", "serve") and importlib.util.find_spec("ray_brats.serve") is None:
-        pytest.skip("this version has no service")
     monkeypatch.setattr(cli, "_with_output", parsed_only)
     assert cli._call(call) == 0
 

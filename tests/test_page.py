@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,26 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (made / f"{name}.nii.gz").write_bytes(packed(CASE.images[modality]))
     (made / "BraTS-GLI-00001-000-seg.nii.gz").write_bytes(MASK)
     return made
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    binary = next(filter(None, map(shutil.which, names)), None)
-    if binary is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=SOON_MS)
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    # Only the 3-D view needs WebGL; it draws in software.
-    software = ["--disable-gpu", "--enable-unsafe-swiftshader"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=binary, args=["--no-sandbox", *quiet, *software]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

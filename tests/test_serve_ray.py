@@ -113,3 +113,29 @@ def test_score_through_the_endpoint_is_direct_scoring(
         name = f"{row['case_id']}.nii.gz"
         assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
         assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)
+
+
+@pytest.mark.browser
+def test_the_page_shows_the_mask_of_the_real_service(
+    url: str, browser: Any, case: Path, mask: bytes, tmp_path: Path
+) -> None:
+    page = browser.new_context(accept_downloads=True).new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.fill("#key", KEY)
+    page.press("#key", "Enter")
+    files = [case / f"{case.name}_{name}.nii.gz" for name in RECIPE.preprocess.modalities]
+    page.set_input_files("#files", [str(file) for file in files])
+    page.wait_for_selector("#segment:enabled", timeout=60_000)
+    page.click("#segment")
+    page.wait_for_selector("#download", timeout=180_000)
+    with page.expect_download() as download:
+        page.click("#download")
+    saved = tmp_path / "mask.nii.gz"
+    download.value.save_as(saved)
+    assert saved.read_bytes() == mask
+    assert said == []
+    assert [name for name in asked if not name.startswith((url, f"blob:{url}", "data:"))] == []
