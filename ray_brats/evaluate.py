@@ -214,8 +214,7 @@ def measure(item: Work) -> tuple[Row, list[str]]:
         by_label = metrics.missing_prediction_label_metrics(reference, spacing_mm, rules=rules)
         found = {"status": "rejected", "reason": error.reason, "file": error.file}
         return {**found, "regions": regions, "labels": by_label, "original": None}, []
-    regions = metrics.case_metrics(reference, prediction, spacing_mm, rules=rules)
-    by_label = metrics.label_metrics(reference, prediction, spacing_mm, rules=rules)
+    regions, by_label = metrics.all_metrics(reference, prediction, spacing_mm, rules=rules)
     original = original_figures(reference, prediction)
     return {"regions": regions, "labels": by_label, "original": original}, []
 

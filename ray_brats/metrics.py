@@ -9,8 +9,8 @@ in ml. A number that does not exist is None, never NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,9 @@ from ray_brats.labels import (
     LabelMap,
     region_mask,
 )
-from ray_brats.lesions import PENALTY_MM, lesionwise_scores
-from ray_brats.surfaces import Mask, Spacing, bounding_box, surface_of
+from ray_brats.lesions import PENALTY_MM
+from ray_brats.mappair import MapPair
+from ray_brats.surfaces import Mask, Spacing, bounding_box
 
 __all__ = [
     "LABEL_NAMES",
@@ -37,6 +38,7 @@ __all__ = [
     "ORIGINAL_FIGURES",
     "RULES",
     "SCORE_COLUMNS",
+    "all_metrics",
     "case_metrics",
     "label_metrics",
     "missing_prediction_label_metrics",
@@ -97,14 +99,7 @@ def case_metrics(
         ValueError: the shapes differ, or a map does not hold class indices.
         UsageError: unknown rules.
     """
-    pair = _cropped(reference, prediction, spacing_mm, rules)
-    return [
-        {
-            "region": region,
-            **_scores([region_mask(part, region) for part in pair.maps], pair, rules),
-        }
-        for region in REGIONS
-    ]
+    return all_metrics(reference, prediction, spacing_mm, rules=rules)[0]
 
 
 def label_metrics(
@@ -115,44 +110,46 @@ def label_metrics(
     As `case_metrics`, with `label` in the place of `region`: a value of `LABEL_NAMES`.
     Lesion-wise scores are defined for regions and are None here.
     """
+    return all_metrics(reference, prediction, spacing_mm, rules=rules)[1]
+
+
+def all_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> tuple[list[Row], list[Row]]:
+    """Rows of `case_metrics` and of `label_metrics`, in less time than the two apart.
+
+    Regions and labels that come to the same mask, as ET and the enhancing label always do,
+    are measured once.
+    """
     pair = _cropped(reference, prediction, spacing_mm, rules)
     kind = "legacy" if rules != "lesionwise" else "volumes"
-    return [
-        {"label": name, **_scores([part == index for part in pair.maps], pair, kind)}
-        for index, name in LABEL_NAMES.items()
+    regions = [
+        {"region": region, **_scores(pair, classes, rules)} for region, classes in REGIONS.items()
     ]
+    labels = [
+        {"label": name, **_scores(pair, (index,), kind)} for index, name in LABEL_NAMES.items()
+    ]
+    return regions, labels
 
 
-class _Pair(NamedTuple):
-    """Two label maps cropped to what is in them, and what cropping must not forget."""
-
-    maps: list[LabelMap]
-    spacing_mm: Spacing
-    voxels: int
-    """Of the whole volume."""
-
-
-def _cropped(reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, rules: str) -> _Pair:
+def _cropped(reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, rules: str) -> MapPair:
     _check(reference, prediction, spacing_mm, rules)
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     box = bounding_box(reference | prediction)
     maps = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
     if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in maps):
         raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
-    return _Pair(maps, spacing, reference.size)
+    return MapPair(maps, spacing, reference.size)
 
 
-def _scores(masks: Sequence[Mask], pair: _Pair, rules: str) -> Row:
-    """`SCORE_COLUMNS` of two masks."""
-    reference, prediction = masks
+def _scores(pair: MapPair, classes: Collection[int], rules: str) -> Row:
+    """`SCORE_COLUMNS` of a region or label."""
+    reference, prediction = pair.masks(classes)
     row: Row = dict.fromkeys(SCORE_COLUMNS)
-    if rules != "volumes":
-        distances = _distances(reference, prediction, pair.spacing_mm)
-        if rules != "lesionwise":
-            row |= _legacy_scores(reference, prediction, distances, pair.voxels)
-        if rules != "legacy":
-            scores = lesionwise_scores(reference, prediction, pair.spacing_mm, whole=distances)
-            row |= zip(LESIONWISE_COLUMNS, scores, strict=True)
+    if rules in ("legacy", "both"):
+        row |= _legacy_scores(reference, prediction, pair.distances(classes), pair.voxels)
+    if rules in ("lesionwise", "both"):
+        row |= zip(LESIONWISE_COLUMNS, pair.lesionwise(classes), strict=True)
     return row | _volumes(reference, prediction, pair.spacing_mm)
 
 
@@ -206,12 +203,6 @@ def _check(
         )
     if len(spacing_mm) != 3 or not all(0 < size < math.inf for size in spacing_mm):
         raise ValueError(f"expected three positive voxel sizes in mm, not {spacing_mm}")
-
-
-def _distances(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> SurfaceDistances | None:
-    """Distances between the surfaces of two masks; None where one is empty."""
-    surfaces = [surface_of(mask, spacing_mm) for mask in (reference, prediction)]
-    return SurfaceDistances.between(*surfaces) if all(item.count for item in surfaces) else None
 
 
 def _legacy_scores(

@@ -14,7 +14,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors labels config recipes storage ledger attempts progress fence watchdog probe rates",
         "naming cohort geometry nifti volume preprocess inspection patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
-        "schedule footprint distances summaries comparison markup standings worst_cases panels",
+        "schedule footprint distances mappair summaries comparison markup standings worst_cases "
+        "panels",
         "unet losses augmentation batches predict graph bundle checkpoint step validation loop "
         "export",
         "engine blocks board rank dataset train score scoring evaluate serve endpoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 import warnings
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from ray_brats import distances, lesions, metrics, surfaces
+from ray_brats import distances, lesions, mappair, metrics, surfaces
 from ray_brats.errors import UsageError
 from ray_brats.labels import (
     BACKGROUND,
@@ -444,6 +445,41 @@ def test_each_label_is_scored_for_itself():
     ], "a region of one label and that label score the same"
 
 
+@QUICK
+@given(
+    st.tuples(*[st.integers(1, 6)] * 3).flatmap(
+        lambda shape: st.tuples(
+            *[hnp.arrays(np.uint8, shape, elements=st.integers(0, CLASS_COUNT - 1))] * 2
+        )
+    ),
+    st.sets(st.integers(1, CLASS_COUNT - 1)),
+    SPACINGS,
+)
+def test_what_regions_and_labels_share_changes_no_number(maps, gone, spacing_mm):
+    """Each mask alone, as enhancing tumour, scores as it does beside the others."""
+    reference, prediction = maps[0], np.where(np.isin(maps[1], list(gone)), 0, maps[1])
+    prediction = prediction.astype(np.uint8)
+    regions, labels = metrics.all_metrics(reference, prediction, spacing_mm)
+    wanted = [*REGIONS.values(), *((index,) for index in metrics.LABEL_NAMES)]
+    for row, classes in zip([*regions, *labels], wanted, strict=True):
+        masks = [np.isin(part, list(classes)) for part in (reference, prediction)]
+        alone = score(*masks, spacing_mm)
+        names = metrics.SCORE_COLUMNS
+        if "label" in row:
+            names = tuple(name for name in names if name not in metrics.LESIONWISE_COLUMNS)
+        assert [row[name] for name in names] == [alone[name] for name in names]
+
+
+def test_a_prediction_of_one_class_is_measured_once(monkeypatch):
+    measured = []
+    between = distances.SurfaceDistances.between
+    monkeypatch.setattr(
+        mappair.SurfaceDistances, "between", lambda *pair: measured.append(pair) or between(*pair)
+    )
+    metrics.all_metrics(as_label_map(CUBE), as_label_map(np.roll(CUBE, 1, 0)), UNIT_MM)
+    assert len(measured) == 1, "three regions and a label are one pair of masks"
+
+
 def test_labels_heed_the_rules_and_a_missing_prediction():
     cube = as_label_map(CUBE)
     lesionwise = metrics.label_metrics(cube, cube, UNIT_MM, rules="lesionwise")
@@ -694,6 +730,42 @@ def test_lesionwise_scores_agree_where_lesions_are_tiny_or_share_a_component(
     assert lesionwise(truth, prediction, spacing_mm) == pytest.approx(expected, abs=1e-9)
     row = score(truth, prediction, spacing_mm)
     assert (row["lesionwise_dice"], row["lesionwise_hd95_mm"]) == pytest.approx(expected, abs=1e-9)
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+def degenerate_predictions() -> dict[str, LabelMap]:
+    """What an untrained or broken network may say of a brain of 240 × 240 × 155 voxels."""
+    shape = (240, 240, 155)
+    rows, columns, slices = np.ogrid[:240, :240, :155]
+    brain = ((rows - 120) / 68) ** 2 + ((columns - 120) / 85) ** 2 + ((slices - 75) / 68) ** 2 < 1
+    blobs = np.zeros(shape, bool)
+    blobs[::5, ::5, ::5] = True
+    found = {
+        "noise": np.random.default_rng(0).integers(0, CLASS_COUNT, shape),
+        "checkerboard": np.where((rows + columns + slices) % 2, ENHANCING, BACKGROUND),
+        "blobs": np.where(lesions.dilate_18(blobs, 1), ENHANCING, BACKGROUND),
+        "full brain": np.full(shape, ENHANCING),
+    }
+    return {name: np.where(brain, index, 0).astype(np.uint8) for name, index in found.items()}
+
+
+@pytest.mark.slow
+def test_all_metrics_of_any_case_take_seconds():
+    """CPU time, so that other processes count little; the aim is 2 s, and 6 s leave slack."""
+    rows, columns, slices = np.ogrid[:240, :240, :155]
+    away = (rows - 100) ** 2 + (columns - 140) ** 2 + (slices - 80) ** 2
+    reference = np.zeros((240, 240, 155), np.uint8)
+    for radius, index in ((30, EDEMA), (20, ENHANCING), (12, NECROTIC)):
+        reference[away < radius**2] = index
+    seconds = {}
+    for name, prediction in degenerate_predictions().items():
+        start = time.process_time()
+        metrics.all_metrics(reference, prediction, UNIT_MM)
+        metrics.original_figures(reference, prediction)
+        seconds[name] = round(time.process_time() - start, 2)
+    assert max(seconds.values()) < 6, seconds
 
 
 # --- the original project's figures ---------------------------------------------------------
