@@ -54,6 +54,7 @@ def real_data() -> Path:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a server on loopback."""
     import boto3
+    import httpx
     import s3fs
     from moto.server import ThreadedMotoServer
 
@@ -67,6 +68,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    # Moto keeps its buckets in the process, beyond the life of a server.
+    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
     boto3.client("s3").create_bucket(Bucket="cohorts")
     # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
     s3fs.S3FileSystem.clear_instance_cache()

@@ -276,10 +276,14 @@ def test_every_command_explains_itself() -> None:
         "export",
         "score",
         "evaluate",
+        "serve",
+        "key",
         "submit",
         "show",
         "run",
         "demo",
+        "doctor",
+        "plan",
     ]
     assert re.fullmatch(r"ray-brats \d+\.\d+\.\d+\n", ray_brats("--version").stdout)
 

@@ -75,7 +75,7 @@ def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=560,
         env={**os.environ, **environment},
     )
 
@@ -108,7 +108,7 @@ def test_a_hang_is_noticed_shown_and_the_run_goes_on(dataset: Path, tmp_path: Pa
             dataset,
             tmp_path / "run",
             "train.checkpoint_minutes=0.001",
-            **{"steps": 30, "hang-seconds": 20},
+            **{"steps": 30, "hang-seconds": 40},
         ),
         PYTHONPATH=path,
         HANG_MARKER=str(tmp_path / "hung"),
