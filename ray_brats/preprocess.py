@@ -25,7 +25,7 @@ from ray_brats.labels import LabelMap
 from ray_brats.naming import SEGMENTATION
 from ray_brats.volume import Volume
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
 MAX_INTENSITY = 1e30
@@ -257,10 +257,10 @@ def _place(values_HWD: Array, target_HWD: Array) -> None:
 def minmax_slices(voxels_HWD: Array, geometry: Geometry) -> Array:
     """scikit-learn's MinMaxScaler on the volume as `(H·W, D)`, cropped: each axial slice to 0–1.
 
-    The same operations in the same order and precision, so equal to the last bit; the columns
-    of the scaler are independent, so only voxels inside the crop are computed.
+    The same operations in the same order on float64, as nibabel's `get_fdata` gives it to the
+    scaler, so equal to the last bit that float32 keeps; the columns of the scaler are
+    independent, so only voxels inside the crop are computed.
     """
-    precision = np.float32 if voxels_HWD.dtype == np.float32 else np.float64
     resampled = geometry.resampled_shape is not None
     box = voxels_HWD.shape if resampled else geometry.crop_shape_vox
     starts = (0, 0, 0) if resampled else geometry.crop_start_vox
@@ -273,12 +273,12 @@ def minmax_slices(voxels_HWD: Array, geometry: Geometry) -> Array:
     target = scaled[tuple(slice(a - s, b - s) for (a, b), s in zip(ranges, starts, strict=True))]
     for number, depth in enumerate(range(*ranges[2])):
         whole = voxels_HWD[:, :, depth]
-        low, high = precision(whole.min()), precision(whole.max())
+        low, high = np.float64(whole.min()), np.float64(whole.max())
         extent = high - low
         # As scikit-learn: a constant column is left at its scale.
-        scale = precision(1) / (precision(1) if extent < 10 * np.finfo(precision).eps else extent)
+        scale = 1 / (1 if extent < 10 * np.finfo(np.float64).eps else extent)
         values = whole[rows, columns] * scale
-        target[:, :, number] = values + (precision(0) - low * scale)
+        target[:, :, number] = values + (0 - low * scale)
     return geometry.crop_image(scaled) if resampled else scaled
 
 
