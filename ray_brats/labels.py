@@ -56,6 +56,11 @@ DEFAULT_RELEASE: Final = "brats2023"
 """Whose labels are written where neither an option nor any name tells."""
 
 
+WHOLE_WITHIN: Final = 0.01
+"""How far from a whole number a label may lie in a mask of floats: tools that scale a mask to
+fit an 8-bit header (nibabel among them) leave it off by up to half a step, 4 / 255 / 2."""
+
+
 class UnknownLabelsError(ValueError):
     """A mask holds integers that its release does not define."""
 
@@ -73,7 +78,7 @@ def to_class_index(
     """Turn the raw labels of a release into class indices.
 
     Args:
-        raw: integers of any shape, or floats with integer values.
+        raw: integers of any shape, or floats within `WHOLE_WITHIN` of integers.
         release: a key of `RELEASES`.
         raw_3_is_enhancing: read a raw 3 of a release until 2021 as its 4, as the original
             project does.
@@ -92,7 +97,9 @@ def to_class_index(
         table[integer] = meant
     if not np.issubdtype(raw.dtype, np.integer):
         rounded = np.rint(raw)
-        if not np.array_equal(rounded, raw):
+        with np.errstate(invalid="ignore"):
+            whole = bool(np.abs(rounded - raw).max(initial=0) <= WHOLE_WITHIN)
+        if not whole:
             raise UnknownLabelsError("the mask holds values that are not whole numbers")
         raw = rounded
     low, high = (float(raw.min()), float(raw.max())) if raw.size else (0.0, 0.0)

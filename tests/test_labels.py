@@ -40,7 +40,13 @@ def test_raw_3_is_enhancing_only_by_the_original_projects_rule() -> None:
         labels.to_class_index(raw, "brats2020")
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, 300.0, 7.0])
+def test_whole_numbers_that_scaling_left_a_little_off_are_labels() -> None:
+    """As nibabel reads back a float array that it scaled to fit a header's int16."""
+    raw = np.array([0, 1.0000076, 1.9999543, 4.0])
+    assert labels.to_class_index(raw, "brats2021").tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [0.5, 1.02, float("nan"), -1.0, 300.0, 7.0])
 def test_values_no_release_defines_are_refused(value: float) -> None:
     with pytest.raises(labels.UnknownLabelsError):
         labels.to_class_index(np.array([0.0, value]), "brats2021")
