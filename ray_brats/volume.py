@@ -23,6 +23,10 @@ from ray_brats.geometry import Geometry, of_file, same_grid
 from ray_brats.labels import LabelMap
 from ray_brats.nifti import Header
 
+REMOTE_BYTES = 64 << 20
+"""First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
+header is judged before the rest is asked for."""
+
 Array = npt.NDArray[Any]
 
 
@@ -45,11 +49,13 @@ def read(uri: str) -> Volume:
         CaseFailed: the storage did not answer; may pass next time.
     """
     with _named(uri):
-        if storage.is_remote(uri):
-            # One request: what a second one would save is less than what it costs.
-            return parse(storage.read_bytes(uri, end=nifti.MAX_FILE_BYTES), uri)
-        head = storage.read_bytes(uri, end=nifti.HEAD_BYTES)
-        header = nifti.read_header(head, uri)
+        remote = storage.is_remote(uri)
+        first = REMOTE_BYTES if remote else nifti.HEAD_BYTES
+        head = storage.read_bytes(uri, end=first)
+        if remote and len(head) < first:
+            return parse(head, uri)
+        header = nifti.read_header(head[: nifti.HEAD_BYTES], uri)
+        del head
         # Deflate cannot make voxels longer by more than a thousandth.
         most = int(header.promised_bytes * 1.01) + (2 << 20)
         return _volume(header, storage.read_bytes(uri, end=most), uri)

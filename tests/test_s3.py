@@ -9,10 +9,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
 
-from ray_brats import attempts, cohort, dataset, inspection, preprocess, recipes, storage
+from ray_brats import (
+    attempts,
+    cohort,
+    dataset,
+    inspection,
+    nifti,
+    preprocess,
+    recipes,
+    storage,
+    volume,
+)
+from ray_brats.errors import CaseRejected
 
 STANDARD = recipes.get("standard").preprocess
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +120,20 @@ def test_a_cohort_is_one_listing_and_a_case_one_request_a_file(
     assert endpoint.at_once >= 3, "modalities are read side by side"
     local = preprocess.preprocess_case(cohort.find(str(cohort_folder)).cases[0], STANDARD)
     assert (prepared.image_HWDC == local.image_HWDC).all()
+
+
+def test_of_a_huge_file_the_header_is_judged_first(
+    bucket: str, endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume, "REMOTE_BYTES", nifti.HEAD_BYTES)
+    storage.write_bytes(f"{bucket}/lie.nii", b"no image" * 500_000)
+    plain = nib.Nifti1Image(np.ones((40, 40, 40), np.int16), np.diag([-1.0, -1, 1, 1])).to_bytes()
+    storage.write_bytes(f"{bucket}/large.nii", plain)
+    endpoint.forget()
+    with pytest.raises(CaseRejected, match="not a NIfTI"):
+        volume.read(f"{bucket}/lie.nii")
+    assert endpoint.bytes_sent == nifti.HEAD_BYTES
+    assert volume.read(f"{bucket}/large.nii").voxels_HWD.all()
 
 
 def test_checking_headers_moves_few_bytes(phantoms: str, endpoint: FaultyS3) -> None:
