@@ -12,7 +12,8 @@ import rich.table
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print what a command did as tables, on standard output."""
-    console = rich.console.Console()
+    # Names and reasons come from files: brackets in them are no markup.
+    console = rich.console.Console(markup=False, emoji=False)
     if "cases" in summary and isinstance(summary["cases"], list):
         console.print(_case_table(summary["cases"]))
     elif "checks" in summary:
@@ -20,7 +21,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     elif summary["failures"]:
         console.print(_case_table(summary["failures"]))
     for line in summary.get("lines", ()):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)
     if summary.get("counts"):
         counted = ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
         console.print(f"cases: {counted}")
