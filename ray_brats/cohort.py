@@ -111,6 +111,16 @@ def find(uri: str, *, release: str | None = None) -> Cohort:
     return _with_release(cohort, release)
 
 
+def sentence(cohort: Cohort) -> str:
+    """What was found, in a line for people."""
+    patients = {case.patient_id for case in cohort.cases}
+    masked = sum(case.segmentation is not None for case in cohort.cases)
+    return (
+        f"{len(cohort.cases)} case(s) of {len(patients)} patient(s), {masked} with a mask; labels "
+        f"as in {cohort.release_or(None) or 'a release that the names do not tell'}"
+    )
+
+
 def _is_hidden(uri: str, root: str) -> bool:
     return any(part.startswith(".") for part in uri.removeprefix(root).split("/"))
 
@@ -218,9 +228,10 @@ def _with_release(cohort: Cohort, release: str | None) -> Cohort:
 
 def _from_csv(uri: str) -> Cohort:
     rows = read_csv(uri, required=("case_id",))
-    columns = {name: ALIASES.get(name.lower(), name.lower()) for name in rows[0]} if rows else {}
-    if rows and not set(columns.values()) & set(MODALITIES):
-        raise UsageError(f"{uri}: no column is named after a modality ({', '.join(MODALITIES)})")
+    if not rows:
+        raise UsageError(f"{uri}: no row below its header; expected one a case")
+    columns = _kinds_of_columns(uri, rows[0])
+    _check_splits(uri, {row.get("split") or "train" for row in rows})
     seen: dict[str, int] = defaultdict(int)
     for row in rows:
         seen[row["case_id"]] += 1
@@ -249,6 +260,18 @@ def _from_csv(uri: str) -> Cohort:
     return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()))
 
 
+def _kinds_of_columns(uri: str, names: Iterable[str]) -> dict[str, str]:
+    """Column to what it holds: a modality, `seg`, or its own name in lower case."""
+    columns = {name: ALIASES.get(name.lower(), name.lower()) for name in names}
+    for kind in (*MODALITIES, SEGMENTATION):
+        same = [name for name, meant in columns.items() if meant == kind]
+        if len(same) > 1:
+            raise UsageError(f"{uri}: {', '.join(same)}: one column too many for {kind}")
+    if not set(columns.values()) & set(MODALITIES):
+        raise UsageError(f"{uri}: no column is named after a modality ({', '.join(MODALITIES)})")
+    return columns
+
+
 def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> dict[str, str]:
     """Kind to URI of the files that a row names; relative ones lie beside the CSV."""
     return {
@@ -271,21 +294,28 @@ def read_csv(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{uri}: not a text file in UTF-8") from error
     reader = csv.DictReader(io.StringIO(text), restval="")
-    missing = [name for name in required if name not in (reader.fieldnames or ())]
+    try:
+        names, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise UsageError(f"{uri}: not a CSV ({error})") from error
+    missing = [name for name in required if name not in names]
     if missing:
-        raise UsageError(
-            f"{uri}: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
-        )
-    return [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+        has = f"it has {', '.join(names)}" if names else "it is empty"
+        raise UsageError(f"{uri}: no column {', '.join(missing)}; {has}")
+    return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]
 
 
 def read_split(uri: str) -> dict[str, str]:
     """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`."""
     rows = read_csv(uri, required=("case_id", "split"))
-    wrong = sorted({row["split"] for row in rows} - set(SPLITS))
+    _check_splits(uri, {row["split"] for row in rows})
+    return {row["case_id"]: row["split"] for row in rows}
+
+
+def _check_splits(uri: str, found: set[str]) -> None:
+    wrong = sorted(found - set(SPLITS))
     if wrong:
         raise UsageError(f"{uri}: split {wrong[0]!r} is none of {', '.join(SPLITS)}")
-    return {row["case_id"]: row["split"] for row in rows}
 
 
 def assign_splits(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) -> list[Case]:

@@ -63,6 +63,8 @@ def check(
     from ray_brats.inspection import check_case
 
     found = cohorts.find(cohort, release=release)
+    for note in (cohorts.sentence(found), *found.notes):
+        say(f"check: {note}")
     options = recipes.get(recipe).preprocess
     rows: list[dict[str, Any]] = [dict(row) for row in found.rejected]
     threads = CHECK_THREADS if storage.is_remote(found.uri) else os.cpu_count() or 2

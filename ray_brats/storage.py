@@ -24,7 +24,7 @@ from typing import IO, Any
 import fsspec
 import fsspec.core
 
-from ray_brats.errors import ArtefactError
+from ray_brats.errors import ArtefactError, UsageError
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Name of a file that was not renamed into place; see `_renamed_into_place`."""
@@ -70,7 +70,10 @@ def parent_of(uri: str) -> str:
 
 def _open(uri: str) -> tuple[Any, str]:
     options = {"anon": True} if uri.startswith("s3://") and _is_anonymous() else {}
-    filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{uri}: {error}; expected a local path or s3://…") from error
     return filesystem, path
 
 
@@ -90,7 +93,8 @@ def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
     filesystem, path = _open(uri)
     filesystem.invalidate_cache()
     try:
-        found = filesystem.find(path, maxdepth=depth, detail=True)
+        with _as_os_error(uri):
+            found = filesystem.find(path, maxdepth=depth, detail=True)
     except FileNotFoundError:
         return []
     scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
@@ -137,7 +141,8 @@ def exists(uri: str) -> bool:
     """Whether a file or folder (a prefix with files) is there."""
     filesystem, path = _open(uri)
     filesystem.invalidate_cache()
-    return bool(filesystem.exists(path))
+    with _as_os_error(uri):
+        return bool(filesystem.exists(path))
 
 
 def read_bytes(uri: str, *, start: int = 0, end: int | None = None) -> bytes:
@@ -213,7 +218,8 @@ def create(uri: str, content: bytes) -> bool:
         filesystem, path = _open(uri)
         filesystem.invalidate_cache()
         try:
-            filesystem.pipe_file(path, content, mode="create")
+            with _as_os_error(uri):
+                filesystem.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
         return True
@@ -293,7 +299,7 @@ def delete(uri: str) -> None:
     """Remove a file or a whole folder; nothing happens where there is none."""
     filesystem, path = _open(uri)
     filesystem.invalidate_cache()
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _as_os_error(uri):
         filesystem.rm(path, recursive=True)
 
 

@@ -244,6 +244,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
         (("preprocess", "/nowhere", "out"), "no such folder"),
         (("check", "/nowhere", "--recipe", "magic"), "magic"),
         (("check",), "COHORT"),
+        (("check", "ftq://host/cohort"), "Protocol not known: ftq"),
         (("frobnicate",), "frobnicate"),
         (("show", "/nowhere", "a.png"), "no such folder"),
         (("check", "tests", "--max-rejected", "many"), "--max-rejected many"),
@@ -258,6 +259,36 @@ def test_a_wrong_call_is_a_sentence_and_exit_status_2(
     done = ray_brats(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr + done.stdout
+
+
+def test_a_bucket_that_does_not_answer_is_a_sentence() -> None:
+    environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    done = ray_brats("check", "s3://bucket/cohort", **environment, **keys)
+    assert done.returncode == 2
+    assert "s3://bucket/cohort: EndpointConnectionError" in done.stderr
+
+
+def test_names_that_look_like_markup_are_told_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("case_id,t1ce,t2,flair\nx[/y],a,b,c\nz,a[bold],b,c\n")
+    done = ray_brats("check", tmp_path / "c.csv")
+    assert done.returncode == 1
+    assert "x[/y]" in done.stdout
+    assert "a[bold]" in done.stdout
+
+
+def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) -> None:
+    name = "BraTS20_Training_355"
+    phantom.write_cohort(tmp_path, cases=1, shape_vox=SHAPE_VOX)
+    case = (tmp_path / "BraTS20_Training_001").rename(tmp_path / name)
+    for path in sorted(case.iterdir()):
+        odd = path.name.endswith("_seg.nii.gz")
+        kind = "W39_1998.09.19_Segm.nii.gz" if odd else path.name.replace("_001", "_355")
+        path.rename(case / kind)
+    done = ray_brats("check", tmp_path)
+    assert done.returncode == 0
+    assert "1 case(s) of 1 patient(s), 1 with a mask; labels as in brats2020" in done.stderr
+    assert f"{name}: segmentation recovered from W39_1998.09.19_Segm.nii.gz" in done.stderr
 
 
 def test_an_absent_cluster_is_a_sentence(cohort_folder: Path, tmp_path: Path) -> None:

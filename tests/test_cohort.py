@@ -116,6 +116,21 @@ def test_csv_paths_are_relative_to_the_csv_and_aliases_are_known(tmp_path: Path)
     assert case.inputs(["t1ce"])["t1ce"]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("case_id,t2,split\na,x.nii.gz,validation\n", "split 'validation' is none of train, val"),
+        ("case_id,t1ce,t2,seg\n", "no row"),
+        ("case_id,t1ce,t1c\na,x.nii.gz,y.nii.gz\n", "t1ce, t1c: one column too many"),
+        ("case_id,t2\na," + "x" * 200_000, "not a CSV"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        cohort.find(str(tmp_path / "c.csv"))
+
+
 def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
     folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
     with pytest.raises(UsageError, match="mixes brats2021 and brats2023"):
