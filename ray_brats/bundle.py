@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ray_brats import config, modelcard, storage, unet
+from ray_brats import config, folders, modelcard, unet
 from ray_brats.config import Recipe
 from ray_brats.errors import ArtefactError
 from ray_brats.predict import Forward, Predictor, Probabilities
@@ -57,7 +57,7 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
     card, sha256 = modelcard.read(uri, pinned=pinned)
     recipe = config.from_json(Recipe, card["recipe"])
     _check_versions(card, uri)
-    with storage.local_folder(uri) as folder:
+    with folders.local(uri) as folder:
         modelcard.verify(card, folder, uri)
         loaded = tf.saved_model.load(str(folder / "saved_model"))
     _check_architecture(card, recipe, loaded, uri)

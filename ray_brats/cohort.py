@@ -6,24 +6,20 @@ etags of all files.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import labels, naming, storage
+from ray_brats import labels, manifest, naming, storage
 from ray_brats.errors import UsageError
-from ray_brats.naming import ALIASES, MODALITIES, SEGMENTATION
+from ray_brats.naming import MODALITIES, SEGMENTATION
 from ray_brats.storage import FileInfo
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +155,11 @@ def _several_files(kinds: Mapping[str, list[FileInfo]]) -> tuple[str, str] | Non
     for kind, items in kinds.items():
         if len(items) > 1:
             where = " and ".join(item.uri for item in items[:3])
-            return (f"two cases of one name: {kind} is there more than once, {where}", items[1].uri)
+            return (
+                f"two files or two cases of one name: {kind} is there more than once, {where}; "
+                "keep one, or rename one of the cases",
+                items[1].uri,
+            )
     return None
 
 
@@ -200,7 +200,7 @@ def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
     for file in files:
         if not _MAPPING.fullmatch(storage.name_of(file.uri)):
             continue
-        for row in read_csv(file.uri, required=()):
+        for row in manifest.read(file.uri, required=()):
             names = [value for name, value in row.items() if name.endswith("_subject_ID")]
             if row.get("Grade") in GRADES:
                 grades |= dict.fromkeys(names, row["Grade"])
@@ -227,11 +227,11 @@ def _with_release(cohort: Cohort, release: str | None) -> Cohort:
 
 
 def _from_csv(uri: str) -> Cohort:
-    rows = read_csv(uri, required=("case_id",))
+    rows = manifest.read(uri, required=("case_id",))
     if not rows:
         raise UsageError(f"{uri}: no row below its header; expected one a case")
-    columns = _kinds_of_columns(uri, rows[0])
-    _check_splits(uri, {row.get("split") or "train" for row in rows})
+    columns = manifest.kinds_of_columns(uri, rows[0])
+    manifest.check_splits(uri, {row.get("split") or "train" for row in rows})
     seen: dict[str, int] = defaultdict(int)
     for row in rows:
         seen[row["case_id"]] += 1
@@ -260,18 +260,6 @@ def _from_csv(uri: str) -> Cohort:
     return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()))
 
 
-def _kinds_of_columns(uri: str, names: Iterable[str]) -> dict[str, str]:
-    """Column to what it holds: a modality, `seg`, or its own name in lower case."""
-    columns = {name: ALIASES.get(name.lower(), name.lower()) for name in names}
-    for kind in (*MODALITIES, SEGMENTATION):
-        same = [name for name, meant in columns.items() if meant == kind]
-        if len(same) > 1:
-            raise UsageError(f"{uri}: {', '.join(same)}: one column too many for {kind}")
-    if not set(columns.values()) & set(MODALITIES):
-        raise UsageError(f"{uri}: no column is named after a modality ({', '.join(MODALITIES)})")
-    return columns
-
-
 def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> dict[str, str]:
     """Kind to URI of the files that a row names; relative ones lie beside the CSV."""
     return {
@@ -283,83 +271,3 @@ def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> di
 
 def _is_absolute(value: str) -> bool:
     return value.startswith(("/", "~", "file://")) or storage.is_remote(value)
-
-
-def read_csv(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV; `UsageError` where it is absent or lacks a required column."""
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UsageError(f"{uri}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{uri}: not a text file in UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text), restval="")
-    try:
-        names, rows = reader.fieldnames or (), list(reader)
-    except csv.Error as error:
-        raise UsageError(f"{uri}: not a CSV ({error})") from error
-    missing = [name for name in required if name not in names]
-    if missing:
-        has = f"it has {', '.join(names)}" if names else "it is empty"
-        raise UsageError(f"{uri}: no column {', '.join(missing)}; {has}")
-    return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]
-
-
-def read_split(uri: str) -> dict[str, str]:
-    """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`."""
-    rows = read_csv(uri, required=("case_id", "split"))
-    _check_splits(uri, {row["split"] for row in rows})
-    return {row["case_id"]: row["split"] for row in rows}
-
-
-def _check_splits(uri: str, found: set[str]) -> None:
-    wrong = sorted(found - set(SPLITS))
-    if wrong:
-        raise UsageError(f"{uri}: split {wrong[0]!r} is none of {', '.join(SPLITS)}")
-
-
-def assign_splits(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) -> list[Case]:
-    """Every case with its split: the given one, the cohort's own, or a seeded fifth as `val`.
-
-    With a given split, cases it does not name are left without one: neither trained on nor
-    validated. Patients are never divided.
-    """
-    cases = list(cases)
-    if given is not None:
-        return [dataclasses.replace(case, split=given.get(case.case_id)) for case in cases]
-    if any(case.split for case in cases):
-        return cases
-    return [
-        dataclasses.replace(case, split=split)
-        for case, split in zip(cases, _seeded_fifth(cases, seed), strict=True)
-    ]
-
-
-def _seeded_fifth(cases: Sequence[Case], seed: int) -> list[str]:
-    patients = sorted({case.patient_id for case in cases}, key=lambda name: _rank(seed, name))
-    held_out = set(patients[: max(1, round(len(patients) / 5))]) if len(patients) > 1 else set()
-    return ["val" if case.patient_id in held_out else "train" for case in cases]
-
-
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
-
-
-def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) -> Cohort:
-    """The cohort with only the cases of one subset of a split.
-
-    Raises:
-        UsageError: a subset without a split, or one that no case belongs to.
-    """
-    if subset is None:
-        return cohort
-    splits = given or {case.case_id: case.split for case in cohort.cases if case.split}
-    if not splits:
-        raise UsageError(
-            f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"
-        )
-    cases = tuple(case for case in cohort.cases if splits.get(case.case_id) == subset)
-    rejected = tuple(row for row in cohort.rejected if splits.get(row["case_id"]) == subset)
-    if not cases and not rejected:
-        raise UsageError(f"no case of {cohort.uri} belongs to the subset {subset!r} of the split")
-    return dataclasses.replace(cohort, cases=cases, rejected=rejected)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ray_brats import cohort as cohorts
-from ray_brats import engine, ledger, recipes, runlog, storage
+from ray_brats import engine, ledger, recipes, runlog, splits, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, UsageError
@@ -121,8 +121,8 @@ def preprocess(
 
 def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
     """The cohort with a split for every case: the CSV's, its own, or a seeded fifth as val."""
-    given = cohorts.read_split(storage.absolute(split)) if split else None
-    cases = cohorts.assign_splits(found.cases, given, seed)
+    given = splits.read(storage.absolute(split)) if split else None
+    cases = splits.assign(found.cases, given, seed)
     return dataclasses.replace(found, cases=tuple(cases))
 
 
@@ -288,8 +288,8 @@ def score(
 
 
 def _selected(cohort: str, split: str | None, subset: str | None, release: str | None) -> Cohort:
-    given = cohorts.read_split(storage.absolute(split)) if split else None
-    return cohorts.select(cohorts.find(cohort, release=release), given, subset)
+    given = splits.read(storage.absolute(split)) if split else None
+    return splits.select(cohorts.find(cohort, release=release), given, subset)
 
 
 def segment(

@@ -12,7 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 import ray_brats
-from ray_brats import bundle, checkpoint, config, graph, labels, modelcard, storage, unet, volume
+from ray_brats import (
+    bundle,
+    checkpoint,
+    config,
+    folders,
+    graph,
+    labels,
+    modelcard,
+    storage,
+    unet,
+    volume,
+)
 from ray_brats.config import Recipe
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.predict import Predictor
@@ -110,7 +121,7 @@ def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> 
             "sha256": modelcard.hashes(folder),
         }
         storage.write_json(str(folder / modelcard.CARD), card)
-        storage.put_folder(folder, uri, last=modelcard.CARD)
+        folders.put(folder, uri, last=modelcard.CARD)
     return card
 
 

@@ -74,4 +74,5 @@ def _check_mask(case: Case, uri: str, config: PreprocessConfig, header: Header) 
     label = preprocess.read_label(uri, voxels, case.release, config)
     if config.crop == "centre":
         geometry = preprocess.cropped_geometry(header.geometry, config)
-        preprocess.check_labelled_share(np.asarray(geometry.crop(label)), config.min_labelled_share)
+        crop = np.asarray(geometry.crop(label))
+        preprocess.check_labelled_share(crop, geometry, config.min_labelled_share)

@@ -12,6 +12,7 @@ import re
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SEGMENTATION = "seg"
+SPLITS = ("train", "val", "test")
 ALIASES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "t1gd": "t1ce"}
 
 CASE_355 = "BraTS20_Training_355"

@@ -16,7 +16,7 @@ import ray
 import ray.train
 import ray.train.collective
 
-from ray_brats import config, fence, storage
+from ray_brats import config, fence, folders, storage
 from ray_brats.config import Recipe
 from ray_brats.errors import StageFailed
 from ray_brats.watchdog import Watchdog
@@ -132,7 +132,7 @@ def _keeper(
         attempt.check()
         place = storage.join(run_uri, "checkpoints")
         target = storage.join(place, checkpoint.folder_name(step))
-        storage.put_folder(folder, target, last=checkpoint.CARD)
+        folders.put(folder, target, last=checkpoint.CARD)
         storage.delete(str(folder))
         checkpoint.prune(place, keep=KEPT_CHECKPOINTS)
 

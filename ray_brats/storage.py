@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ import fsspec.core
 from ray_brats.errors import ArtefactError, UsageError
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""Name of a file that was not renamed into place; see `_renamed_into_place`."""
+"""Name of a file that was not renamed into place; see `renamed_into_place`."""
 
 _NO_END = 1 << 60
 
@@ -121,15 +120,12 @@ def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
     """
     wanted = set(uris)
     remote = {uri for uri in wanted if is_remote(uri)}
+    folders = sorted({parent_of(uri) for uri in remote})
     with ThreadPoolExecutor(16) as pool:
-        listings = list(pool.map(_list_folder, sorted({parent_of(uri) for uri in remote})))
+        listings = list(pool.map(lambda folder: list_files(folder, depth=1), folders))
     found = [file for listing in listings for file in listing if file.uri in remote]
     found += [file for uri in sorted(wanted - remote) for file in list_files(uri)]
     return {file.uri: file for file in found}
-
-
-def _list_folder(uri: str) -> list[FileInfo]:
-    return list_files(uri, depth=1)
 
 
 def local_size(uri: str) -> int | None:
@@ -164,14 +160,10 @@ def read_bytes(uri: str, *, start: int = 0, end: int | None = None) -> bytes:
             # Without an end, s3fs would ask for the size first.
             return bytes(filesystem.cat_file(path, start=start, end=end or _NO_END))
         except OSError as error:
-            if start == 0 and error.errno == errno.EINVAL and _is_empty(filesystem, path):
+            # S3 has no range in an empty file.
+            if start == 0 and error.errno == errno.EINVAL and not filesystem.info(path)["size"]:
                 return b""
             raise
-
-
-def _is_empty(filesystem: Any, path: str) -> bool:
-    """S3 has no range in an empty file."""
-    return bool(filesystem.info(path)["size"] == 0)
 
 
 def _read_up_to(file: IO[bytes], count: int) -> bytes:
@@ -181,10 +173,11 @@ def _read_up_to(file: IO[bytes], count: int) -> bytes:
 
 @contextlib.contextmanager
 def _as_os_error(uri: str) -> Iterator[None]:
-    """Whatever a protocol's library raises inside leaves as an `OSError`."""
+    """Whatever a protocol's library raises inside leaves as an `OSError` that names the URI."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or uri
         raise
     except Exception as error:
         raise OSError(f"{uri}: {type(error).__name__}: {error}") from error
@@ -201,7 +194,7 @@ def write_bytes(uri: str, content: bytes | memoryview, *, synced: bool = True) -
         with _as_os_error(uri):
             filesystem.pipe_file(path, bytes(content))
         return
-    with _renamed_into_place(Path(uri.removeprefix("file://"))) as temporary:
+    with renamed_into_place(Path(uri.removeprefix("file://"))) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
             if synced:
@@ -234,7 +227,8 @@ def create(uri: str, content: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _renamed_into_place(target: Path) -> Iterator[Path]:
+def renamed_into_place(target: Path) -> Iterator[Path]:
+    """A temporary name beside a local target, which what is made there takes over at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -301,35 +295,3 @@ def delete(uri: str) -> None:
     filesystem.invalidate_cache()
     with contextlib.suppress(FileNotFoundError), _as_os_error(uri):
         filesystem.rm(path, recursive=True)
-
-
-def put_folder(local: Path, uri: str, *, last: str) -> None:
-    """Copy a local folder to `uri`, the file named `last` after all others.
-
-    A local target is renamed into place as a whole; elsewhere a reader must look for `last`.
-    """
-    if not is_remote(uri):
-        target = Path(uri.removeprefix("file://"))
-        with _renamed_into_place(target) as temporary:
-            shutil.copytree(local, temporary)
-            if target.exists():
-                shutil.rmtree(target)
-        return
-    files = sorted(path for path in local.rglob("*") if path.is_file())
-    for path in sorted(files, key=lambda path: path.relative_to(local).as_posix() == last):
-        write_bytes(join(uri, path.relative_to(local).as_posix()), path.read_bytes())
-
-
-@contextlib.contextmanager
-def local_folder(uri: str) -> Iterator[Path]:
-    """The folder itself where it is local, else a temporary copy of it."""
-    if not is_remote(uri):
-        yield Path(uri.removeprefix("file://"))
-        return
-    with tempfile.TemporaryDirectory(prefix="ray-brats-") as temporary:
-        prefix = uri.rstrip("/") + "/"
-        for file in list_files(uri):
-            target = Path(temporary) / file.uri.removeprefix(prefix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(read_bytes(file.uri))
-        yield Path(temporary)

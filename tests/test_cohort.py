@@ -148,39 +148,6 @@ def test_nothing_found_is_a_usage_error_that_says_what_was_expected(
         cohort.find(str(touch(tmp_path, *names)))
 
 
-def cases(count: int, scans: int = 2) -> list[cohort.Case]:
-    return [
-        cohort.Case(case_id=f"p{n}_{scan}", patient_id=f"p{n}", images={})
-        for n in range(count)
-        for scan in range(scans)
-    ]
-
-
-def test_a_seeded_fifth_of_the_patients_is_held_out_whole() -> None:
-    given = cohort.assign_splits(cases(10), None, seed=1)
-    by_patient = {
-        case.patient_id: {c.split for c in given if c.patient_id == case.patient_id}
-        for case in given
-    }
-    assert all(len(splits) == 1 for splits in by_patient.values())
-    assert sum(splits == {"val"} for splits in by_patient.values()) == 2
-    assert given == cohort.assign_splits(cases(10), None, seed=1)
-    assert given != cohort.assign_splits(cases(10), None, seed=2)
-
-
-def test_a_given_split_leaves_unnamed_cases_out() -> None:
-    first, second = cohort.assign_splits(cases(1), {"p0_0": "train"}, seed=0)
-    assert (first.split, second.split) == ("train", None)
-
-
-def test_selecting_nothing_is_a_usage_error() -> None:
-    found = cohort.Cohort(uri="x", cases=tuple(cases(2)))
-    with pytest.raises(UsageError, match="no case"):
-        cohort.select(found, {"p0_0": "train"}, "val")
-    with pytest.raises(UsageError, match="--split"):
-        cohort.select(found, None, "val")
-
-
 def test_rows_survive_the_trip_through_arrow() -> None:
     case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
     row = case.as_row()

@@ -16,7 +16,7 @@ import pytest
 from conftest import file_of
 
 from ray_brats import cohort as cohorts
-from ray_brats import engine, evaluate, ledger, metrics
+from ray_brats import engine, evaluate, ledger, metrics, splits
 from ray_brats.errors import UsageError
 from ray_brats.labels import CLASS_NAMES, REGIONS
 
@@ -203,7 +203,7 @@ def test_a_selection_is_all_that_counts(
 ) -> None:
     found = cohorts.find(str(cohort_folder))
     split = {case_id: "val" if case_id in (PERFECT, SHIFTED) else "train" for case_id in CASES}
-    selected = cohorts.select(found, split, "val")
+    selected = splits.select(found, split, "val")
     summary = evaluate.evaluate(str(predictions), selected, str(tmp_path), rules="legacy")
     assert summary["failures"] == []
     assert summary["summary"]["cases"] == 2

@@ -11,7 +11,7 @@ import pytest
 from conftest import file_of, rewrite
 from sklearn.preprocessing import MinMaxScaler
 
-from ray_brats import cohort, geometry, preprocess, recipes, volume
+from ray_brats import cohort, geometry, intensities, preprocess, recipes, volume
 from ray_brats.config import PreprocessConfig
 from ray_brats.errors import CaseFiltered, CaseRejected
 
@@ -61,7 +61,7 @@ def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> N
     # As nibabel's get_fdata() gives it to the original's scaler.
     flat = canonical.astype(np.float64).reshape(-1, canonical.shape[-1])
     whole = MinMaxScaler().fit_transform(flat).reshape(canonical.shape).astype(np.float32)
-    got = preprocess.minmax_slices(item.voxels_HWD, cropped)
+    got = intensities.minmax_slices(item.voxels_HWD, cropped)
     assert got.dtype == np.float32
     assert np.array_equal(got, cropped.crop(whole))
 
@@ -99,11 +99,11 @@ def test_float_masks_with_whole_numbers_are_masks(one_case: Path) -> None:
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_the_box_around_non_zero_voxels(dtype: type, order: str) -> None:
     voxels = np.zeros((6, 7, 8), dtype, order=order)
-    assert preprocess.nonzero_box(voxels) is None
+    assert intensities.nonzero_box(voxels) is None
     voxels[2, 3, 1] = voxels[4, 3, 5] = -1 if dtype != np.uint16 else 1
-    assert preprocess.nonzero_box(voxels) == ((2, 3, 1), (5, 4, 6))
+    assert intensities.nonzero_box(voxels) == ((2, 3, 1), (5, 4, 6))
     turned = voxels[::-1].transpose(2, 0, 1)
-    assert preprocess.nonzero_box(turned) == ((1, 1, 3), (6, 4, 4))
+    assert intensities.nonzero_box(turned) == ((1, 1, 3), (6, 4, 4))
 
 
 def test_baseline_pads_scans_smaller_than_its_crop(one_case: Path) -> None:
@@ -119,7 +119,8 @@ def test_baseline_pads_scans_smaller_than_its_crop(one_case: Path) -> None:
 def test_the_labelled_share_rule_filters_and_can_be_overridden(one_case: Path) -> None:
     rewrite(file_of(one_case, "seg"), np.zeros_like)
     case = only_case(one_case)
-    with pytest.raises(CaseFiltered, match="more than 1%"):
+    told = "of the 128×128×128 crop in the centre of 64×64×48 voxels .* more than 1%"
+    with pytest.raises(CaseFiltered, match=told):
         preprocess.preprocess_case(case, BASELINE)
     assert preprocess.preprocess_case(case, BASELINE, keep_filtered=True).label_HWD is not None
 
@@ -144,7 +145,7 @@ def test_standard_crops_to_the_brain_and_scores_its_voxels(one_case: Path) -> No
 
 
 def test_z_scores_ignore_the_background() -> None:
-    scaled = preprocess.zscore_nonzero(np.array([[[0, 0, 1, 3]]]))
+    scaled = intensities.zscore_nonzero(np.array([[[0, 0, 1, 3]]]))
     assert scaled.tolist() == [[[0, 0, -1, 1]]]
 
 

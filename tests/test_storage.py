@@ -37,6 +37,17 @@ def test_etag_changes_with_the_content(tmp_path: Path) -> None:
     assert (after.uri, after.size_bytes) == (uri, 4)
 
 
+def test_what_a_protocol_says_names_the_place() -> None:
+    with pytest.raises(PermissionError) as caught, storage._as_os_error("s3://closed/a"):
+        raise PermissionError("Access Denied")
+    assert caught.value.filename == "s3://closed/a"
+    with (
+        pytest.raises(OSError, match="s3://closed/a: ValueError: odd"),
+        storage._as_os_error("s3://closed/a"),
+    ):
+        raise ValueError("odd")
+
+
 def test_nan_never_reaches_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         storage.write_json(str(tmp_path / "a.json"), {"dice": float("nan")})
@@ -50,16 +61,6 @@ def test_broken_json_names_the_file(tmp_path: Path) -> None:
 
 def test_listing_of_nothing_is_empty(tmp_path: Path) -> None:
     assert storage.list_files(str(tmp_path / "absent")) == []
-
-
-def test_put_folder_replaces_what_was_there(tmp_path: Path) -> None:
-    new, target = tmp_path / "new", tmp_path / "target"
-    new.mkdir()
-    target.mkdir()
-    (new / "card").write_text("new")
-    (target / "stale").write_text("old")
-    storage.put_folder(new, str(target), last="card")
-    assert [path.name for path in target.iterdir()] == ["card"]
 
 
 def work(folder: Path, key: str = "k") -> Work:

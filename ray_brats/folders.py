@@ -1,0 +1,45 @@
+"""Whole folders, to storage and back, so that a reader can tell when all of one is there."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_brats import storage
+
+
+def put(local: Path, uri: str, *, last: str) -> None:
+    """Copy a local folder to `uri`, the file named `last` after all others.
+
+    A local target is renamed into place as a whole; elsewhere a reader must look for `last`.
+    """
+    if not storage.is_remote(uri):
+        target = Path(uri.removeprefix("file://"))
+        with storage.renamed_into_place(target) as temporary:
+            shutil.copytree(local, temporary)
+            if target.exists():
+                shutil.rmtree(target)
+        return
+    files = sorted(path for path in local.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path.relative_to(local).as_posix() == last):
+        storage.write_bytes(
+            storage.join(uri, path.relative_to(local).as_posix()), path.read_bytes()
+        )
+
+
+@contextlib.contextmanager
+def local(uri: str) -> Iterator[Path]:
+    """The folder itself where it is local, else a temporary copy of it."""
+    if not storage.is_remote(uri):
+        yield Path(uri.removeprefix("file://"))
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-brats-") as temporary:
+        prefix = uri.rstrip("/") + "/"
+        for file in storage.list_files(uri):
+            target = Path(temporary) / file.uri.removeprefix(prefix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(storage.read_bytes(file.uri))
+        yield Path(temporary)

@@ -1,0 +1,65 @@
+"""Splits: which cases train, validate and test, and never a patient on both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from ray_brats import manifest
+from ray_brats.cohort import Case, Cohort
+from ray_brats.errors import UsageError
+
+
+def read(uri: str) -> dict[str, str]:
+    """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`."""
+    rows = manifest.read(uri, required=("case_id", "split"))
+    manifest.check_splits(uri, {row["split"] for row in rows})
+    return {row["case_id"]: row["split"] for row in rows}
+
+
+def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) -> list[Case]:
+    """Every case with its split: the given one, the cohort's own, or a seeded fifth as `val`.
+
+    With a given split, cases it does not name are left without one: neither trained on nor
+    validated. Patients are never divided.
+    """
+    cases = list(cases)
+    if given is not None:
+        return [dataclasses.replace(case, split=given.get(case.case_id)) for case in cases]
+    if any(case.split for case in cases):
+        return cases
+    return [
+        dataclasses.replace(case, split=split)
+        for case, split in zip(cases, _seeded_fifth(cases, seed), strict=True)
+    ]
+
+
+def _seeded_fifth(cases: Sequence[Case], seed: int) -> list[str]:
+    patients = sorted({case.patient_id for case in cases}, key=lambda name: _rank(seed, name))
+    held_out = set(patients[: max(1, round(len(patients) / 5))]) if len(patients) > 1 else set()
+    return ["val" if case.patient_id in held_out else "train" for case in cases]
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+
+def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) -> Cohort:
+    """The cohort with only the cases of one subset of a split.
+
+    Raises:
+        UsageError: a subset without a split, or one that no case belongs to.
+    """
+    if subset is None:
+        return cohort
+    splits = given or {case.case_id: case.split for case in cohort.cases if case.split}
+    if not splits:
+        raise UsageError(
+            f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"
+        )
+    cases = tuple(case for case in cohort.cases if splits.get(case.case_id) == subset)
+    rejected = tuple(row for row in cohort.rejected if splits.get(row["case_id"]) == subset)
+    if not cases and not rejected:
+        raise UsageError(f"no case of {cohort.uri} belongs to the subset {subset!r} of the split")
+    return dataclasses.replace(cohort, cases=cases, rejected=rejected)

@@ -1,0 +1,41 @@
+"""Splits: patients are never divided."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_brats import cohort, splits
+from ray_brats.errors import UsageError
+
+
+def cases(count: int, scans: int = 2) -> list[cohort.Case]:
+    return [
+        cohort.Case(case_id=f"p{n}_{scan}", patient_id=f"p{n}", images={})
+        for n in range(count)
+        for scan in range(scans)
+    ]
+
+
+def test_a_seeded_fifth_of_the_patients_is_held_out_whole() -> None:
+    given = splits.assign(cases(10), None, seed=1)
+    by_patient = {
+        case.patient_id: {c.split for c in given if c.patient_id == case.patient_id}
+        for case in given
+    }
+    assert all(len(held) == 1 for held in by_patient.values())
+    assert sum(held == {"val"} for held in by_patient.values()) == 2
+    assert given == splits.assign(cases(10), None, seed=1)
+    assert given != splits.assign(cases(10), None, seed=2)
+
+
+def test_a_given_split_leaves_unnamed_cases_out() -> None:
+    first, second = splits.assign(cases(1), {"p0_0": "train"}, seed=0)
+    assert (first.split, second.split) == ("train", None)
+
+
+def test_selecting_nothing_is_a_usage_error() -> None:
+    found = cohort.Cohort(uri="x", cases=tuple(cases(2)))
+    with pytest.raises(UsageError, match="no case"):
+        splits.select(found, {"p0_0": "train"}, "val")
+    with pytest.raises(UsageError, match="--split"):
+        splits.select(found, None, "val")
