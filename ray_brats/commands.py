@@ -123,6 +123,12 @@ def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
     """The cohort with a split for every case: the CSV's, its own, or a seeded fifth as val."""
     given = splits.read(storage.absolute(split)) if split else None
     cases = splits.assign(found.cases, given, seed)
+    divided = splits.divided(cases)
+    if divided:
+        say(
+            f"warning: the split divides {len(divided)} patient(s), {divided[0]} among them, whose "
+            "other scans the network will know: its scores will be too good"
+        )
     return dataclasses.replace(found, cases=tuple(cases))
 
 

@@ -1,4 +1,4 @@
-"""Splits: which cases train, validate and test, and never a patient on both sides."""
+"""Splits: which cases train, validate and test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
     """Every case with its split: the given one, the cohort's own, or a seeded fifth as `val`.
 
     With a given split, cases it does not name are left without one: neither trained on nor
-    validated. Patients are never divided.
+    validated. The seeded fifth never divides a patient; see `divided` for the others.
     """
     cases = list(cases)
     if given is not None:
@@ -33,6 +33,15 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
         dataclasses.replace(case, split=split)
         for case, split in zip(cases, _seeded_fifth(cases, seed), strict=True)
     ]
+
+
+def divided(cases: Iterable[Case]) -> list[str]:
+    """Patients whose scans a split puts into more than one subset."""
+    subsets: dict[str, set[str]] = {}
+    for case in cases:
+        if case.split:
+            subsets.setdefault(case.patient_id, set()).add(case.split)
+    return sorted(patient for patient, found in subsets.items() if len(found) > 1)
 
 
 def _seeded_fifth(cases: Sequence[Case], seed: int) -> list[str]:

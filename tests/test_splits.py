@@ -33,6 +33,12 @@ def test_a_given_split_leaves_unnamed_cases_out() -> None:
     assert (first.split, second.split) == ("train", None)
 
 
+def test_a_given_split_that_divides_a_patient_is_noticed() -> None:
+    given = {"p0_0": "train", "p0_1": "val", "p1_0": "val", "p1_1": "val", "p2_0": "test"}
+    assert splits.divided(splits.assign(cases(3), given, seed=0)) == ["p0"]
+    assert splits.divided(splits.assign(cases(9), None, seed=0)) == []
+
+
 def test_selecting_nothing_is_a_usage_error() -> None:
     found = cohort.Cohort(uri="x", cases=tuple(cases(2)))
     with pytest.raises(UsageError, match="no case"):
