@@ -15,8 +15,8 @@ from typing import Any
 
 from ray_brats import labels, manifest, naming, storage
 from ray_brats.errors import UsageError
+from ray_brats.listing import FileInfo
 from ray_brats.naming import MODALITIES, SEGMENTATION
-from ray_brats.storage import FileInfo
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")

@@ -36,7 +36,7 @@ from ray_brats.geometry import Geometry
 from ray_brats.keras_figures import original_figures
 from ray_brats.labels import LabelMap
 from ray_brats.ledger import Row, Work
-from ray_brats.storage import FileInfo
+from ray_brats.listing import FileInfo
 
 STAGE_VERSION = 2
 TASK_MEMORY_BYTES = 1 << 30

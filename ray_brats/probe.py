@@ -20,6 +20,7 @@ Check = dict[str, str]
 
 STORAGE_SECONDS = 30.0
 _CAUGHT = (
+    UsageError,
     OSError,
     NotImplementedError,
     ValueError,

@@ -16,7 +16,6 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,20 +23,12 @@ import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.listing import FileInfo, list_local
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Name of a file that was not renamed into place; see `renamed_into_place`."""
 
 _NO_END = 1 << 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileInfo:
-    """One file of a listing; `etag` changes when its content does (local: size and mtime)."""
-
-    uri: str
-    size_bytes: int
-    etag: str
 
 
 def is_remote(uri: str) -> bool:
@@ -89,28 +80,29 @@ def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
 
     A URI that names one file lists that file. `depth` 1 leaves folders unopened.
     """
-    filesystem, path = _open(uri)
-    filesystem.invalidate_cache()
     try:
+        if not is_remote(uri):
+            return list_local(absolute(uri), depth=depth)
+        filesystem, path = _open(uri)
+        filesystem.invalidate_cache()
         with _as_os_error(uri):
             found = filesystem.find(path, maxdepth=depth, detail=True)
     except FileNotFoundError:
         return []
-    scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
+    scheme = uri.split("://", 1)[0] + "://"
     return [
-        FileInfo(uri=scheme + name, size_bytes=int(info.get("size") or 0), etag=_etag(name, info))
+        FileInfo(uri=scheme + name, size_bytes=int(info.get("size") or 0), etag=_etag(info))
         for name, info in sorted(found.items())
         if info.get("type") == "file"
     ]
 
 
-def _etag(path: str, info: dict[str, Any]) -> str:
+def _etag(info: dict[str, Any]) -> str:
     if "ETag" in info:
         return str(info["ETag"]).strip('"')
-    if "mtime" in info:
-        stat = Path(path).stat()
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
-    return f"{info.get('size')}-{info.get('created') or info.get('LastModified')}"
+    return (
+        f"{info.get('size')}-{info.get('mtime') or info.get('created') or info.get('LastModified')}"
+    )
 
 
 def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
