@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ray_brats import cohort, naming
-from ray_brats.errors import UsageError
+from ray_brats import cohort, naming, volume
+from ray_brats.errors import CaseRejected, UsageError
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -129,6 +130,17 @@ def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(UsageError, match=reason):
         cohort.find(str(tmp_path / "c.csv"))
+
+
+def test_what_a_csv_names_and_is_no_file_is_a_rejected_case(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    touch(tmp_path, "folder/a.nii", "file.nii")
+    named = ("pipe.nii", "folder", "file.nii/a.nii", "absent.nii")
+    lines = [f"c{number},{name}" for number, name in enumerate(named)]
+    (tmp_path / "c.csv").write_text("\n".join(["case_id,t2", *lines]))
+    for case in cohort.find(str(tmp_path / "c.csv")).cases:
+        with pytest.raises(CaseRejected, match=r"no such file|truncated: 0 bytes"):
+            volume.read(case.images["t2"])
 
 
 def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
