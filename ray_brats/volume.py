@@ -42,7 +42,7 @@ def read(uri: str) -> Volume:
     """Read one NIfTI file, plain or gzipped.
 
     Returns:
-        Voxels in LPS order, of the stored type (scaled ones float32).
+        Voxels in LPS order, of the stored type (scaled ones float64).
 
     Raises:
         CaseRejected: the file is absent, truncated, no NIfTI, or of an absurd size.
@@ -103,7 +103,8 @@ def _volume(header: Header, content: bytes, name: str) -> Volume:
         slope, intercept = header.scale
         # What becomes infinite here is rejected with the other infinite voxels.
         with np.errstate(over="ignore", invalid="ignore"):
-            voxels = np.asarray(voxels * slope + intercept, np.float32)
+            voxels = np.multiply(voxels, slope, dtype=np.float64)
+            voxels += intercept
     return Volume(voxels_HWD=header.geometry.canonical(voxels), geometry=header.geometry)
 
 

@@ -66,6 +66,18 @@ def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> N
     assert np.array_equal(got, cropped.crop(whole))
 
 
+def test_a_scaled_file_is_normalised_as_get_fdata_gives_it() -> None:
+    voxels = np.random.default_rng(0).integers(0, 900, (9, 8, 7)).astype(np.int16)
+    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1]))
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array([0.1, 3.7], "<f4").tobytes()
+    exact = nib.Nifti1Image.from_bytes(bytes(content)).get_fdata()
+    expected = MinMaxScaler().fit_transform(exact.reshape(-1, 7)).reshape(exact.shape)
+    item = volume.parse(bytes(content), "a.nii")
+    got = intensities.minmax_slices(item.voxels_HWD, item.geometry)
+    assert np.array_equal(got, expected.astype(np.float32))
+
+
 def test_a_recipes_spacing_gives_a_coarser_grid_and_masks_come_back(one_case: Path) -> None:
     native = load(one_case, "seg")
     own = preprocess.preprocess_case(only_case(one_case), STANDARD)
