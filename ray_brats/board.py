@@ -88,6 +88,7 @@ class Follower:
             say(f"train: step {step}: no better validation for so long; ends here")
         elif kind == "resume":
             say(f"train: goes on from step {step}")
+            progress.starts_at(step)
         elif kind == "hang":
             say(f"train: rank {event['rank']} hangs after step {step}: {event['text']}")
             say("train: its process ends now; training goes on from the last checkpoint")

@@ -13,6 +13,7 @@ This module is the driver's side; each rank runs `rank.rank_main`.
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from typing import Any
 
 import ray
@@ -70,6 +71,7 @@ def train(
         UsageError: the run exists and `resume` was not asked for, or is another run.
         StageFailed: training ended before its last step.
     """
+    began_unix = time.time()
     data = read_training_set(dataset_uri, recipe, fold=fold)
     workers = workers or default_workers(there)
     _check_workers(workers, there, run_uri)
@@ -83,7 +85,8 @@ def train(
     storage.write_json(storage.join(run_uri, "run.json"), description)
     attempt = fence.claim_driver(run_uri)
     _say_plan(data, recipe, workers, there)
-    _fit(data, attempt, recipe, workers, there, hang_seconds)
+    waits = {"hang_seconds": hang_seconds, "began_unix": began_unix}
+    _fit(data, attempt, recipe, workers, there, waits)
     card = _export(run_uri, data, recipe)
     storage.write_json(storage.join(run_uri, "run.json"), {**description, "finished": True})
     return {**_summary(run_uri), "skipped": False, "parameters": card["parameters"]}
@@ -212,7 +215,7 @@ def _fit(
     recipe: Recipe,
     workers: int,
     there: Resources,
-    hang_seconds: float,
+    waits: dict[str, float],
 ) -> None:
     with engine.silenced():
         from ray.train.tensorflow import TensorflowTrainer
@@ -237,7 +240,7 @@ def _fit(
             "validation": [row["case_id"] for row in data.validation],
             "validation_vox": sum(network_vox(row["shape_vox"], recipe) for row in data.validation),
             "threads": max(1, cpus),
-            "hang_seconds": hang_seconds,
+            **waits,
             "board": board,
         },
         scaling_config=ray.train.ScalingConfig(
