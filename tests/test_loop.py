@@ -179,7 +179,8 @@ class Alone:
         monkeypatch.setattr(loop, "BatchStream", lambda *_, **__: self)
         monkeypatch.setattr(validation, "scores", self.scores)
         monkeypatch.setattr(validation, "means", self.means)
-        monkeypatch.setattr(loop.checkpoint, "save", lambda *_, **__: None)
+        self.saved: list[loop.checkpoint.Checkpoint] = []
+        monkeypatch.setattr(loop.checkpoint, "save", self.save)
         hooks = loop.Hooks(
             broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None
         )
@@ -218,6 +219,14 @@ class Alone:
 
     def variables(self) -> dict[str, Any]:
         return {}
+
+    def save(self, _groups: Any, _folder: Path, *, step: int, facts: dict[str, Any]) -> None:
+        self.saved.append(loop.checkpoint.Checkpoint(uri="", step=step, facts=facts))
+
+    went_on_at: tuple[int, int] | None = None
+
+    def goes_on_at(self, step: int, sample: int) -> None:
+        self.went_on_at = (step, sample)
 
     def run(self) -> list[dict[str, Any]]:
         self.loop.run(None)
@@ -271,6 +280,25 @@ def test_a_loss_that_is_no_number_names_step_cases_of_all_ranks_and_checkpoint(
         alone.run()
     for word in ("step 23 ", "nan", "case44, case45", "last good checkpoint: step-000020"):
         assert word in str(failed.value)
+
+
+def test_a_checkpoint_keeps_the_place_in_the_stream_and_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Alone(monkeypatch, minutes=1)
+    first.run()
+    kept = first.saved[0]
+    assert kept.facts["samples"] == 2 * kept.step
+    # The same command starts its workers again 20 seconds later, or another one does.
+    for began, lost_seconds in ((990.0, 20.0), (2000.0, 5.0)):
+        second = Alone(monkeypatch, minutes=1)
+        monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: kept)
+        second.now = max(kept.facts["saved_unix"] + 20, began + 5)
+        second.loop._began_unix = began
+        second.loop._restore("")
+        assert second.went_on_at == (kept.step, 2 * kept.step)
+        elapsed = kept.facts["seconds"] + lost_seconds
+        assert second.loop._elapsed_seconds() == pytest.approx(elapsed)
 
 
 def test_time_spent_waiting_for_input_is_told_as_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
