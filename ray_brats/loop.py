@@ -10,51 +10,24 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ray_brats import checkpoint, labels, schedule, validation
-from ray_brats.batches import Batch, BatchStream, PreparedCase
+from ray_brats.batches import Batch, BatchStream
 from ray_brats.config import Recipe
 from ray_brats.errors import StageFailed
+from ray_brats.hooks import Data, Hooks
 from ray_brats.schedule import Plan
 from ray_brats.step import StepResult, Trainee
-from ray_brats.validation import Example
 
 MEASURED_STEPS = 10
 """Steps whose speed fixes the plan; the first of them compiles and is left out."""
 PLAN_SHARE = 0.1
 """Of the minutes that were asked for: where steps are long, fewer fix the plan."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What the loop asks of its surroundings."""
-
-    broadcast: Callable[[Any], Any]
-    """Rank 0's value, on every rank; all ranks call it."""
-    event: Callable[[dict[str, Any]], None]
-    """One line of `metrics.jsonl`; called on rank 0 alone."""
-    keep: Callable[[Path, int], None]
-    """Keep the checkpoint in a folder, of a step; called on rank 0 alone."""
-    picture: Callable[[int, Example], None] = lambda _step, _example: None
-    """Show a validated case; called on rank 0 alone."""
-    beat: Callable[[], None] = lambda: None
-    """A sign of life."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The cases of one rank: all training cases, its own share of the validation cases."""
-
-    training: Sequence[PreparedCase]
-    validation: Sequence[PreparedCase]
-    validation_vox: int
-    """Voxels that pass through the network for the validation cases of all ranks."""
 
 
 class Loop:

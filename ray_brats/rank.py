@@ -70,6 +70,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
     import tensorflow as tf
 
     from ray_brats import checkpoint, loop
+    from ray_brats.hooks import Data, Hooks
     from ray_brats.runlog import RunLog
 
     recipe = config.from_json(Recipe, settings["recipe"])
@@ -98,7 +99,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         # The others start from what rank 0 found, whatever they would see themselves.
         restore_from = broadcast(found.uri if found else None)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        data = loop.Data(
+        data = Data(
             training=prepared(settings["training"]),
             validation=prepared(settings["validation"][rank::ranks]),
             validation_vox=settings["validation_vox"],
@@ -112,7 +113,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         board.put.remote(line)
 
     with log, Watchdog(settings["hang_seconds"], hang) as watchdog:
-        hooks = loop.Hooks(
+        hooks = Hooks(
             broadcast=broadcast,
             event=event,
             keep=_keeper(run_uri, attempt, log.flush),

@@ -18,10 +18,11 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.util.scheduling_strategies
 
 import ray_brats
 from ray_brats import checkpoint, config, engine, fence, footprint, storage
-from ray_brats.board import Board, Follower
+from ray_brats.board import Board, Follower, root_cause
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import StageFailed, UsageError
@@ -173,11 +174,7 @@ def _check_shared(run_uri: str) -> None:
         seen = ray.get(
             [
                 ray.remote(num_cpus=0)(storage.exists)
-                .options(
-                    scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                        node, soft=False
-                    )
-                )
+                .options(scheduling_strategy=_on(node))
                 .remote(probe)
                 for node in nodes
             ]
@@ -209,6 +206,11 @@ def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources)
         say(footprint.sentence(recipe, workers, there.nodes, there.node_memory_bytes))
 
 
+def _on(node: str) -> Any:
+    strategies = ray.util.scheduling_strategies
+    return strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
 def _fit(
     data: TrainingSet,
     attempt: fence.Attempt,
@@ -222,7 +224,9 @@ def _fit(
 
         from ray_brats.rank import rank_main
     run_uri = attempt.run_uri
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # Beside this process: no other node's death takes it away.
+    here = ray.get_runtime_context().get_node_id()
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=_on(here)).remote()
     resources = {"GPU": 1.0} if there.gpus else {}
     cpus = min(there.cpus // workers, there.node_cpus)
     if there.gpus:
@@ -260,7 +264,7 @@ def _fit(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             cause = error
-    reason = ray.get(board.failure.remote()) or (_root_cause(cause) if cause else None)
+    reason = ray.get(board.failure.remote()) or (root_cause(cause) if cause else None)
     if reason is not None:
         hint = footprint.hint(recipe, workers) if "emory" in reason else ""
         raise StageFailed(
@@ -268,14 +272,6 @@ def _fit(
             f"in {run_uri}; the same command with --resume goes on from there"
         ) from cause
     storage.delete(notes)
-
-
-def _root_cause(error: BaseException) -> str:
-    """The innermost message, without the engine's tracebacks."""
-    failures = getattr(error, "worker_failures", None) or {}
-    inner = next(iter(failures.values()), error)
-    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(inner).__name__
 
 
 # --- the end of a run ------------------------------------------------------------------

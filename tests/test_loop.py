@@ -21,6 +21,7 @@ from ray_brats import loop, recipes, validation
 from ray_brats.batches import Batch
 from ray_brats.config import NetworkConfig, Recipe
 from ray_brats.errors import StageFailed
+from ray_brats.hooks import Data, Hooks
 from ray_brats.step import StepResult
 
 pytestmark = pytest.mark.tf
@@ -60,14 +61,14 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     recipe = config.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
-    data = loop.Data(
+    data = Data(
         training=cases[:3],
         validation=cases[rank :: settings["ranks"]][-1:],
         validation_vox=8000,
     )
     events: list[dict[str, Any]] = []
     kept: list[str] = []
-    hooks = loop.Hooks(
+    hooks = Hooks(
         broadcast=lambda value: value,
         event=events.append,
         keep=lambda folder, _step: kept.append(str(folder)),
@@ -181,11 +182,9 @@ class Alone:
         monkeypatch.setattr(validation, "means", self.means)
         self.saved: list[loop.checkpoint.Checkpoint] = []
         monkeypatch.setattr(loop.checkpoint, "save", self.save)
-        hooks = loop.Hooks(
-            broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None
-        )
+        hooks = Hooks(broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None)
         strategy = types.SimpleNamespace(num_replicas_in_sync=2)
-        data = loop.Data(training=[], validation=[], validation_vox=0)
+        data = Data(training=[], validation=[], validation_vox=0)
         self.loop = loop.Loop(strategy, self.recipe, data, hooks, rank=0, began_unix=990.0)
 
     waited_seconds = 0.0
