@@ -6,14 +6,16 @@ time a step had to wait for them is measured.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import os
 import queue
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ Array = npt.NDArray[Any]
 
 SPARED_BYTES = 1 << 30
 """Of a node's disk, never filled with copies."""
+ABANDONED_SECONDS = 24 * 3600.0
+"""So long the copies of a run that nobody works on stay, while there is room."""
+HELD = "held"
+"""The file that a run's workers on a node lock; its time is when the last of them left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +83,56 @@ def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:
     return PreparedCase(case_id=case_id, folder=folder)
 
 
+@contextlib.contextmanager
+def held(dataset_uri: str, *, run_uri: str) -> Iterator[None]:
+    """Inside, this process keeps its run's copies from being taken for abandoned ones.
+
+    Those of runs that nobody on this node has worked on for a day go.
+    """
+    if not storage.is_remote(dataset_uri):
+        yield
+        return
+    folder = cache_folder(dataset_uri, run_uri)
+    with _locked(folder, fcntl.LOCK_SH):
+        drop_abandoned(folder.parent, older_than_seconds=ABANDONED_SECONDS)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """A lock on a run's copies; BlockingIOError where LOCK_NB finds it taken."""
+    path = folder / HELD
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, kind)
+            # Whoever had it before may have removed the folder.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.utime(path)
+                return
+
+
+def drop_abandoned(root: Path, *, older_than_seconds: float) -> None:
+    """Remove the copies of runs that no process here holds and that have lain for so long."""
+    for folder in root.iterdir():
+        try:
+            idle = time.time() - (folder / HELD).stat().st_mtime
+            if idle >= older_than_seconds:
+                with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(folder)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+
+
 def _copy(source: str, folder: Path) -> None:
     for name in ("image.npy", "label.npy"):
         content = storage.read_bytes(storage.join(source, name))
+        if len(content) > shutil.disk_usage(folder).free - SPARED_BYTES:
+            drop_abandoned(folder.parents[1], older_than_seconds=0)
         free = shutil.disk_usage(folder).free
         if len(content) > free - SPARED_BYTES:
             raise StageFailed(
@@ -112,7 +165,8 @@ class BatchStream:
     """Batches of one rank, from a step on, cut ahead of their use.
 
     Sample `i` of the global stream is the same whatever the number of ranks: step `s` of
-    rank `r` of `R` holds samples `(s·R + r)·N … + N − 1`.
+    rank `r` of `R` holds samples `(s·R + r)·N … + N − 1`, and a run that goes on with other
+    ranks takes the next sample first (`goes_on_at`).
     """
 
     def __init__(
@@ -122,13 +176,28 @@ class BatchStream:
         self._train = train
         self._rank, self._ranks = rank, ranks
         self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
+        self._size = train.batch_per_worker * train.accumulate
+        self._origin = 0
         self.waited_seconds = 0.0
 
+    def goes_on_at(self, step: int, sample: int) -> None:
+        """Steps from `step` on hold the samples from `sample` on, whoever took those before."""
+        self._origin = sample - step * self._ranks * self._size
+
+    def first_sample(self, step: int) -> int:
+        """Place in the global stream of the first sample of a step, over all ranks."""
+        return self._origin + step * self._ranks * self._size
+
+    def case_ids(self, step: int) -> list[str]:
+        """The cases that all ranks together see in a step."""
+        first = self.first_sample(step)
+        numbers = [self._stream.draw(first + i)[0] for i in range(self._ranks * self._size)]
+        return [self._cases[number].case_id for number in numbers]
+
     def batch(self, step: int) -> Batch:
-        """The samples of one step, all accumulated batches; a function of the step alone."""
-        size = self._train.batch_per_worker * self._train.accumulate
-        first = (step * self._ranks + self._rank) * size
-        samples = [self._sample(index) for index in range(first, first + size)]
+        """This rank's samples of one step, all accumulated batches."""
+        first = self.first_sample(step) + self._rank * self._size
+        samples = [self._sample(index) for index in range(first, first + self._size)]
         images, labels, keys, names = zip(*samples, strict=True)
         return Batch(
             image=np.stack(images), label=np.stack(labels), keys=np.stack(keys), case_ids=names

@@ -39,6 +39,14 @@ class Board:
         return "; ".join(reasons) or None
 
 
+def root_cause(error: BaseException) -> str:
+    """The innermost message, without the engine's tracebacks."""
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = next(iter(failures.values()), error)
+    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(inner).__name__
+
+
 class Follower:
     """Shows what the ranks report while the driver waits for the end; a context manager."""
 
@@ -88,6 +96,7 @@ class Follower:
             say(f"train: step {step}: no better validation for so long; ends here")
         elif kind == "resume":
             say(f"train: goes on from step {step}")
+            progress.starts_at(step)
         elif kind == "hang":
             say(f"train: rank {event['rank']} hangs after step {step}: {event['text']}")
             say("train: its process ends now; training goes on from the last checkpoint")

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before anything imports TensorFlow; Ray Train does so in this process too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # Before anything imports Ray: what its daemons send to drivers, whatever the log level, is
+    # left to their logs. What a death means for the stage our own lines say.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     raise SystemExit(guarded(lambda: _call(given)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,15 +12,21 @@ from pathlib import Path
 from ray_brats import storage
 
 
+def _copy_synced(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    with Path(target).open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def put(local: Path, uri: str, *, last: str) -> None:
     """Copy a local folder to `uri`, the file named `last` after all others.
 
-    A local target is renamed into place as a whole; elsewhere a reader must look for `last`.
+    A local target is synced and renamed into place as a whole; elsewhere a reader must look for `last`.
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
         with storage.renamed_into_place(target) as temporary:
-            shutil.copytree(local, temporary)
+            shutil.copytree(local, temporary, copy_function=_copy_synced)
             if target.exists():
                 shutil.rmtree(target)
         return

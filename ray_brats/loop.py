@@ -10,57 +10,48 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ray_brats import checkpoint, labels, schedule, validation
-from ray_brats.batches import Batch, BatchStream, PreparedCase
+from ray_brats.batches import Batch, BatchStream
 from ray_brats.config import Recipe
 from ray_brats.errors import StageFailed
+from ray_brats.hooks import Data, Hooks
 from ray_brats.schedule import Plan
 from ray_brats.step import StepResult, Trainee
-from ray_brats.validation import Example
 
 MEASURED_STEPS = 10
 """Steps whose speed fixes the plan; the first of them compiles and is left out."""
-CLOCK_STEPS = 10
-"""How often the ranks agree whether the time is up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What the loop asks of its surroundings."""
-
-    broadcast: Callable[[Any], Any]
-    """Rank 0's value, on every rank; all ranks call it."""
-    event: Callable[[dict[str, Any]], None]
-    """One line of `metrics.jsonl`; called on rank 0 alone."""
-    keep: Callable[[Path, int], None]
-    """Keep the checkpoint in a folder, of a step; called on rank 0 alone."""
-    picture: Callable[[int, Example], None] = lambda _step, _example: None
-    """Show a validated case; called on rank 0 alone."""
-    beat: Callable[[], None] = lambda: None
-    """A sign of life."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The cases of one rank: all training cases, its own share of the validation cases."""
-
-    training: Sequence[PreparedCase]
-    validation: Sequence[PreparedCase]
-    validation_vox: int
-    """Voxels that pass through the network for the validation cases of all ranks."""
+PLAN_SHARE = 0.1
+"""Of the minutes that were asked for: where steps are long, fewer fix the plan."""
 
 
 class Loop:
-    """One rank of a training run."""
+    """One rank of a training run.
 
-    def __init__(self, strategy: Any, recipe: Recipe, data: Data, hooks: Hooks, *, rank: int):
+    Args:
+        strategy: the one whose ranks train together.
+        recipe: what to train.
+        data: this rank's cases.
+        hooks: the surroundings.
+        rank: this one's number.
+        began_unix: when the command started, from where `minutes` count; by default now.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        recipe: Recipe,
+        data: Data,
+        hooks: Hooks,
+        *,
+        rank: int,
+        began_unix: float | None = None,
+    ) -> None:
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
         self.trainee = Trainee(strategy, recipe)
@@ -70,7 +61,10 @@ class Loop:
         self.plan: Plan | None = None
         self.best_mean_dice = -1.0
         self.stale_validations = 0
+        self._began_unix = time.time() if began_unix is None else began_unix
+        self._counted_from = self._began_unix
         self._seconds_before = 0.0
+        self._end_seconds: float | None = None
         self._last_checkpoint = "none yet"
         self._step_seconds: list[float] = []
 
@@ -82,7 +76,6 @@ class Loop:
         Raises:
             StageFailed: the loss or the gradients are no longer finite.
         """
-        self._started = time.monotonic()
         if restore_from:
             self._restore(restore_from)
         batches = self.stream.from_step(self.step)
@@ -90,14 +83,15 @@ class Loop:
             while self.plan is None or self.step < self.plan.total_steps:
                 self._one_step(next(batches))
                 self.hooks.beat()
-                if self.plan is None and self._plan_is_due():
+                if self.plan is None and self.hooks.broadcast(self._plan_is_due()):
                     self._make_plan()
                 if self.plan is not None:
                     self._keep_what_is_due()
         finally:
             batches.close()
         if self.rank == 0:
-            self.hooks.event({"event": "end", "step": self.step, "loss": self.loss})
+            share = {"input_wait_share": self._input_wait_share()}
+            self.hooks.event({"event": "end", "step": self.step, "loss": self.loss, **share})
 
     def _one_step(self, batch: Batch) -> None:
         began = time.monotonic()
@@ -113,7 +107,7 @@ class Loop:
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise StageFailed(
                 f"step {self.step} gave the loss {result.loss} and gradients of norm "
-                f"{result.gradient_norm}; cases in the batch: {', '.join(batch.case_ids)}; last "
+                f"{result.gradient_norm}; cases in the batch: {self._cases_of(self.step)}; last "
                 f"good checkpoint: {self._last_checkpoint}. Lower the learning rate, clip the "
                 "gradients (train.clip_norm), or look at these cases"
             )
@@ -137,20 +131,29 @@ class Loop:
                 "learning_rate": rate,
                 "step_seconds": round(seconds, 4),
                 "patches_per_second": round(patches / seconds, 3),
-                "input_wait_share": round(
-                    self.stream.waited_seconds / max(time.monotonic() - self._started, 1e-9), 4
-                ),
+                "input_wait_share": self._input_wait_share(),
                 "total_steps": self.plan.total_steps if self.plan else self.recipe.train.steps,
             }
         )
 
+    def _cases_of(self, step: int) -> str:
+        return ", ".join(dict.fromkeys(self.stream.case_ids(step - 1)))
+
+    def _input_wait_share(self) -> float:
+        """Seconds that steps waited for their batch, over those and the steps' own."""
+        waited = self.stream.waited_seconds
+        return round(waited / (waited + sum(self._step_seconds)), 4)
+
     # --- the plan ----------------------------------------------------------------------
 
     def _plan_is_due(self) -> bool:
-        known = self.recipe.train.steps
-        return len(self._step_seconds) >= MEASURED_STEPS or (
-            known is not None and self.step >= known
-        )
+        train = self.recipe.train
+        if len(self._step_seconds) >= MEASURED_STEPS:
+            return True
+        if train.steps is not None:
+            return self.step >= train.steps
+        assert train.minutes is not None
+        return self._elapsed_seconds() > PLAN_SHARE * train.minutes * 60
 
     def _make_plan(self) -> None:
         """Rank 0's measurement decides; every rank gets the same plan."""
@@ -185,26 +188,37 @@ class Loop:
         return 0.5 * step_seconds * share / step_vox
 
     def _elapsed_seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
+        return self._seconds_before + max(0.0, time.time() - self._counted_from)
 
     def _keep_what_is_due(self) -> None:
         assert self.plan is not None
         self._end_early_if_late()
         if self.step in self.plan.validate_at:
+            began = time.monotonic()
             scores = self._validate()
             self._end_early_if_stale(scores)
             self._checkpoint(scores)
+            self._end_seconds = time.monotonic() - began
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
 
     def _end_early_if_late(self) -> None:
         """With a length by the clock: this step becomes the last where the time is up."""
-        minutes = self.recipe.train.minutes
-        if minutes is None or self.step % CLOCK_STEPS or self.plan is None:
+        train = self.recipe.train
+        assert self.plan is not None
+        if train.minutes is None or self.step >= self.plan.total_steps:
             return
-        speed = self._elapsed_seconds() / max(self.step, 1)
-        late = self._elapsed_seconds() + self._validation_seconds(speed) > minutes * 60
-        if self.hooks.broadcast(bool(late)) and self.step < self.plan.total_steps:
+        every = schedule.clock_every(self.plan, train)
+        if self.step % every:
+            return
+        speed = float(np.mean(self._step_seconds[-every:]))
+        late = schedule.is_late(
+            train,
+            elapsed_seconds=self._elapsed_seconds(),
+            until_next_look=min(every, self.plan.total_steps - self.step) * speed,
+            to_end_seconds=self._end_seconds or self._validation_seconds(speed),
+        )
+        if self.hooks.broadcast(late):
             self.plan = self.plan.ends_at(self.step)
 
     def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
@@ -249,6 +263,8 @@ class Loop:
                 **scores,
                 "loss": self.loss,
                 "seconds": self._elapsed_seconds(),
+                "saved_unix": time.time(),
+                "samples": self.stream.first_sample(self.step),
                 "plan": self.plan.as_json(),
                 "best_mean_dice": self.best_mean_dice,
                 "stale_validations": self.stale_validations,
@@ -264,6 +280,9 @@ class Loop:
         facts = found.facts
         self.step, self.loss = found.step, float(facts["loss"])
         self._seconds_before = float(facts["seconds"])
+        # What a death under this same command cost counts as well.
+        self._counted_from = max(self._began_unix, float(facts["saved_unix"]))
+        self.stream.goes_on_at(self.step, int(facts["samples"]))
         self.best_mean_dice = float(facts["best_mean_dice"])
         self.stale_validations = int(facts["stale_validations"])
         self._last_checkpoint = checkpoint.folder_name(found.step)

@@ -61,7 +61,7 @@ class Progress:
 
     def __init__(self, title: str, total: int | None, unit: str = "cases") -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = 0
+        self._done = self._before = 0
         self._began = self._spoke = time.monotonic()
         self._bar: rich.progress.Progress | None = None
         self._note = ""
@@ -93,6 +93,13 @@ class Progress:
         elif kind is None:
             self._speak()
 
+    def starts_at(self, done: int) -> None:
+        """So many units were done before: they tell nothing about the rate from now on."""
+        self._done = self._before = done
+        self._began = time.monotonic()
+        if self._bar is not None:
+            self._bar.reset(self._task, completed=done, total=self._total)
+
     def update(self, done: int, *, total: int | None = None, note: str = "") -> None:
         """Set how many units are done, and perhaps a new total and a remark.
 
@@ -112,7 +119,7 @@ class Progress:
 
     def _rate(self) -> float:
         """Units a second since the start."""
-        return self._done / max(time.monotonic() - self._began, 1e-6)
+        return (self._done - self._before) / max(time.monotonic() - self._began, 1e-6)
 
     def _speak(self) -> None:
         self._spoke = time.monotonic()

@@ -7,7 +7,6 @@ complete checkpoint. What another try cannot mend is told to the board and ends 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ import ray
 import ray.train
 import ray.train.collective
 
-from ray_brats import config, fence, folders, storage
+from ray_brats import attempts, batches, config, fence, folders, storage
 from ray_brats.config import Recipe
-from ray_brats.errors import StageFailed
+from ray_brats.errors import RayBratsError
 from ray_brats.watchdog import Watchdog
 
 KEPT_CHECKPOINTS = 3
+START_SECONDS = 3600.0
+"""Longest start of a rank: it may copy a dataset, and waits for the others that do."""
 
 
 def rank_main(settings: dict[str, Any]) -> None:
@@ -30,7 +31,8 @@ def rank_main(settings: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     with _told_to(settings["board"], rank) as failed:
         if not failed:
-            _run(settings, rank, context.get_world_size())
+            with batches.held(settings["dataset"], run_uri=settings["run"]):
+                _run(settings, rank, context.get_world_size())
 
 
 @contextlib.contextmanager
@@ -38,55 +40,43 @@ def _told_to(board: Any, rank: int) -> Iterator[bool]:
     """Tell the board what another try cannot mend; yields whether that happened before."""
     import tensorflow as tf
 
-    passing = (tf.errors.OpError, OSError, ray.exceptions.RayError, fence.Replaced)
     try:
         yield ray.get(board.failure.remote()) is not None
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         ray.get(board.fail.remote(rank, f"out of memory: {str(error).splitlines()[0]}"))
         raise
-    except passing:
-        raise
     except Exception as error:
-        reason = (
-            str(error) if isinstance(error, StageFailed) else f"{type(error).__name__}: {error}"
-        )
-        ray.get(board.fail.remote(rank, reason))
+        if not _may_pass(error):
+            told = isinstance(error, RayBratsError)
+            reason = str(error) if told else f"{type(error).__name__}: {error}"
+            ray.get(board.fail.remote(rank, reason))
         raise
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try of all ranks could succeed: something died, or did not answer."""
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.OpError):
+        # A collective passes on what befell another rank, under any of TensorFlow's codes.
+        ours = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+        return not isinstance(error, ours) or "ollective" in str(error)
+    if isinstance(error, OSError):
+        return attempts.may_pass(error)
+    return isinstance(error, ray.exceptions.RayError | fence.Replaced)
 
 
 def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
     import tensorflow as tf
 
-    from ray_brats import batches, checkpoint, loop
+    from ray_brats import checkpoint, loop
+    from ray_brats.hooks import Data, Hooks
     from ray_brats.runlog import RunLog
 
     recipe = config.from_json(Recipe, settings["recipe"])
     _prepare_devices(settings["threads"])
     run_uri, board = settings["run"], settings["board"]
-    broadcast = ray.train.collective.broadcast_from_rank_zero
-    found, attempt = None, None
-    if rank == 0:
-        found = checkpoint.newest(storage.join(run_uri, "checkpoints"))
-        attempt = fence.claim_group(run_uri, settings["driver"], step=found.step if found else 0)
-    # The others start from what rank 0 found, whatever they would see themselves.
-    restore_from = broadcast(found.uri if found else None)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-
-    def prepared(case_ids: Sequence[str]) -> list[batches.PreparedCase]:
-        return [
-            batches.fetch(settings["dataset"], case_id, run_uri=run_uri) for case_id in case_ids
-        ]
-
-    data = loop.Data(
-        training=prepared(settings["training"]),
-        validation=prepared(settings["validation"][rank::ranks]),
-        validation_vox=settings["validation_vox"],
-    )
-    log = RunLog(run_uri, attempt, keep_until=found.step if found else 0)
-
-    def event(line: dict[str, Any]) -> None:
-        log.add(line)
-        board.put.remote(line)
+    run: loop.Loop | None = None
 
     def hang(text: str) -> None:
         told = board.put.remote(
@@ -94,16 +84,44 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         )
         ray.wait([told], timeout=5)
 
-    run: loop.Loop | None = None
+    def prepared(case_ids: Sequence[str]) -> list[batches.PreparedCase]:
+        return [
+            batches.fetch(settings["dataset"], case_id, run_uri=run_uri) for case_id in case_ids
+        ]
+
+    broadcast = ray.train.collective.broadcast_from_rank_zero
+    with Watchdog(max(START_SECONDS, settings["hang_seconds"]), hang):
+        found, attempt = None, None
+        if rank == 0:
+            found = checkpoint.newest(storage.join(run_uri, "checkpoints"))
+            step = found.step if found else 0
+            attempt = fence.claim_group(run_uri, settings["driver"], step=step)
+        # The others start from what rank 0 found, whatever they would see themselves.
+        restore_from = broadcast(found.uri if found else None)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        data = Data(
+            training=prepared(settings["training"]),
+            validation=prepared(settings["validation"][rank::ranks]),
+            validation_vox=settings["validation_vox"],
+        )
+        # From here on the patience for a step counts, so all begin together.
+        broadcast(True)
+    log = RunLog(run_uri, attempt, keep_until=found.step if found else 0)
+
+    def event(line: dict[str, Any]) -> None:
+        log.add(line)
+        board.put.remote(line)
+
     with log, Watchdog(settings["hang_seconds"], hang) as watchdog:
-        hooks = loop.Hooks(
+        hooks = Hooks(
             broadcast=broadcast,
             event=event,
             keep=_keeper(run_uri, attempt, log.flush),
             picture=log.picture,
             beat=watchdog.beat,
         )
-        run = loop.Loop(strategy, recipe, data, hooks, rank=rank)
+        began = settings["began_unix"]
+        run = loop.Loop(strategy, recipe, data, hooks, rank=rank, began_unix=began)
         run.run(restore_from)
     if ray.train.get_context().get_local_rank() == 0:
         batches.forget(settings["dataset"], run_uri=run_uri)
@@ -116,8 +134,6 @@ def _prepare_devices(threads: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(2)
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
-    # Ray lowers its workers' priority; on a machine of one's own that only costs time.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def _keeper(

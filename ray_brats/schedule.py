@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from ray_brats.config import TrainConfig
 
+LATE = 1.03
+"""A run by the clock may become this much longer than asked, as steps become slower."""
+
 
 def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
     """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017)."""
@@ -74,11 +77,33 @@ def first_plan(
     if total is None:
         assert train.minutes is not None
         left = train.minutes * 60 - elapsed_seconds - train.validations * validation_seconds
-        total = step + max(1, int(left / step_seconds))
+        total = step + max(0, int(left / step_seconds))
     return {
         "total_steps": max(total, step),
         "checkpoint_every": max(1, round(train.checkpoint_minutes * 60 / step_seconds)),
     }
+
+
+def clock_every(plan: Plan, train: TrainConfig) -> int:
+    """After how many steps the clock is looked at: about a hundredth of the run, ten at most."""
+    assert train.minutes is not None
+    step_seconds = train.checkpoint_minutes * 60 / plan.checkpoint_every
+    return min(10, max(1, int(0.01 * train.minutes * 60 / step_seconds)))
+
+
+def is_late(
+    train: TrainConfig, *, elapsed_seconds: float, until_next_look: float, to_end_seconds: float
+) -> bool:
+    """Whether a run must end now, or would end too long after the minutes that were asked for.
+
+    Args:
+        train: its length in minutes.
+        elapsed_seconds: since its start.
+        until_next_look: seconds from now.
+        to_end_seconds: what its end takes: validation and a checkpoint.
+    """
+    assert train.minutes is not None
+    return elapsed_seconds + until_next_look + to_end_seconds > LATE * train.minutes * 60
 
 
 def extended(

@@ -23,13 +23,14 @@ from ray_brats.config import Recipe, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step measured, equal on all ranks but for the gradient's norm."""
+    """What a step measured, equal on all ranks: so is what follows from a number gone wrong."""
 
     loss: float
     dice: tuple[float, ...]
     """Soft Dice of each output channel over the global batch."""
     gradient_norm: float
-    """Global L2 norm, before clipping; of this rank's own share unless gradients are clipped."""
+    """Global L2 norm, before clipping; unless gradients are clipped the sum of the norms of all
+    ranks' shares, which is no smaller."""
 
 
 class Trainee:
@@ -121,8 +122,9 @@ class Trainee:
         )[0]
 
     def _replica_update(self, gradients: Any) -> Any:
-        norm = tf.linalg.global_norm(gradients)
-        if self._train.clip_norm is not None:
+        if self._train.clip_norm is None:
+            norm = losses.sum_over_replicas(tf.linalg.global_norm(gradients))
+        else:
             # The norm of the sum over ranks counts, so they are summed here; Keras will sum
             # the equal shares once more.
             gradients = [losses.sum_over_replicas(gradient) for gradient in gradients]

@@ -13,14 +13,16 @@ This module is the driver's side; each rank runs `rank.rank_main`.
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from typing import Any
 
 import ray
 import ray.train
+import ray.util.scheduling_strategies
 
 import ray_brats
 from ray_brats import checkpoint, config, engine, fence, footprint, storage
-from ray_brats.board import Board, Follower
+from ray_brats.board import Board, Follower, root_cause
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import StageFailed, UsageError
@@ -70,6 +72,7 @@ def train(
         UsageError: the run exists and `resume` was not asked for, or is another run.
         StageFailed: training ended before its last step.
     """
+    began_unix = time.time()
     data = read_training_set(dataset_uri, recipe, fold=fold)
     workers = workers or default_workers(there)
     _check_workers(workers, there, run_uri)
@@ -83,7 +86,8 @@ def train(
     storage.write_json(storage.join(run_uri, "run.json"), description)
     attempt = fence.claim_driver(run_uri)
     _say_plan(data, recipe, workers, there)
-    _fit(data, attempt, recipe, workers, there, hang_seconds)
+    waits = {"hang_seconds": hang_seconds, "began_unix": began_unix}
+    _fit(data, attempt, recipe, workers, there, waits)
     card = _export(run_uri, data, recipe)
     storage.write_json(storage.join(run_uri, "run.json"), {**description, "finished": True})
     return {**_summary(run_uri), "skipped": False, "parameters": card["parameters"]}
@@ -170,11 +174,7 @@ def _check_shared(run_uri: str) -> None:
         seen = ray.get(
             [
                 ray.remote(num_cpus=0)(storage.exists)
-                .options(
-                    scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                        node, soft=False
-                    )
-                )
+                .options(scheduling_strategy=_on(node))
                 .remote(probe)
                 for node in nodes
             ]
@@ -206,20 +206,27 @@ def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources)
         say(footprint.sentence(recipe, workers, there.nodes, there.node_memory_bytes))
 
 
+def _on(node: str) -> Any:
+    strategies = ray.util.scheduling_strategies
+    return strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
 def _fit(
     data: TrainingSet,
     attempt: fence.Attempt,
     recipe: Recipe,
     workers: int,
     there: Resources,
-    hang_seconds: float,
+    waits: dict[str, float],
 ) -> None:
     with engine.silenced():
         from ray.train.tensorflow import TensorflowTrainer
 
         from ray_brats.rank import rank_main
     run_uri = attempt.run_uri
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # Beside this process: no other node's death takes it away.
+    here = ray.get_runtime_context().get_node_id()
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=_on(here)).remote()
     resources = {"GPU": 1.0} if there.gpus else {}
     cpus = min(there.cpus // workers, there.node_cpus)
     if there.gpus:
@@ -237,7 +244,7 @@ def _fit(
             "validation": [row["case_id"] for row in data.validation],
             "validation_vox": sum(network_vox(row["shape_vox"], recipe) for row in data.validation),
             "threads": max(1, cpus),
-            "hang_seconds": hang_seconds,
+            **waits,
             "board": board,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -257,7 +264,7 @@ def _fit(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             cause = error
-    reason = ray.get(board.failure.remote()) or (_root_cause(cause) if cause else None)
+    reason = ray.get(board.failure.remote()) or (root_cause(cause) if cause else None)
     if reason is not None:
         hint = footprint.hint(recipe, workers) if "emory" in reason else ""
         raise StageFailed(
@@ -265,14 +272,6 @@ def _fit(
             f"in {run_uri}; the same command with --resume goes on from there"
         ) from cause
     storage.delete(notes)
-
-
-def _root_cause(error: BaseException) -> str:
-    """The innermost message, without the engine's tracebacks."""
-    failures = getattr(error, "worker_failures", None) or {}
-    inner = next(iter(failures.values()), error)
-    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(inner).__name__
 
 
 # --- the end of a run ------------------------------------------------------------------

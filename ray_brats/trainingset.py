@@ -59,7 +59,7 @@ def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> T
         description=description,
         training=training,
         validation=validation,
-        unlabelled=len(usable) - len(labelled),
+        unlabelled=sum(not row["label_sha256"] for row in usable),
     )
 
 

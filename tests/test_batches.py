@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -53,6 +54,31 @@ def test_a_step_holds_the_same_samples_however_they_are_shared(
         assert [*sum((one.case_ids for one in shared), ())] == [*alone.batch(step).case_ids]
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_another_number_of_workers_goes_on_with_the_samples_that_come_next(
+    cases: list[PreparedCase], ranks: int
+) -> None:
+    train = TrainConfig(patch_vox=(8, 8, 8), seed=3)
+    alone = BatchStream(cases, train, rank=0, ranks=1)
+    two = BatchStream(cases, train, rank=0, ranks=2)
+    assert two.first_sample(5) == 10
+    for rank in range(ranks):
+        stream = BatchStream(cases, train, rank=rank, ranks=ranks)
+        stream.goes_on_at(5, two.first_sample(5))
+        for step in (5, 6):
+            found, expected = stream.batch(step), alone.batch(10 + (step - 5) * ranks + rank)
+            np.testing.assert_array_equal(found.image, expected.image)
+            np.testing.assert_array_equal(found.keys, expected.keys)
+        assert stream.first_sample(6) == 10 + ranks
+
+
+def test_the_cases_of_a_step_are_those_of_all_ranks(cases: list[PreparedCase]) -> None:
+    train = TrainConfig(patch_vox=(8, 8, 8), accumulate=2)
+    streams = [BatchStream(cases, train, rank=rank, ranks=2) for rank in range(2)]
+    seen = [name for stream in streams for name in stream.batch(3).case_ids]
+    assert [stream.case_ids(3) for stream in streams] == [seen, seen]
+
+
 def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
     cases: list[PreparedCase],
 ) -> None:
@@ -88,6 +114,27 @@ def test_remote_cases_are_copied_once_and_forgotten(
     assert (case.label() != before).any()
     batches.forget(f"{bucket}/dataset", run_uri="r")
     assert not case.folder.exists()
+
+
+def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
+    folders = {}
+    for name in ("old", "new", "held"):
+        folders[name] = batches.cache_folder("s3://d", name)
+        with batches.held("s3://d", run_uri=name):
+            (folders[name] / "c0").mkdir()
+    for name in ("old", "held"):
+        os.utime(folders[name] / batches.HELD, (0, 0))
+
+    def left() -> set[str]:
+        return {name for name, folder in folders.items() if (folder / "c0").exists()}
+
+    with batches.held("s3://d", run_uri="held"), batches.held("s3://d", run_uri="another"):
+        assert left() == {"new", "held"}
+        batches.drop_abandoned(folders["held"].parent, older_than_seconds=0)
+        assert left() == {"held"}
 
 
 def test_a_full_disk_is_a_sentence(

@@ -173,3 +173,17 @@ def test_scoring_is_measured_against_its_own_forward_passes(
     assert result["ratios"]["score_vs_monai"] is None
     assert result["ratios"]["score_vs_forward"] > 0
     assert result["peak_memory_gib"]["actor"] > 0
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_two_training_processes_are_measured_against_one() -> None:
+    from ray_brats import recipes
+    from ray_brats.benchmarks import ranks
+
+    small = "network.widths=4,8", "train.patch_vox=16,16,16", "inference.window_vox=16,16,16"
+    found = ranks.two_against_one(recipes.get("standard", settings=small), 2, steps=2)
+    assert set(found["patches_per_second"]) == {"1", "2"}
+    expected = found["patches_per_second"]["2"] / found["patches_per_second"]["1"]
+    assert found["ratio"] == pytest.approx(expected)
+    assert 0 <= found["input_wait_share"] < 1

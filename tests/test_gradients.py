@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.tf
+SMALL = ("train.patch_vox=16,16,16", "inference.window_vox=16,16,16")
 
 
 def compare() -> None:
@@ -69,6 +70,19 @@ def compare() -> None:
         scale = max(float(np.abs(gradient).max()) for gradient in one)
         far = max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True))
         told[name] = {"scale": scale, "relative": far / scale, "arrays": len(one)}
+
+    # One replica's gradients go wrong: both must know it before they keep anything.
+    recipe = recipes.get("smoke", settings=["network.widths=4,8", *SMALL])
+    trainee = Trainee(pair, recipe)
+
+    def norm() -> object:
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        wrong = tf.where(number == 1, np.nan, 1.0)
+        weights = trainee.model.trainable_variables
+        return trainee._replica_update([wrong * tf.ones(weight.shape) for weight in weights])
+
+    norms = pair.experimental_local_results(tf.function(lambda: pair.run(norm))())
+    told["norms"] = [str(float(value)) for value in norms]
     sys.stdout.write(json.dumps(told))
 
 
@@ -84,6 +98,7 @@ def test_two_replicas_have_the_gradients_of_one_with_both_samples() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told.pop("norms") == ["nan", "nan"]
     assert {"baseline", "standard", "smoke"} <= set(told)
     for name, found in told.items():
         assert found["scale"] > 1e-4, name

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ray_brats import recipes
+from ray_brats import loop, recipes, validation
+from ray_brats.batches import Batch
 from ray_brats.config import NetworkConfig, Recipe
+from ray_brats.errors import StageFailed
+from ray_brats.hooks import Data, Hooks
+from ray_brats.step import StepResult
 
 pytestmark = pytest.mark.tf
 STEPS = 12
@@ -54,14 +61,14 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     recipe = config.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
-    data = loop.Data(
+    data = Data(
         training=cases[:3],
         validation=cases[rank :: settings["ranks"]][-1:],
         validation_vox=8000,
     )
     events: list[dict[str, Any]] = []
     kept: list[str] = []
-    hooks = loop.Hooks(
+    hooks = Hooks(
         broadcast=lambda value: value,
         event=events.append,
         keep=lambda folder, _step: kept.append(str(folder)),
@@ -150,3 +157,152 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_with_the_same_numbers(tmp_path:
         if "event" not in line:
             assert line["loss"] == pytest.approx(expected[line["step"]], abs=1e-4)
     np.testing.assert_allclose(again[0], whole[0], atol=1e-4)
+
+
+# --- the loop alone: no network, a clock that steps turn ---------------------------------
+
+
+class Alone:
+    """A loop of two ranks, seen from rank 0, whose steps take and give what a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **train: Any) -> None:
+        self.now, self.events = 1000.0, []  # type: ignore[var-annotated]
+        self.step_seconds: Callable[[int], float] = lambda _: 1.0
+        self.validation_seconds = 0.0
+        self.mean_dice: list[float] = []
+        self.loss: Callable[[int], float] = lambda _: 0.5
+        recipe = tiny("standard", 1)
+        values = {"steps": None, "minutes": None, "validations": 2, **train}
+        self.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **values))
+        read = types.SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
+        monkeypatch.setattr(loop, "time", read)
+        monkeypatch.setattr(loop, "Trainee", lambda *_: self)
+        monkeypatch.setattr(loop, "BatchStream", lambda *_, **__: self)
+        monkeypatch.setattr(validation, "scores", self.scores)
+        monkeypatch.setattr(validation, "means", self.means)
+        self.saved: list[loop.checkpoint.Checkpoint] = []
+        monkeypatch.setattr(loop.checkpoint, "save", self.save)
+        hooks = Hooks(broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None)
+        strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+        data = Data(training=[], validation=[], validation_vox=0)
+        self.loop = loop.Loop(strategy, self.recipe, data, hooks, rank=0, began_unix=990.0)
+
+    waited_seconds = 0.0
+    averaged = None
+
+    def from_step(self, _step: int) -> Any:
+        while True:
+            yield None
+
+    def first_sample(self, step: int) -> int:
+        return 2 * step
+
+    def case_ids(self, step: int) -> list[str]:
+        return [f"case{2 * step}", f"case{2 * step + 1}"]
+
+    def step(self, _batch: Batch, **_: float) -> StepResult:
+        number = self.loop.step
+        self.now += self.step_seconds(number)
+        return StepResult(loss=self.loss(number), dice=(0.1, 0.2, 0.3), gradient_norm=1.0)
+
+    def scores(self, *_: Any) -> tuple[list[float], None]:
+        self.now += self.validation_seconds
+        return [1.0], None
+
+    def means(self, *_: Any) -> dict[str, Any]:
+        dice = self.mean_dice.pop(0) if self.mean_dice else 0.5
+        return {"mean_dice": dice, "dice": {}}
+
+    def all_sum(self, values: list[float]) -> np.ndarray[Any, Any]:
+        return np.asarray(values)
+
+    def variables(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, _groups: Any, _folder: Path, *, step: int, facts: dict[str, Any]) -> None:
+        self.saved.append(loop.checkpoint.Checkpoint(uri="", step=step, facts=facts))
+
+    went_on_at: tuple[int, int] | None = None
+
+    def goes_on_at(self, step: int, sample: int) -> None:
+        self.went_on_at = (step, sample)
+
+    def run(self) -> list[dict[str, Any]]:
+        self.loop.run(None)
+        return [line for line in self.events if "event" in line]
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.02, 3.0])
+@pytest.mark.parametrize(("seconds", "minutes"), [(0.1, 1), (2.0, 10), (25.0, 10), (25.0, 2)])
+def test_a_run_by_the_clock_is_never_much_longer_than_asked(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, minutes: float, slower: float
+) -> None:
+    alone = Alone(monkeypatch, minutes=minutes)
+    alone.step_seconds = lambda step: seconds * (slower if step > 10 else 1)
+    told = alone.run()
+    assert [line["event"] for line in told].count("plan") == 1
+    # Since the command began, ten seconds before the loop.
+    took = alone.now - 990
+    assert took <= 1.05 * 60 * minutes
+    assert took >= 60 * minutes - 2 * seconds * slower - 10
+    assert told[-1]["event"] == "end"
+    (last,) = [line for line in told if line["event"] == "validation"][-1:]
+    assert last["step"] == told[-1]["step"]
+
+
+def test_a_validation_that_takes_longer_than_thought_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = Alone(monkeypatch, minutes=10)
+    alone.validation_seconds = 100
+    alone.run()
+    assert alone.now - 990 <= 1.05 * 600
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone(monkeypatch, steps=100, validations=10, patience=2)
+    alone.mean_dice = [0.1, 0.3, 0.2, 0.25, 0.9]
+    told = alone.run()
+    assert [line["step"] for line in told if line["event"] == "validation"] == [10, 20, 30, 40]
+    assert [line["step"] for line in told if line["event"] == "early stop"] == [40]
+    alone = Alone(monkeypatch, steps=100, validations=10, patience=2)
+    alone.mean_dice = [0.1, 0.3, 0.2, 0.4, 0.3, 0.5, 0.4, 0.6, 0.5, 0.7]
+    assert alone.run()[-1]["step"] == 100
+
+
+def test_a_loss_that_is_no_number_names_step_cases_of_all_ranks_and_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = Alone(monkeypatch, steps=40)
+    alone.loss = lambda step: math.nan if step == 23 else 0.5
+    with pytest.raises(StageFailed) as failed:
+        alone.run()
+    for word in ("step 23 ", "nan", "case44, case45", "last good checkpoint: step-000020"):
+        assert word in str(failed.value)
+
+
+def test_a_checkpoint_keeps_the_place_in_the_stream_and_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Alone(monkeypatch, minutes=1)
+    first.run()
+    kept = first.saved[0]
+    assert kept.facts["samples"] == 2 * kept.step
+    # The same command starts its workers again 20 seconds later, or another one does.
+    for began, lost_seconds in ((990.0, 20.0), (2000.0, 5.0)):
+        second = Alone(monkeypatch, minutes=1)
+        monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: kept)
+        second.now = max(kept.facts["saved_unix"] + 20, began + 5)
+        second.loop._began_unix = began
+        second.loop._restore("")
+        assert second.went_on_at == (kept.step, 2 * kept.step)
+        elapsed = kept.facts["seconds"] + lost_seconds
+        assert second.loop._elapsed_seconds() == pytest.approx(elapsed)
+
+
+def test_time_spent_waiting_for_input_is_told_as_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone(monkeypatch, steps=20)
+    alone.waited_seconds = 5.0
+    told = alone.run()
+    # Validation does not dilute it: 5 s of waiting beside 20 steps of a second.
+    assert told[-1]["input_wait_share"] == pytest.approx(0.2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,40 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
     total, dice = losses.dice_focal(tf.constant(label), tf.constant(p), alone)
     assert float(total - focal) == pytest.approx(expected, abs=1e-4)
     assert dice.shape == (4,)
+
+
+def test_sums_of_losses_by_hand() -> None:
+    """Two voxels, of background and enhancing tumour, each channel found with one half."""
+    label = volume(0, 3)
+    bce, dice = losses.dice_bce(label, tf.fill((1, 2, 1, 1, 3), 0.5), alone)
+    # Dice of each region: 2 · 0.5 / (1 + 1) = 1/2. Cross-entropy: log 2.
+    assert dice.numpy() == pytest.approx([0.5] * 3, abs=1e-5)
+    assert float(bce) == pytest.approx(0.5 + math.log(2), abs=1e-5)
+    focal, dice = losses.dice_focal(label, tf.fill((1, 2, 1, 1, 4), 0.5), alone)
+    # Background and enhancing 1/2, the two absent classes 0, times 0.25, then the mean of four;
+    # two of eight terms are 0.25 · 0.5² · log 2.
+    assert dice.numpy() == pytest.approx([0.5, 0, 0, 0.5], abs=1e-4)
+    assert float(focal) == pytest.approx(1 - 0.0625 + 0.0625 * math.log(2) / 4, abs=1e-5)
+
+
+def test_gradients_at_an_empty_region_by_hand() -> None:
+    """Four voxels without tumour, all found with one half: down they go, and not by much."""
+    nothing = tf.zeros((1, 4, 1, 1, 1))
+
+    def gradient(loss: Callable[[Any], Any]) -> Any:
+        p = tf.fill((1, 4, 1, 1, 1), 0.5)
+        with tf.GradientTape() as tape:
+            tape.watch(p)
+            value = loss(p)
+        return tape.gradient(value, p).numpy().ravel()
+
+    dice = gradient(lambda p: 1 - losses.dice_per_channel(nothing, p, alone)[0])
+    assert dice == pytest.approx([losses.SMOOTH / (2 + losses.SMOOTH) ** 2] * 4, rel=1e-3)
+    # d/dp of −log(1 − p) is 2, over four voxels.
+    bce = gradient(lambda p: losses.binary_crossentropy(nothing, p, alone))
+    assert bce == pytest.approx([0.5] * 4, rel=1e-5)
+    # The focal loss sees only the true class.
+    assert gradient(lambda p: losses.categorical_focal(nothing, p, alone)) == pytest.approx([0] * 4)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from ray_brats import progress
 from ray_brats.progress import Progress, interruptible
 
 
@@ -53,3 +54,16 @@ def test_an_interrupt_that_something_swallowed_comes_back_at_the_next_case() -> 
     assert reached == [1]
     with interruptible(), Progress("test", 3) as progress:
         progress.update(1)
+
+
+def test_what_was_done_before_tells_nothing_about_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("train", 1200, unit="steps") as shown:
+        now[0] += 30
+        shown.starts_at(1000)
+        now[0] += 20
+        shown.update(1010)
+    assert "train: 1010/1200 steps, 0.50 steps/s, 380 s left" in capsys.readouterr().err

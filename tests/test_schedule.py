@@ -50,3 +50,27 @@ def test_a_plan_is_kept_on_resume_unless_the_run_is_made_longer() -> None:
     assert total(by_steps, 50) == total(by_clock, 50) == total(by_clock, 100) == 100
     assert total(dataclasses.replace(by_steps, steps=150), 100) == 150
     assert total(dataclasses.replace(by_clock, minutes=20), 100) == 200
+
+
+def test_the_clock_is_looked_at_so_often_that_a_look_costs_a_hundredth_of_the_run() -> None:
+    train = TrainConfig(steps=None, minutes=10, checkpoint_minutes=5)
+
+    def every(step_seconds: float) -> int:
+        values = schedule.first_plan(
+            train, step=10, step_seconds=step_seconds, elapsed_seconds=0, validation_seconds=0
+        )
+        return schedule.clock_every(schedule.plan_of(values, 2), train)
+
+    assert [every(seconds) for seconds in (0.1, 2, 20)] == [10, 3, 1]
+
+
+def test_a_run_is_late_where_its_end_would_be() -> None:
+    train = TrainConfig(steps=None, minutes=10)
+
+    def late(elapsed: float) -> bool:
+        return schedule.is_late(
+            train, elapsed_seconds=elapsed, until_next_look=5, to_end_seconds=30
+        )
+
+    assert not late(600 * 1.03 - 36)
+    assert late(600 * 1.03 - 34)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray.exceptions
 
 from ray_brats import phantom, runlog
 
@@ -26,23 +28,36 @@ TINY = (
 )
 HANGS_ONCE = """
 import os, time
-from ray_brats import watchdog
+from ray_brats import schedule
 
-beat, count = watchdog.Watchdog.beat, 0
+rate = schedule.learning_rate
 
-def beat_or_sleep(self):
-    global count
-    count += 1
-    if count == 20:
+def rate_or_sleep(step, total_steps, train):
+    if step == 20:
         try:
-            os.close(os.open(os.environ["HANG_MARKER"], os.O_CREAT | os.O_EXCL))
+            os.close(os.open(os.environ["MARKER"], os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             pass
         else:
-            time.sleep(3600)
-    beat(self)
+            time.sleep(1e9)
+    return rate(step, total_steps, train)
 
-watchdog.Watchdog.beat = beat_or_sleep
+schedule.learning_rate = rate_or_sleep
+"""
+"""One worker, once, sleeps for ever inside a step, while the other waits for its gradients."""
+STOPS_ONCE = HANGS_ONCE.replace("time.sleep(1e9)", "os.kill(os.getpid(), 19)")
+"""Not even the watchdog of the worker that stops can act then."""
+FAILS = """
+from ray_brats import schedule
+
+rate = schedule.learning_rate
+
+def rate_or_fail(step, total_steps, train):
+    if step == 20:
+        raise LookupError("a mistake of ours")
+    return rate(step, total_steps, train)
+
+schedule.learning_rate = rate_or_fail
 """
 
 FILLS_MEMORY = """
@@ -100,25 +115,86 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in runlog.read(str(run)) if line.get("event") == kind]
 
 
-def test_a_hang_is_noticed_shown_and_the_run_goes_on(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HANGS_ONCE)
-    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-    done = finish(
-        training(
-            dataset,
-            tmp_path / "run",
-            "train.checkpoint_minutes=0.001",
-            **{"steps": 30, "hang-seconds": 40},
-        ),
-        PYTHONPATH=path,
-        HANG_MARKER=str(tmp_path / "hung"),
+def finish_patched(
+    patch: str, dataset: Path, folder: Path, hang_seconds: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Thirty steps in `folder/run`, a checkpoint after each, some code run in every process."""
+    (folder / "sitecustomize.py").write_text(patch)
+    often = "train.checkpoint_minutes=0.001"
+    options = {"steps": 30, "hang-seconds": hang_seconds}
+    return finish(
+        training(dataset, folder / "run", often, **options),
+        PYTHONPATH=f"{folder}:{os.environ.get('PYTHONPATH', '')}",
+        MARKER=str(folder / "marker"),
     )
+
+
+def check_noiseless(log: str) -> None:
+    """Our own lines and the stacks of a hang, nothing of TensorFlow's and Ray's."""
+    lines = [line for line in log.splitlines() if line and not line.startswith(("  ", "thread "))]
+    assert lines
+    for line in lines:
+        assert line.startswith(("train: ", "Ray on ", "run: ", "bundle: ", "validation", "error: "))
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        pytest.param(HANGS_ONCE, id="asleep"),
+        pytest.param(STOPS_ONCE, id="stopped", marks=pytest.mark.slow),
+    ],
+)
+def test_a_hang_inside_a_step_is_noticed_shown_and_the_run_goes_on(
+    patch: str, dataset: Path, tmp_path: Path
+) -> None:
+    done = finish_patched(patch, dataset, tmp_path, hang_seconds=40)
     assert done.returncode == 0, done.stderr
     assert "hangs after step" in done.stderr
-    assert "beat_or_sleep" in done.stderr
+    assert "in _one_step" in done.stderr
+    if patch == HANGS_ONCE:
+        assert "time.sleep(1e9)" in done.stderr or "in rate_or_sleep" in done.stderr
+    check_noiseless(done.stderr)
     assert sorted(losses(tmp_path / "run")) == list(range(1, 31))
     (resume,) = events(tmp_path / "run", "resume")
     assert resume["step"] > 0
+
+
+@pytest.mark.slow
+def test_a_mistake_of_our_own_ends_the_run_at_once(dataset: Path, tmp_path: Path) -> None:
+    done = finish_patched(FAILS, dataset, tmp_path)
+    assert done.returncode == 1
+    assert "LookupError: a mistake of ours" in done.stderr
+    check_noiseless(done.stderr)
+    # The driver's, and one group of workers'.
+    assert len(list((tmp_path / "run/attempts").iterdir())) == 2
+    assert not events(tmp_path / "run", "resume")
+
+
+def test_what_another_try_cannot_mend_is_known_by_its_type() -> None:
+    from tensorflow import errors
+
+    from ray_brats import fence, rank
+
+    def error(kind: Any, text: str) -> Any:
+        return kind(None, None, text)
+
+    for lasting in (
+        LookupError("x"),
+        TypeError("x"),
+        FileNotFoundError(2, "x"),
+        OSError(errno.ENOSPC, "x"),
+        error(errors.InvalidArgumentError, "shapes must be equal"),
+    ):
+        assert not rank._may_pass(lasting), lasting
+    for passing in (
+        ConnectionResetError("x"),
+        TimeoutError("x"),
+        error(errors.UnavailableError, "connection reset by peer"),
+        error(errors.InvalidArgumentError, "Collective ops is aborted by: …"),
+        fence.Replaced("x"),
+        ray.exceptions.RayError("x"),
+    ):
+        assert rank._may_pass(passing), passing
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_once(dataset: Path, tmp_path: Path) -> None:
@@ -154,8 +230,9 @@ def test_too_little_memory_ends_with_what_was_needed_and_what_to_lower(
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for word in ("train", "too little memory", "GiB on each of 2 worker(s)", "batch_per_worker"):
+    for word in ("training", "too little memory", "GiB on each of 2 worker(s)", "batch_per_worker"):
         assert word in done.stderr
+    check_noiseless(done.stderr)
 
 
 @pytest.mark.slow

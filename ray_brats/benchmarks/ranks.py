@@ -19,26 +19,37 @@ from ray_brats import config
 from ray_brats.benchmarks import torch_peers
 from ray_brats.config import Recipe
 from ray_brats.progress import say
+from ray_brats.trainingset import read_training_set
+
+BRAIN_VOX = (144, 176, 144)
 
 
-def two_against_one(recipe: Recipe, threads: int, *, steps: int) -> dict[str, Any]:
+def two_against_one(
+    recipe: Recipe, threads: int, *, steps: int, dataset: str | None = None
+) -> dict[str, Any]:
     """Patches a second of two data-parallel processes against one with all cores.
 
     Real processes under MultiWorkerMirroredStrategy, fed by the real `BatchStream`; both take
     two patches a step (two ranks with one each, one rank with two), and take turns.
+
+    Args:
+        recipe: what they train.
+        threads: cores in all.
+        steps: that are timed.
+        dataset: whose training cases feed them; by default two of noise, as large as a brain.
     """
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
-        case = Path(folder) / "cases" / "c0"
-        case.mkdir(parents=True)
-        image, label = torch_peers.patch(recipe)
-        np.save(case / "image.npy", image.astype(np.float16))
-        np.save(case / "label.npy", label)
+        if dataset is None:
+            source = {"dataset": folder, "cases": _noise(recipe, Path(folder))}
+        else:
+            rows = read_training_set(dataset, recipe).training
+            source = {"dataset": dataset, "cases": [row["case_id"] for row in rows]}
         rates: dict[int, list[float]] = {1: [], 2: []}
         waits = []
         for _ in range(2):
             for ranks, found_rates in rates.items():
                 say(f"benchmark train: {ranks} worker(s) on {threads} cores")
-                found = _run_ranks(recipe, ranks, threads, steps, folder)
+                found = _run_ranks(recipe, ranks, threads, steps, source)
                 found_rates.append(found["patches_per_second"])
                 waits.append(found["input_wait_share"])
     medians = {str(ranks): statistics.median(values) for ranks, values in rates.items()}
@@ -49,8 +60,19 @@ def two_against_one(recipe: Recipe, threads: int, *, steps: int) -> dict[str, An
     }
 
 
+def _noise(recipe: Recipe, folder: Path) -> list[str]:
+    image, label = torch_peers.patch(recipe, BRAIN_VOX)
+    names = ["c0", "c1"]
+    for name in names:
+        case = folder / "cases" / name
+        case.mkdir(parents=True)
+        np.save(case / "image.npy", image.astype(np.float16))
+        np.save(case / "label.npy", label)
+    return names
+
+
 def _run_ranks(
-    recipe: Recipe, ranks: int, threads: int, steps: int, folder: str
+    recipe: Recipe, ranks: int, threads: int, steps: int, source: dict[str, Any]
 ) -> dict[str, float]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(ranks)]
     addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
@@ -65,7 +87,7 @@ def _run_ranks(
             "recipe": told,
             "threads": max(1, threads // ranks),
             "steps": steps,
-            "dataset": folder,
+            **source,
         }
         processes.append(
             subprocess.Popen(
@@ -90,7 +112,7 @@ def _rank(job: dict[str, Any]) -> None:
     """One process of `_run_ranks`: prints its rate as JSON."""
     import tensorflow as tf
 
-    from ray_brats.batches import BatchStream, PreparedCase
+    from ray_brats.batches import BatchStream, fetch
     from ray_brats.step import Trainee
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
@@ -98,8 +120,8 @@ def _rank(job: dict[str, Any]) -> None:
     recipe = config.from_json(Recipe, job["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     ranks = strategy.num_replicas_in_sync
-    case = PreparedCase(case_id="c0", folder=Path(job["dataset"]) / "cases" / "c0")
-    stream = BatchStream([case], recipe.train, rank=job["rank"], ranks=ranks)
+    cases = [fetch(job["dataset"], case_id, run_uri="benchmark") for case_id in job["cases"]]
+    stream = BatchStream(cases, recipe.train, rank=job["rank"], ranks=ranks)
     trainee = Trainee(strategy, recipe)
     batches = stream.from_step(0)
     seconds = []

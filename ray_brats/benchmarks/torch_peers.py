@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats.config import NetworkConfig, Recipe
+from ray_brats.config import NetworkConfig, Recipe, Shape
 from ray_brats.errors import UsageError
 
 
@@ -27,10 +27,12 @@ def load() -> None:
     del monai, torch
 
 
-def patch(recipe: Recipe) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A phantom-like patch: noise, and a ball of each class."""
+def patch(
+    recipe: Recipe, shape_vox: Shape | None = None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A phantom-like patch, or volume: noise, and a ball of each class."""
     rng = np.random.default_rng(0)
-    shape = recipe.train.patch_vox
+    shape = shape_vox or recipe.train.patch_vox
     image = rng.normal(size=(*shape, len(recipe.preprocess.modalities))).astype(np.float32)
     grid = np.indices(shape) - np.array(shape).reshape(3, 1, 1, 1) / 2
     radius = np.sqrt((grid**2).sum(0))

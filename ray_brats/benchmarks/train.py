@@ -29,18 +29,26 @@ Step = Callable[[], None]
 
 
 def measure(
-    *, repeats: int = 7, patch: int = 96, threads: int | None = None, settings: Sequence[str] = ()
+    dataset: str | None = None,
+    /,
+    *,
+    repeats: int = 7,
+    patch: int = 96,
+    threads: int | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Seconds a step, and the ratios of DESIGN §6.
 
     Args:
+        dataset: what `preprocess` wrote, to feed the training processes from; by default noise of
+            a brain's size.
         repeats: of each peer, alternating.
         patch: side of the cubic patch in voxels, one patch a batch.
         threads: cores that each peer may use; by default all.
         settings: of the recipe `standard`, for another network than the full-resolution one.
 
     Raises:
-        UsageError: the peers are not installed.
+        UsageError: the peers are not installed, or no dataset of the recipe `standard`.
     """
     threads = threads or os.cpu_count() or 1
     sides = f"{patch},{patch},{patch}"
@@ -73,7 +81,7 @@ def measure(
             step()
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    shared = ranks.two_against_one(recipe, threads, steps=max(6, repeats))
+    shared = ranks.two_against_one(recipe, threads, steps=max(6, repeats), dataset=dataset)
     ours = medians["ray-brats"]
     flops = step_flops(recipe)
     product = 2.0 * MATRIX_SIDE**3 / medians["matrix product"]
