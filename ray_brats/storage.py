@@ -78,7 +78,8 @@ def _is_anonymous() -> bool:
 def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
     """Every file below a prefix, sorted by URI, from one listing; [] where nothing is.
 
-    A URI that names one file lists that file. `depth` 1 leaves folders unopened.
+    A URI that names one file lists that file. `depth` 1 leaves folders unopened. A link to a
+    file counts as that file.
     """
     try:
         if not is_remote(uri):
@@ -93,7 +94,7 @@ def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
     return [
         FileInfo(uri=scheme + name, size_bytes=int(info.get("size") or 0), etag=_etag(info))
         for name, info in sorted(found.items())
-        if info.get("type") == "file"
+        if info.get("type") == "file" or (info.get("islink") and Path(name).is_file())
     ]
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,35 @@ def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: 
             str(predictions), found, str(tmp_path / "report"), against=[str(predictions)]
         )
     assert not (tmp_path / "report").exists(), "nothing was begun"
+
+
+PREDICTIONS = 200
+
+
+@pytest.mark.slow
+def test_two_hundred_predictions_on_two_cores_take_under_four_minutes(tmp_path: Path) -> None:
+    """Real references, linked under 200 names; each prediction is one of them, perturbed."""
+    if "RAY_BRATS_REAL_DATA" not in os.environ:
+        pytest.skip("RAY_BRATS_REAL_DATA names a folder of real BraTS cases with masks")
+    masks = sorted(Path(os.environ["RAY_BRATS_REAL_DATA"]).rglob("*_seg.nii.gz"))
+    random = np.random.default_rng(0)
+    predictions = tmp_path / "predictions"
+    for index in range(PREDICTIONS):
+        source = masks[index % len(masks)]
+        stem, case_id = source.name.split("_seg")[0], f"BraTS20_Training_{index + 1:03d}"
+        case = tmp_path / "cohort" / case_id
+        case.mkdir(parents=True)
+        for file in source.parent.glob(f"{stem}_*"):
+            (case / file.name.replace(stem, case_id, 1)).symlink_to(file)
+        mask = nib.load(source)
+        moved = np.roll(np.asarray(mask.dataobj), random.integers(-4, 5, 3), (0, 1, 2))
+        moved[random.random(moved.shape) < 1e-5] = 2
+        write(predictions / f"{case_id}.nii.gz", moved, mask)
+    found = cohorts.find(str(tmp_path / "cohort"))
+    start = time.perf_counter()
+    with engine.running() as room:
+        summary = evaluate.evaluate(str(predictions), found, str(tmp_path / "report"))
+    seconds = time.perf_counter() - start
+    print(f"{PREDICTIONS} predictions: {seconds:.0f} s on {room.cpus} cores")  # noqa: T201
+    assert (summary["counts"], summary["failures"]) == ({"ok": PREDICTIONS}, [])
+    assert seconds * room.cpus < 240 * 2

@@ -88,3 +88,16 @@ def test_errors_are_tried_again_and_rejections_are_not(tmp_path: Path) -> None:
     for status, again in (("error", 1), ("rejected", 0), ("filtered", 0)):
         ledger.finish(f"{tmp_path}/a.json", "k", {"case_id": "a", "status": status}, [])
         assert len(left(work(tmp_path), tmp_path)) == again
+
+
+def test_a_link_to_a_file_is_listed_as_that_file_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere.nii.gz"
+    target.write_bytes(b"12345")
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    (folder / "a.nii.gz").symlink_to(target)
+    (folder / "b.nii.gz").symlink_to(tmp_path / "nowhere")
+    (found,) = storage.list_files(str(folder))
+    (itself,) = storage.list_files(str(target))
+    assert found.uri == str(folder / "a.nii.gz")
+    assert (found.size_bytes, found.etag) == (5, itself.etag)
