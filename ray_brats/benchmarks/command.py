@@ -15,7 +15,7 @@ import rich.table
 import tyro
 
 from ray_brats import cli, engine
-from ray_brats.benchmarks import dataset_growth, growth, preprocess, score, train
+from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, train
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "preprocess": preprocess.preprocess,
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "score": score.score,
     "growth": growth.growth,
     "growth_preprocess": dataset_growth.growth,
+    "quality": quality.quality,
 }
 
 
