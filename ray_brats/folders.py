@@ -21,7 +21,8 @@ def _copy_synced(source: str, target: str) -> None:
 def put(local: Path, uri: str, *, last: str) -> None:
     """Copy a local folder to `uri`, the file named `last` after all others.
 
-    A local target is synced and renamed into place as a whole; elsewhere a reader must look for `last`.
+    A local target is synced and renamed into place as a whole; elsewhere a reader must look for
+    `last`.
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
