@@ -9,7 +9,6 @@ predictions/score.json          what made them; written last
 from __future__ import annotations
 
 import json
-import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,14 +37,14 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.125
 """Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
 an actor leaves room for one of the first and two of the second, and the system shares the cores."""
 LIMIT_SECONDS = 1800.0
-CHUNK = 4096
+CHUNK, CHEAP_CHUNK = 4096, 25_000
 """Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
 LONG = 1024
 PROBE = 64
 """A cohort of more than `LONG` cases starts with so many, which tell how dear its cases are."""
-BLOCK_SECONDS = 0.5
-"""Cases that take less share blocks; a block costs Ray some 20 ms in three steps."""
-MAX_BLOCK = 64
+CHEAP_SECONDS = 0.05
+"""Cases that take less share blocks, and one actor takes them through all steps; in three steps a
+block costs Ray some 20 ms, and no real case is as cheap."""
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -68,6 +67,9 @@ class Plan:
     segment: Mapping[str, float]
     write: Mapping[str, float]
     """Ray's resources of one task or actor."""
+    whole_actors: int
+    whole: Mapping[str, float]
+    """The same for actors that take cheap cases through all steps, with one thread each."""
 
 
 def score(
@@ -112,19 +114,32 @@ def score(
         session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
     )
     done = segment_all(todo, frame, plan, make_segmenter)
-    rows = ledger.in_order([*finished, *done, *cohort.rejected])
+    return record(predictions_uri, identity, chosen, finished, done, cohort.rejected)
+
+
+def record(
+    predictions_uri: str,
+    identity: Mapping[str, Any],
+    release: str,
+    finished: Sequence[Row],
+    done: Sequence[Row],
+    rejected: Sequence[Row],
+) -> dict[str, Any]:
+    """Write the ledger, then `score.json`; returns the summary of `score`."""
+    rows = ledger.in_order([*finished, *done, *rejected])
     ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
+    counts = ledger.counts(rows)
     description = {
         "identity": dict(identity),
-        "release": chosen,
-        "counts": ledger.counts(rows),
+        "release": release,
+        "counts": counts,
         "versions": {"ray_brats": ray_brats.__version__},
     }
     storage.write_json(storage.join(predictions_uri, "score.json"), description)
     return {
         "predictions": predictions_uri,
-        "release": chosen,
-        "counts": description["counts"],
+        "release": release,
+        "counts": counts,
         "processed": len(done),
         "skipped": len(finished),
         "failures": [row for row in rows if row["status"] != "ok"],
@@ -180,7 +195,13 @@ def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
     if not there.gpus:
         read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
         held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
+    together = int(share * together)
+    whole_actors = actors
+    if workers is None and not there.gpus:
+        whole_actors = max(1, min(there.cpus, int(there.memory_bytes // together)))
     return Plan(
+        whole_actors=whole_actors,
+        whole={"num_cpus": 1.0, "num_gpus": 1.0 if there.gpus else 0.0, "memory": together},
         actors=actors,
         threads=max(1, int(cpus)),
         read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
@@ -213,50 +234,63 @@ def stream(
     work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row]:
     """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
-    first, size = 0, 1
+    first, cheap = 0, False
     put_off: list[Parcel] = []
     while first < len(work):
         left = len(work) - first
-        chunk = PROBE if not first and left > LONG else CHUNK
-        parcels = [Parcel(work=item) for item in work[first : first + chunk]]
+        probing = first == 0 and left > LONG
+        chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
+        first += len(chunk)
+        if cheap:
+            yield from _shared_blocks(chunk, frame, plan, make_segmenter)
+            continue
         seconds = 0.0
-        for done in _pipeline(parcels, size, frame, plan, make_segmenter):
+        for done in _pipeline([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
                 continue
             seconds += done["seconds"]
             yield done
-        first += chunk
-        size = max(1, min(MAX_BLOCK, int(BLOCK_SECONDS * chunk / max(seconds, 1e-6))))
+        cheap = probing and seconds / len(chunk) < CHEAP_SECONDS
     if put_off:
         say(f"score: {len(put_off)} case(s), whose process died, once more")
     while put_off:
         again, put_off = put_off, []
-        for done in _pipeline(again, 1, frame, plan, make_segmenter):
+        for done in _pipeline(again, frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
             else:
                 yield done
 
 
+def _shared_blocks(
+    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row]:
+    """Cheap cases: each from its files to its mask in one actor, many to a block."""
+    shared = blocks.Frame(
+        session=uuid.uuid4().hex,
+        limit_seconds=frame.limit_seconds,
+        timed=True,
+        max_deaths=scoring.MAX_DEATHS,
+    )
+    made = (frame.preprocessing, make_segmenter, 1)
+    return engine.stream_cases(work, scoring.Whole, shared, plan.whole, plan.whole_actors, made)
+
+
 def _pipeline(
-    parcels: Sequence[Parcel], size: int, frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    parcels: Sequence[Parcel], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row | Parcel]:
-    """One Ray Data pipeline: read, segment, write; `size` cases a block.
+    """One Ray Data pipeline: read, segment, write; a case a block.
 
     A row for each case, or its parcel where it was put off.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    packed = [scoring.pack(parcels[at : at + size]) for at in range(0, len(parcels), size)]
-    how = {"batch_size": size, "batch_format": "pyarrow", "zero_copy_batch": True}
+    engine.quiet_data()
+    how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Two blocks an actor: one in work, the next one there when it is done.
     pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
     made = [frame, make_segmenter, plan.threads]
     done = (
-        ray.data.from_arrow(packed)
+        ray.data.from_arrow([parcel.as_table() for parcel in parcels])
         .map_batches(scoring.read, fn_args=[frame], **how, **plan.read)
         .map_batches(scoring.Segment, fn_constructor_args=made, compute=pool, **how, **plan.segment)
         .map_batches(scoring.write, fn_args=[frame], **how, **plan.write)
@@ -265,7 +299,7 @@ def _pipeline(
         for item in done.iter_rows():
             yield json.loads(item["row"]) if item["row"] else scoring.resumed(item["parcel"])
     finally:
-        blocks.forget_notes(scoring.notes_prefix(frame.session))
+        blocks.forget_notes(frame.session)
 
 
 def load_predictor(
