@@ -11,31 +11,21 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 import ray_brats
-from ray_brats import blocks, config, engine, labels, ledger, scoring, storage
+from ray_brats import blocks, capacity, config, engine, labels, ledger, scoring, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import PreprocessConfig, Recipe
 from ray_brats.engine import Resources
-from ray_brats.errors import UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.predict import STAGE_VERSION, Predictor
 from ray_brats.progress import Progress, say
 from ray_brats.scoring import Frame, MakeSegmenter, Parcel, mask_name
 
-ACTOR_BYTES = 3 << 30
-READ_BYTES = 1 << 30
-WRITE_BYTES = 512 << 20
-CPUS_AN_ACTOR = 2
-"""Two cores share one forward pass well; more actors need more memory."""
-READ_CPUS, WRITE_CPUS = 0.25, 0.125
-"""Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
-an actor leaves room for one of the first and two of the second, and the system shares the cores."""
 LIMIT_SECONDS = 1800.0
 CHUNK, CHEAP_CHUNK = 4096, 25_000
 """Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
@@ -54,22 +44,6 @@ COLUMNS = {
     "seconds": pa.float64(),
     **{f"{region.lower()}_ml": pa.float64() for region in labels.REGIONS},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many actors, and what each step may take."""
-
-    actors: int
-    threads: int
-    """Of one actor."""
-    read: Mapping[str, float]
-    segment: Mapping[str, float]
-    write: Mapping[str, float]
-    """Ray's resources of one task or actor."""
-    whole_actors: int
-    whole: Mapping[str, float]
-    """The same for actors that take cheap cases through all steps, with one thread each."""
 
 
 def score(
@@ -109,7 +83,7 @@ def score(
         work_of(case, predictions_uri, identity, preprocessing, chosen) for case in cohort.cases
     ]
     finished, todo = ledger.split_finished(work, predictions_uri)
-    plan = plan_for(there, workers, len(todo))
+    plan = capacity.plan_for(there, workers, len(todo))
     frame = Frame(
         session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
     )
@@ -167,58 +141,16 @@ def work_of(
     )
 
 
-def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
-    """Actors and resources that fit the cluster, with room left for reading and writing.
-
-    Raises:
-        UsageError: more workers than the cluster has CPUs or GPUs for.
-    """
-    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
-    if workers is not None and not 1 <= workers <= units:
-        raise UsageError(
-            f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
-        )
-    together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
-    default = there.gpus or max(
-        1, min(there.cpus // CPUS_AN_ACTOR, int(there.memory_bytes // together))
-    )
-    actors = min(workers or default, max(1, cases))
-    cpus = max(1.0, min(there.cpus / actors, there.node_cpus))
-    # What no node has would be waited for for ever.
-    share = min(1.0, 0.9 * there.node_memory_bytes / together)
-    if share < 1:
-        say(
-            f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
-            f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
-        )
-    read_cpus, write_cpus, held = 1.0, 1.0, {"num_cpus": 1.0, "num_gpus": 1.0}
-    if not there.gpus:
-        read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
-        held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
-    together = int(share * together)
-    whole_actors = actors
-    if workers is None and not there.gpus:
-        whole_actors = max(1, min(there.cpus, int(there.memory_bytes // together)))
-    return Plan(
-        whole_actors=whole_actors,
-        whole={"num_cpus": 1.0, "num_gpus": 1.0 if there.gpus else 0.0, "memory": together},
-        actors=actors,
-        threads=max(1, int(cpus)),
-        read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
-        segment={**held, "memory": int(share * ACTOR_BYTES)},
-        write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
-    )
-
-
 def segment_all(
-    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> list[Row]:
     """A row for every case, in the order they finish."""
     if not work:
         return []
+    held, read = capacity.ACTOR_BYTES / 2**30, capacity.READ_BYTES / 2**30
     say(
         f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
-        f"to {ACTOR_BYTES / 2**30:.0f} GiB, and {READ_BYTES / 2**30:.0f} GiB a case being read"
+        f"to {held:.0f} GiB, and {read:.0f} GiB a case being read"
     )
     rows: list[Row] = []
     failed = 0
@@ -231,7 +163,7 @@ def segment_all(
 
 
 def stream(
-    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row]:
     """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
     first, cheap = 0, False
@@ -264,7 +196,7 @@ def stream(
 
 
 def _shared_blocks(
-    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row]:
     """Cheap cases: each from its files to its mask in one actor, many to a block."""
     shared = blocks.Frame(
@@ -278,7 +210,7 @@ def _shared_blocks(
 
 
 def _pipeline(
-    parcels: Sequence[Parcel], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row | Parcel]:
     """One Ray Data pipeline: read, segment, write; a case a block.
 

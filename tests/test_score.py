@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import cohort, engine, ledger, recipes, score, scoring
+from ray_brats import capacity, cohort, engine, ledger, recipes, score, scoring
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
 
@@ -214,7 +214,7 @@ def resources(**values: int) -> Resources:
 )
 @pytest.mark.parametrize("workers", [None, 1])
 def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: int | None) -> None:
-    plan = score.plan_for(there, workers, 1000)
+    plan = capacity.plan_for(there, workers, 1000)
     assert plan.actors >= 1
     one = [plan.read, plan.segment, plan.write]
     assert sum(step["memory"] for step in one) <= there.node_memory_bytes
@@ -232,9 +232,9 @@ def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: 
 
 def test_more_workers_than_cores_are_refused() -> None:
     with pytest.raises(UsageError, match="--workers 3"):
-        score.plan_for(resources(), 3, 10)
-    assert score.plan_for(resources(), 2, 10).actors == 2
-    assert score.plan_for(resources(), 2, 1).actors == 1
+        capacity.plan_for(resources(), 3, 10)
+    assert capacity.plan_for(resources(), 2, 10).actors == 2
+    assert capacity.plan_for(resources(), 2, 1).actors == 1
 
 
 def test_a_parcel_crosses_as_it_is() -> None:
