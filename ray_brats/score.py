@@ -9,6 +9,7 @@ predictions/score.json          what made them; written last
 from __future__ import annotations
 
 import json
+import statistics
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -169,21 +170,21 @@ def stream(
     first, cheap = 0, False
     put_off: list[Parcel] = []
     while first < len(work):
-        left = len(work) - first
-        probing = first == 0 and left > LONG
+        probing = first == 0 and len(work) > LONG
         chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
         first += len(chunk)
-        if cheap:
-            yield from _shared_blocks(chunk, frame, plan, make_segmenter)
-            continue
-        seconds = 0.0
-        for done in _pipeline([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
+        way = _shared_blocks if cheap else _pipeline
+        spent = []
+        for done in way([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
                 continue
-            seconds += done["seconds"]
+            if done["status"] == "ok":
+                spent.append(done["seconds"])
             yield done
-        cheap = probing and seconds / len(chunk) < CHEAP_SECONDS
+        # What cannot be read costs nothing and says nothing of the others.
+        dear = not spent or statistics.fmean(spent) >= CHEAP_SECONDS
+        cheap = (probing or cheap) and not dear
     if put_off:
         say(f"score: {len(put_off)} case(s), whose process died, once more")
     while put_off:
@@ -196,8 +197,8 @@ def stream(
 
 
 def _shared_blocks(
-    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
-) -> Iterator[Row]:
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row | Parcel]:
     """Cheap cases: each from its files to its mask in one actor, many to a block."""
     shared = blocks.Frame(
         session=uuid.uuid4().hex,
@@ -206,6 +207,7 @@ def _shared_blocks(
         max_deaths=scoring.MAX_DEATHS,
     )
     made = (frame.preprocessing, make_segmenter, 1)
+    work = [parcel.work for parcel in parcels]
     return engine.stream_cases(work, scoring.Whole, shared, plan.whole, plan.whole_actors, made)
 
 

@@ -169,6 +169,42 @@ def test_cheap_cases_share_blocks_and_long_cohorts_go_in_chunks(
         assert (tmp_path / "again" / name).read_bytes() == mask
 
 
+@pytest.mark.parametrize(
+    ("row", "ways"),
+    [
+        ({"status": "ok", "seconds": 0.01}, ["_pipeline", "_shared_blocks", "_shared_blocks"]),
+        ({"status": "ok", "seconds": 5.0}, ["_pipeline", "_pipeline", "_pipeline"]),
+        ({"status": "rejected", "seconds": 0.0}, ["_pipeline", "_pipeline", "_pipeline"]),
+    ],
+)
+def test_only_what_was_segmented_tells_how_dear_a_case_is(
+    monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], ways: list[str]
+) -> None:
+    taken: list[str] = []
+
+    def stand_in(name: str) -> Any:
+        def way(parcels: Any, *_: Any) -> Any:
+            taken.append(name)
+            return ({**row, "case_id": parcel.work.case_id} for parcel in parcels)
+
+        return way
+
+    for name in ("_pipeline", "_shared_blocks"):
+        monkeypatch.setattr(score, name, stand_in(name))
+    for name in ("LONG", "CHUNK", "CHEAP_CHUNK"):
+        monkeypatch.setattr(score, name, 10)
+    monkeypatch.setattr(score, "PROBE", 4)
+    work = [
+        ledger.Work(case_id=f"{n:02d}", sidecar_uri=f"/x/{n}.json", key="k", payload={})
+        for n in range(20)
+    ]
+    plan = capacity.plan_for(resources(), None, len(work))
+    frame = scoring.Frame(session="s", preprocessing=PREPROCESSING, limit_seconds=1)
+    rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
+    assert [row["case_id"] for row in rows] == [item.case_id for item in work]
+    assert taken == ways
+
+
 @pytest.mark.ray
 def test_in_shared_blocks_a_death_costs_one_case(
     ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
