@@ -9,7 +9,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Frame:
     session: str
     limit_seconds: float
     timed: bool
+    max_deaths: int = attempts.MAX_ATTEMPTS
+    """A case that took its process with it so often is an error."""
 
 
 class Keeper:
@@ -36,14 +38,12 @@ class Keeper:
     def __init__(self, frame: Frame, task: Any, arguments: Sequence[Any]) -> None:
         self._frame, self._task = frame, task(*arguments)
 
-    def __call__(self, batch: pa.Table) -> Iterator[dict[str, list[str]]]:
+    def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
         """A row for each case of the block."""
         return run(batch, self._frame, self._task, ())
 
 
-def run(
-    batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]
-) -> Iterator[dict[str, list[str]]]:
+def run(batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]) -> dict[str, list[str]]:
     """The task: the cases of one block, one after the other.
 
     Before each case a note in the cluster's key-value store (which outlives this process)
@@ -51,9 +51,10 @@ def run(
     what that one finished stands in sidecars, and the case it died of is known.
     """
     work = [Work.from_row(row) for row in batch.to_pylist()]
-    name = f"ray-brats-{frame.session}-{work[0].case_id}"
+    name = f"{notes_prefix(frame.session)}{work[0].case_id}"
     note, alarm = Note(name), Alarm(name, frame.limit_seconds)
     before = note.read()
+    rows = []
     for number, item in enumerate(work):
         row, earlier = None, 0
         if before and number < before["number"]:
@@ -67,16 +68,18 @@ def run(
                 row = attempts.complete(
                     item, lambda item: task(item, *arguments), earlier=earlier, timed=frame.timed
                 )
-        yield {"row": [json.dumps(row)]}
-    note.remove()
+        rows.append(json.dumps(row))
+    # Kept until the driver clears it: a node can still die with this block's rows.
+    note.write({"number": len(work), "attempts": 0})
     alarm.remove()
+    return {"row": rows}
 
 
 def _given_up(item: Work, deaths: int, frame: Frame, *, too_long: bool) -> Row | None:
     """The row of a case that took its process with it too often, or by taking too long."""
     if too_long:
         reason = f"took longer than {frame.limit_seconds:g} s and was stopped"
-    elif deaths >= attempts.MAX_ATTEMPTS:
+    elif deaths >= frame.max_deaths:
         reason = f"its process died {deaths} times: out of memory, or a crash in native code"
     else:
         return None
@@ -128,11 +131,12 @@ class Note:
         """Replace the note."""
         internal_kv._internal_kv_put(self._key, json.dumps(value).encode(), overwrite=True)
 
-    def remove(self) -> None:
-        """Leave nothing."""
-        internal_kv._internal_kv_del(self._key)
+
+def notes_prefix(session: str) -> str:
+    """What the notes of one session start with; they stay until its driver clears them."""
+    return f"ray-brats-{session}-"
 
 
-def forget_notes(prefix: str) -> None:
-    """Remove every note whose name starts so."""
-    internal_kv._internal_kv_del(prefix.encode(), del_by_prefix=True)
+def forget_notes(session: str) -> None:
+    """Remove every note of a session."""
+    internal_kv._internal_kv_del(notes_prefix(session).encode(), del_by_prefix=True)

@@ -217,13 +217,15 @@ def _room(check: str, free: int | None, least: int, low: int, remedy: str) -> Ch
 
 def usage(there: Resources) -> list[Check]:
     """What the stages would take by default, and whether the memory is enough for it."""
-    from ray_brats import dataset, score, train
+    from ray_brats import capacity, dataset, train
 
     standard = recipes.get("standard")
-    workers, plan = train.default_workers(there), score.plan_for(there, None, 1 << 20)
+    workers, plan = train.default_workers(there), capacity.plan_for(there, None, 1 << 20)
     tasks = max(1, min(there.cpus, there.memory_bytes // dataset.TASK_MEMORY_BYTES))
     here = -(-workers // max(there.nodes, 1))
-    need = max(footprint.training_bytes(standard) * here, score.ACTOR_BYTES + score.READ_BYTES)
+    need = max(
+        footprint.training_bytes(standard) * here, capacity.ACTOR_BYTES + capacity.READ_BYTES
+    )
     memory = check_row(
         "memory", "ok", f"the largest node offers {there.node_memory_bytes / 2**30:.1f} GiB"
     )

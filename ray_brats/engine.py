@@ -190,31 +190,52 @@ def map_cases(
     """
     if not work:
         return []
+    results: dict[str, Row] = {}
+    options = _stated(title, len(work), options, actors)
+    frame = blocks.Frame(session=uuid.uuid4().hex, limit_seconds=limit_seconds, timed=timed)
+    with Progress(title, len(work)) as progress, stopped_by_ray(title):
+        for row in stream_cases(work, task, frame, options, actors, arguments):
+            results[row["case_id"]] = row
+            remark = "" if row["status"] == "ok" else f"{row['case_id']}: {row['status']}"
+            progress.update(len(results), note=remark)
+    return [results[item.case_id] for item in work]
+
+
+def stream_cases(
+    work: Sequence[Work],
+    task: Any,
+    frame: blocks.Frame,
+    options: Mapping[str, Any],
+    actors: int | None = None,
+    arguments: Sequence[Any] = (),
+) -> Iterator[Row]:
+    """The rows of `map_cases` as blocks of cases finish; says nothing."""
+    quiet_data()
+    size = math.ceil(len(work) / MAX_BLOCKS)
+    # Ray Data refuses GPUs without a batch size; a block is a batch either way.
+    how = {**options, "batch_size": size, "batch_format": "pyarrow"}
+    packed = [_table(work[at : at + size]) for at in range(0, len(work), size)]
+    rows = ray.data.from_arrow(packed)
+    if actors:
+        pool = ray.data.ActorPoolStrategy(size=min(actors, len(packed)))
+        made = [frame, task, list(arguments)]
+        done = rows.map_batches(blocks.Keeper, fn_constructor_args=made, compute=pool, **how)
+    else:
+        done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
+    try:
+        for item in done.iter_rows():
+            yield json.loads(item["row"])
+    finally:
+        blocks.forget_notes(frame.session)
+
+
+def quiet_data() -> None:
+    """Ray Data without its own bars and lines, and rows as they finish."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    options = _stated(title, len(work), options, actors)
-    frame = blocks.Frame(session=uuid.uuid4().hex, limit_seconds=limit_seconds, timed=timed)
-    size = math.ceil(len(work) / MAX_BLOCKS)
-    # Ray Data refuses GPUs without a batch size; a block is a batch either way.
-    how = {**options, "batch_size": size, "batch_format": "pyarrow"}
-    rows = ray.data.from_arrow([_table(work[at : at + size]) for at in range(0, len(work), size)])
-    if actors:
-        pool = ray.data.ActorPoolStrategy(size=actors)
-        made = [frame, task, list(arguments)]
-        done = rows.map_batches(blocks.Keeper, fn_constructor_args=made, compute=pool, **how)
-    else:
-        done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
-    results: dict[str, Row] = {}
-    with Progress(title, len(work)) as progress, stopped_by_ray(title):
-        for item in done.iter_rows():
-            row = json.loads(item["row"])
-            results[row["case_id"]] = row
-            remark = "" if row["status"] == "ok" else f"{row['case_id']}: {row['status']}"
-            progress.update(len(results), note=remark)
-    return [results[item.case_id] for item in work]
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from ray_brats import capacity, dataset, footprint, recipes, train
 from ray_brats import cohort as cohorts
-from ray_brats import dataset, footprint, recipes, score, train
 from ray_brats import rates as tables
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
@@ -185,12 +185,12 @@ def training(
 
 def scoring(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estimate:
     """As many actors as `score` would start."""
-    plan_ = score.plan_for(there, None, cases)
+    plan_ = capacity.plan_for(there, None, cases)
     rate = table.find("score", recipe.name, "gpu" if there.gpus else "cpu")
     units = plan_.actors if there.gpus else plan_.actors * plan_.threads
     unit, per = ("GPU-s", "GPUs") if there.gpus else ("core-s", "cores at work")
     hours, shown = _hours(f"{cases:,} cases", cases, rate, unit, units, per)
-    together = score.ACTOR_BYTES + score.READ_BYTES + score.WRITE_BYTES
+    together = capacity.ACTOR_BYTES + capacity.READ_BYTES + capacity.WRITE_BYTES
     return Estimate(
         stage="score",
         hours=hours,

@@ -257,13 +257,29 @@ def sliding_window(
     windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
     if brain is not None:
         windows = [location for location in windows if location.holds(brain)] or windows[:1]
-    for locations in _batches(windows, batch):
-        outputs = forward(np.stack([location.cut(image) for location in locations]))
+
+    def cut(locations: Sequence[PatchLocation]) -> Array:
+        return np.stack([location.cut(image) for location in locations])
+
+    def stitch(locations: Sequence[PatchLocation], outputs: Probabilities) -> None:
+        nonlocal total
         if total is None:
             total = np.zeros((*image.shape[:3], outputs.shape[-1]), np.float32)
         for location, output in zip(locations, outputs, strict=True):
             location.add(total, output * weights)
             location.add(weight_sum, weights)
+
+    # One thread cuts and stitches, in this order, while the network works on the batch between.
+    with ThreadPoolExecutor(1) as beside:
+        batches = list(_batches(windows, batch))
+        cuts = [beside.submit(cut, batches[0])]
+        stitched = []
+        for number, locations in enumerate(batches):
+            inputs = cuts.pop().result()
+            cuts = [beside.submit(cut, after) for after in batches[number + 1 : number + 2]]
+            stitched.append(beside.submit(stitch, locations, forward(inputs)))
+        for done in stitched:
+            done.result()
     assert total is not None
     np.divide(total, weight_sum, out=total, where=weight_sum > 0)
     return total

@@ -9,43 +9,33 @@ predictions/score.json          what made them; written last
 from __future__ import annotations
 
 import json
-import logging
+import statistics
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 import ray_brats
-from ray_brats import blocks, config, engine, labels, ledger, scoring, storage
+from ray_brats import blocks, capacity, config, engine, labels, ledger, scoring, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import PreprocessConfig, Recipe
 from ray_brats.engine import Resources
-from ray_brats.errors import UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.predict import STAGE_VERSION, Predictor
 from ray_brats.progress import Progress, say
 from ray_brats.scoring import Frame, MakeSegmenter, Parcel, mask_name
 
-ACTOR_BYTES = 3 << 30
-READ_BYTES = 1 << 30
-WRITE_BYTES = 512 << 20
-CPUS_AN_ACTOR = 2
-"""Two cores share one forward pass well; more actors need more memory."""
-READ_CPUS, WRITE_CPUS = 0.25, 0.125
-"""Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
-an actor leaves room for one of the first and two of the second, and the system shares the cores."""
 LIMIT_SECONDS = 1800.0
-CHUNK = 4096
+CHUNK, CHEAP_CHUNK = 4096, 25_000
 """Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
 LONG = 1024
 PROBE = 64
 """A cohort of more than `LONG` cases starts with so many, which tell how dear its cases are."""
-BLOCK_SECONDS = 0.5
-"""Cases that take less share blocks; a block costs Ray some 20 ms in three steps."""
-MAX_BLOCK = 64
+CHEAP_SECONDS = 0.05
+"""Cases that take less share blocks, and one actor takes them through all steps; in three steps a
+block costs Ray some 20 ms, and no real case is as cheap."""
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -55,19 +45,6 @@ COLUMNS = {
     "seconds": pa.float64(),
     **{f"{region.lower()}_ml": pa.float64() for region in labels.REGIONS},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many actors, and what each step may take."""
-
-    actors: int
-    threads: int
-    """Of one actor."""
-    read: Mapping[str, float]
-    segment: Mapping[str, float]
-    write: Mapping[str, float]
-    """Ray's resources of one task or actor."""
 
 
 def score(
@@ -107,24 +84,37 @@ def score(
         work_of(case, predictions_uri, identity, preprocessing, chosen) for case in cohort.cases
     ]
     finished, todo = ledger.split_finished(work, predictions_uri)
-    plan = plan_for(there, workers, len(todo))
+    plan = capacity.plan_for(there, workers, len(todo))
     frame = Frame(
         session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
     )
     done = segment_all(todo, frame, plan, make_segmenter)
-    rows = ledger.in_order([*finished, *done, *cohort.rejected])
+    return record(predictions_uri, identity, chosen, finished, done, cohort.rejected)
+
+
+def record(
+    predictions_uri: str,
+    identity: Mapping[str, Any],
+    release: str,
+    finished: Sequence[Row],
+    done: Sequence[Row],
+    rejected: Sequence[Row],
+) -> dict[str, Any]:
+    """Write the ledger, then `score.json`; returns the summary of `score`."""
+    rows = ledger.in_order([*finished, *done, *rejected])
     ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
+    counts = ledger.counts(rows)
     description = {
         "identity": dict(identity),
-        "release": chosen,
-        "counts": ledger.counts(rows),
+        "release": release,
+        "counts": counts,
         "versions": {"ray_brats": ray_brats.__version__},
     }
     storage.write_json(storage.join(predictions_uri, "score.json"), description)
     return {
         "predictions": predictions_uri,
-        "release": chosen,
-        "counts": description["counts"],
+        "release": release,
+        "counts": counts,
         "processed": len(done),
         "skipped": len(finished),
         "failures": [row for row in rows if row["status"] != "ok"],
@@ -152,52 +142,16 @@ def work_of(
     )
 
 
-def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
-    """Actors and resources that fit the cluster, with room left for reading and writing.
-
-    Raises:
-        UsageError: more workers than the cluster has CPUs or GPUs for.
-    """
-    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
-    if workers is not None and not 1 <= workers <= units:
-        raise UsageError(
-            f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
-        )
-    together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
-    default = there.gpus or max(
-        1, min(there.cpus // CPUS_AN_ACTOR, int(there.memory_bytes // together))
-    )
-    actors = min(workers or default, max(1, cases))
-    cpus = max(1.0, min(there.cpus / actors, there.node_cpus))
-    # What no node has would be waited for for ever.
-    share = min(1.0, 0.9 * there.node_memory_bytes / together)
-    if share < 1:
-        say(
-            f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
-            f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
-        )
-    read_cpus, write_cpus, held = 1.0, 1.0, {"num_cpus": 1.0, "num_gpus": 1.0}
-    if not there.gpus:
-        read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
-        held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
-    return Plan(
-        actors=actors,
-        threads=max(1, int(cpus)),
-        read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
-        segment={**held, "memory": int(share * ACTOR_BYTES)},
-        write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
-    )
-
-
 def segment_all(
-    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> list[Row]:
     """A row for every case, in the order they finish."""
     if not work:
         return []
+    held, read = capacity.ACTOR_BYTES / 2**30, capacity.READ_BYTES / 2**30
     say(
         f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
-        f"to {ACTOR_BYTES / 2**30:.0f} GiB, and {READ_BYTES / 2**30:.0f} GiB a case being read"
+        f"to {held:.0f} GiB, and {read:.0f} GiB a case being read"
     )
     rows: list[Row] = []
     failed = 0
@@ -210,53 +164,67 @@ def segment_all(
 
 
 def stream(
-    work: Sequence[Work], frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row]:
     """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
-    first, size = 0, 1
+    first, cheap = 0, False
     put_off: list[Parcel] = []
     while first < len(work):
-        left = len(work) - first
-        chunk = PROBE if not first and left > LONG else CHUNK
-        parcels = [Parcel(work=item) for item in work[first : first + chunk]]
-        seconds = 0.0
-        for done in _pipeline(parcels, size, frame, plan, make_segmenter):
+        probing = first == 0 and len(work) > LONG
+        chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
+        first += len(chunk)
+        way = _shared_blocks if cheap else _pipeline
+        spent = []
+        for done in way([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
                 continue
-            seconds += done["seconds"]
+            if done["status"] == "ok":
+                spent.append(done["seconds"])
             yield done
-        first += chunk
-        size = max(1, min(MAX_BLOCK, int(BLOCK_SECONDS * chunk / max(seconds, 1e-6))))
+        # What cannot be read costs nothing and says nothing of the others.
+        dear = not spent or statistics.fmean(spent) >= CHEAP_SECONDS
+        cheap = (probing or cheap) and not dear
     if put_off:
         say(f"score: {len(put_off)} case(s), whose process died, once more")
     while put_off:
         again, put_off = put_off, []
-        for done in _pipeline(again, 1, frame, plan, make_segmenter):
+        for done in _pipeline(again, frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
             else:
                 yield done
 
 
-def _pipeline(
-    parcels: Sequence[Parcel], size: int, frame: Frame, plan: Plan, make_segmenter: MakeSegmenter
+def _shared_blocks(
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[Row | Parcel]:
-    """One Ray Data pipeline: read, segment, write; `size` cases a block.
+    """Cheap cases: each from its files to its mask in one actor, many to a block."""
+    shared = blocks.Frame(
+        session=uuid.uuid4().hex,
+        limit_seconds=frame.limit_seconds,
+        timed=True,
+        max_deaths=scoring.MAX_DEATHS,
+    )
+    made = (frame.preprocessing, make_segmenter, 1)
+    work = [parcel.work for parcel in parcels]
+    return engine.stream_cases(work, scoring.Whole, shared, plan.whole, plan.whole_actors, made)
+
+
+def _pipeline(
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row | Parcel]:
+    """One Ray Data pipeline: read, segment, write; a case a block.
 
     A row for each case, or its parcel where it was put off.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    packed = [scoring.pack(parcels[at : at + size]) for at in range(0, len(parcels), size)]
-    how = {"batch_size": size, "batch_format": "pyarrow", "zero_copy_batch": True}
+    engine.quiet_data()
+    how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Two blocks an actor: one in work, the next one there when it is done.
     pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
     made = [frame, make_segmenter, plan.threads]
     done = (
-        ray.data.from_arrow(packed)
+        ray.data.from_arrow([parcel.as_table() for parcel in parcels])
         .map_batches(scoring.read, fn_args=[frame], **how, **plan.read)
         .map_batches(scoring.Segment, fn_constructor_args=made, compute=pool, **how, **plan.segment)
         .map_batches(scoring.write, fn_args=[frame], **how, **plan.write)
@@ -265,7 +233,7 @@ def _pipeline(
         for item in done.iter_rows():
             yield json.loads(item["row"]) if item["row"] else scoring.resumed(item["parcel"])
     finally:
-        blocks.forget_notes(scoring.notes_prefix(frame.session))
+        blocks.forget_notes(frame.session)
 
 
 def load_predictor(

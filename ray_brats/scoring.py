@@ -3,6 +3,8 @@
 Between them a case travels as a `Parcel`, a row of a few MiB: the prepared image on its way to
 an actor, the class indices on their way back. What goes wrong with a case travels with it, and
 the last step writes it down; so every case leaves one row and one sidecar, whatever befell it.
+Cases that take less time than moving them would go through all three steps in one actor
+(`Whole`), many to a block.
 
 A step can end its process (out of memory, a crash in native code, its time limit). Ray then
 runs it again elsewhere, for ever and without saying why; a note stored before each case starts
@@ -16,7 +18,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,12 +106,9 @@ class Parcel:
         return pa.table({"facts": [json.dumps(facts)], "voxels": column})
 
     @staticmethod
-    def from_table(table: pa.Table) -> list[Parcel]:
-        """The rows of a block; arrays are views of it."""
-        columns = (table["facts"].to_pylist(), table["voxels"])
-        return [
-            _unpacked(json.loads(facts), voxels) for facts, voxels in zip(*columns, strict=True)
-        ]
+    def from_table(table: pa.Table) -> Parcel:
+        """The one row of a block; the array is a view of it."""
+        return _unpacked(json.loads(table["facts"][0].as_py()), table["voxels"][0])
 
 
 def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Parcel:
@@ -124,15 +123,10 @@ def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Par
     )
 
 
-def pack(parcels: Sequence[Parcel]) -> pa.Table:
-    """A block of cases."""
-    return pa.concat_tables([parcel.as_table() for parcel in parcels])
-
-
 # --- the steps -------------------------------------------------------------------------
 
 
-def read(batch: pa.Table, frame: Frame) -> Iterator[pa.Table]:
+def read(batch: pa.Table, frame: Frame) -> pa.Table:
     """The first task: files to prepared images."""
 
     def step(parcel: Parcel) -> Parcel:
@@ -140,7 +134,7 @@ def read(batch: pa.Table, frame: Frame) -> Iterator[pa.Table]:
         prepared = predict.read(case, frame.preprocessing)
         return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
 
-    return _each(batch, frame, "read", step)
+    return _take(batch, frame, "read", step).as_table()
 
 
 class Segment:
@@ -149,26 +143,25 @@ class Segment:
     def __init__(self, frame: Frame, make_segmenter: MakeSegmenter, threads: int) -> None:
         self._frame, self._segmenter = frame, make_segmenter(threads)
 
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Segment the cases of a block."""
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Segment the case of a block."""
 
         def step(parcel: Parcel) -> Parcel:
             assert parcel.array is not None
             return dataclasses.replace(parcel, array=self._segmenter.class_index(parcel.array))
 
-        return _each(batch, self._frame, "segment", step)
+        return _take(batch, self._frame, "segment", step).as_table()
 
 
-def write(batch: pa.Table, frame: Frame) -> Iterator[pa.Table]:
+def write(batch: pa.Table, frame: Frame) -> pa.Table:
     """The last task: class indices to masks and sidecars; failures to sidecars.
 
     Its output has `row`, one of the ledger as JSON, or an empty one and a `parcel` put off.
     """
-    for table in _each(batch, frame, "write", _write):
-        for parcel in Parcel.from_table(table):
-            again = parcel.as_table()["facts"].to_pylist() if parcel.put_off else [""]
-            row = "" if parcel.put_off else json.dumps(parcel.row or _record_failure(parcel))
-            yield pa.table({"row": [row], "parcel": again})
+    parcel = _take(batch, frame, "write", _write)
+    again = parcel.as_table()["facts"].to_pylist() if parcel.put_off else [""]
+    row = "" if parcel.put_off else json.dumps(parcel.row or _record_failure(parcel))
+    return pa.table({"row": [row], "parcel": again})
 
 
 def resumed(facts: str) -> Parcel:
@@ -182,11 +175,7 @@ def _write(parcel: Parcel) -> Parcel:
     assert parcel.array is not None
     assert parcel.geometry is not None
     _clear(item)
-    mask = parcel.geometry.to_native(parcel.array)
-    raw = labels.from_class_index(mask, item.payload["release"])
-    name = mask_name(item.case_id)
-    storage.write_bytes(storage.join(item.folder, name), encode_mask(raw, parcel.geometry))
-    volumes_ml = Prediction(mask_native=mask, geometry=parcel.geometry).region_ml()
+    facts, files = _save(item, parcel.array, parcel.geometry)
     row: Row = {
         "case_id": item.case_id,
         "status": "ok",
@@ -194,10 +183,37 @@ def _write(parcel: Parcel) -> Parcel:
         "file": "",
         "attempts": parcel.attempts,
         "seconds": round(parcel.seconds + time.monotonic() - began, 3),
-        **{f"{region.lower()}_ml": round(ml, 6) for region, ml in volumes_ml.items()},
+        **facts,
     }
-    ledger.finish(item.sidecar_uri, item.key, row, [name])
+    ledger.finish(item.sidecar_uri, item.key, row, files)
     return dataclasses.replace(parcel, row=row, array=None)
+
+
+def _save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[dict[str, Any], list[str]]:
+    """Write a mask: facts for the case's row, and the file's name."""
+    mask = geometry.to_native(index)
+    raw = labels.from_class_index(mask, item.payload["release"])
+    name = mask_name(item.case_id)
+    # The sidecar vouches for its size.
+    uri = storage.join(item.folder, name)
+    storage.write_bytes(uri, encode_mask(raw, geometry), synced=False)
+    volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
+    return {f"{region.lower()}_ml": round(ml, 6) for region, ml in volumes_ml.items()}, [name]
+
+
+class Whole:
+    """The actor for cheap cases, an `attempts.Task`: all three steps, nothing moves."""
+
+    def __init__(
+        self, preprocessing: PreprocessConfig, make_segmenter: MakeSegmenter, threads: int
+    ) -> None:
+        self._preprocessing, self._segmenter = preprocessing, make_segmenter(threads)
+
+    def __call__(self, item: Work) -> tuple[dict[str, Any], list[str]]:
+        """From the files of a case to its mask."""
+        prepared = predict.read(Case.from_row(item.payload["case"]), self._preprocessing)
+        index = self._segmenter.class_index(prepared.image_HWDC)
+        return _save(item, index, prepared.geometry)
 
 
 def _record_failure(parcel: Parcel) -> Row:
@@ -227,39 +243,25 @@ def mask_name(case_id: str) -> str:
 # --- whatever befalls them -------------------------------------------------------------
 
 
-def notes_prefix(session: str) -> str:
-    """What the notes of one `score` start with; they stay until its driver clears them."""
-    return f"ray-brats-{session}-"
-
-
-def _each(
-    batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]
-) -> Iterator[pa.Table]:
-    """Take the cases of a block through one step; failures pass by."""
-    parcels = Parcel.from_table(batch)
-    name = f"{notes_prefix(frame.session)}{stage}-{parcels[0].work.case_id}"
+def _take(batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]) -> Parcel:
+    """Take the case of a block through one step; a failure passes by."""
+    parcel = Parcel.from_table(batch)
+    if parcel.failure or parcel.put_off:
+        return parcel
+    name = f"{blocks.notes_prefix(frame.session)}{stage}-{parcel.work.case_id}"
     note, alarm = blocks.Note(name), blocks.Alarm(name, frame.limit_seconds)
     before: Mapping[str, Any] = note.read() or {}
-    under_way: str | None = before.get("under_way")
-    tries: dict[str, int] = dict(before.get("tries", {}))
-
-    def take(parcel: Parcel) -> Parcel:
-        case_id, limit = parcel.work.case_id, frame.limit_seconds
-        if parcel.failure or parcel.put_off:
-            return parcel
-        tried = tries.get(case_id, 0)
-        tries[case_id] = tried + 1
-        if case_id == under_way:
-            return _died(parcel, tried, f"{limit:g} s" if alarm.rang else "")
-        note.write({"under_way": case_id, "tries": tries})
+    tried: int = before.get("tries", 0)
+    if before.get("under_way"):
+        done = _died(parcel, tried, f"{frame.limit_seconds:g} s" if alarm.rang else "")
+    else:
+        note.write({"under_way": True, "tries": tried + 1})
         with alarm:
-            return _patiently(step, dataclasses.replace(parcel, attempts=parcel.attempts + tried))
-
-    done = [take(parcel).as_table() for parcel in parcels]
+            done = _patiently(step, dataclasses.replace(parcel, attempts=parcel.attempts + tried))
     # From here a death is not the case's doing, but it costs an attempt all the same.
-    note.write({"under_way": None, "tries": tries})
+    note.write({"under_way": False, "tries": tried + 1})
     alarm.remove()
-    yield pa.concat_tables(done)
+    return done
 
 
 def _died(parcel: Parcel, tried: int, limit: str) -> Parcel:

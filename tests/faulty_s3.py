@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -137,6 +139,32 @@ class FaultyS3:
         request.wfile.write(content)
         with self._lock:
             self.bytes_sent += len(content)
+
+
+def credentials(url: str) -> dict[str, str]:
+    """Environment variables that send every S3 client there."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@contextlib.contextmanager
+def running() -> Iterator[FaultyS3]:
+    """A server on loopback, behind the proxy."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    faulty = FaultyS3(backend=server.get_host_and_port())
+    faulty.url = faulty.start()
+    try:
+        yield faulty
+    finally:
+        faulty.stop()
+        server.stop()
 
 
 _HOP = frozenset({"Connection", "Transfer-Encoding", "Server", "Date"})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_brats import attempts, engine, ledger
+from ray_brats import attempts, blocks, engine, ledger
 from ray_brats.errors import CaseRejected, StageFailed, UsageError
 from ray_brats.ledger import Row, Work
 
@@ -70,15 +70,15 @@ class Troubled:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("actors", "blocks"), [(None, 3), (2, 1024)], ids=["tasks-shared-blocks", "actors"]
+    ("actors", "max_blocks"), [(None, 3), (2, 1024)], ids=["tasks-shared-blocks", "actors"]
 )
 def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
-    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actors: int | None, blocks: int
+    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actors: int | None, max_blocks: int
 ) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(engine, "MAX_BLOCKS", blocks)
+    monkeypatch.setattr(engine, "MAX_BLOCKS", max_blocks)
     work = cases(tmp_path, "good", "dies_once", "bad", "hang", "fine", "poison", "last")
     rows = by_case(
         engine.map_cases(
@@ -111,6 +111,18 @@ def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
     }
     assert [rows[name]["calls"] for name in ("good", "fine", "last", "dies_once")] == [1, 1, 1, 2]
     assert all(ledger.finished_row(item) == rows[item.case_id] for item in work)
+
+
+@pytest.mark.ray
+def test_a_block_that_must_run_again_after_its_end_redoes_nothing(
+    ray: None, tmp_path: Path
+) -> None:
+    batch = engine._table(cases(tmp_path, "good", "bad", "last"))
+    frame = blocks.Frame(session="twice", limit_seconds=60, timed=True)
+    first = blocks.run(batch, frame, troubled, ())
+    assert blocks.run(batch, frame, troubled, ()) == first
+    blocks.forget_notes(frame.session)
+    assert [path.stat().st_size for path in tmp_path.glob("*.calls")] == [1, 1, 1]
 
 
 @pytest.mark.ray

@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "panels",
         "unet losses augmentation batches predict graph bundle checkpoint step validation hooks "
         "loop export",
-        "engine blocks board rank dataset train score scoring evaluate serve endpoint",
+        "engine blocks capacity board rank dataset train score scoring evaluate serve endpoint",
         "commands serving pipeline doctor plan upload tables cli benchmarks",
     )
 )

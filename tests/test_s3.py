@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
@@ -34,15 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[FaultyS3]:
     """A server on loopback, for all tests of this file."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    faulty = FaultyS3(backend=server.get_host_and_port())
-    faulty.url = faulty.start()
-    yield faulty
-    faulty.stop()
-    server.stop()
+    with faulty_s3.running() as found:
+        yield found
 
 
 @pytest.fixture
@@ -53,13 +47,7 @@ def bucket(
     import boto3
     import s3fs
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint.url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "2",
-    }.items():
+    for name, value in (faulty_s3.credentials(endpoint.url) | {"AWS_MAX_ATTEMPTS": "2"}).items():
         monkeypatch.setenv(name, value)
     storage._is_anonymous.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()

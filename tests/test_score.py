@@ -12,10 +12,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from ray_brats import cohort, engine, ledger, recipes, score, scoring
+from ray_brats import capacity, cohort, engine, ledger, recipes, score, scoring
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
 
@@ -137,22 +136,100 @@ def test_cheap_cases_share_blocks_and_long_cohorts_go_in_chunks(
 ) -> None:
     names = [f"case{number:02d}" for number in range(30)]
     write_cases(tmp_path / "cohort", names)
-    for name, value in (("LONG", 14), ("CHUNK", 14), ("PROBE", 4)):
+    for name, value in (
+        ("LONG", 14),
+        ("CHUNK", 14),
+        ("CHEAP_CHUNK", 14),
+        ("PROBE", 4),
+        ("CHEAP_SECONDS", 1e9),
+    ):
         monkeypatch.setattr(score, name, value)
-    sizes = []
-    real = score._pipeline
+    taken: list[tuple[str, int]] = []
 
-    def spy(work: Any, size: int, *rest: Any) -> Any:
-        sizes.append((len(work), size))
-        return real(work, size, *rest)
+    def watched(name: str) -> Any:
+        real = getattr(score, name)
 
-    monkeypatch.setattr(score, "_pipeline", spy)
+        def spy(work: Any, *rest: Any) -> Any:
+            taken.append((name, len(work)))
+            return real(work, *rest)
+
+        return spy
+
+    for name in ("_pipeline", "_shared_blocks"):
+        monkeypatch.setattr(score, name, watched(name))
     summary = run(tmp_path / "cohort", tmp_path / "out", names)
     assert summary["counts"] == {"ok": 30}
-    assert [length for length, _ in sizes] == [4, 14, 12]
-    assert sizes[0][1] == 1
-    assert sizes[1][1] > 1
+    assert taken == [("_pipeline", 4), ("_shared_blocks", 14), ("_shared_blocks", 12)]
     assert sorted(table(tmp_path / "out")) == names
+    masks = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.nii.gz")}
+    monkeypatch.setattr(score, "CHEAP_SECONDS", 0)
+    run(tmp_path / "cohort", tmp_path / "again", names)
+    assert taken[3:] == [("_pipeline", 4), ("_pipeline", 14), ("_pipeline", 12)]
+    for name, mask in masks.items():
+        assert (tmp_path / "again" / name).read_bytes() == mask
+
+
+@pytest.mark.parametrize(
+    ("row", "ways"),
+    [
+        ({"status": "ok", "seconds": 0.01}, ["_pipeline", "_shared_blocks", "_shared_blocks"]),
+        ({"status": "ok", "seconds": 5.0}, ["_pipeline", "_pipeline", "_pipeline"]),
+        ({"status": "rejected", "seconds": 0.0}, ["_pipeline", "_pipeline", "_pipeline"]),
+    ],
+)
+def test_only_what_was_segmented_tells_how_dear_a_case_is(
+    monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], ways: list[str]
+) -> None:
+    taken: list[str] = []
+
+    def stand_in(name: str) -> Any:
+        def way(parcels: Any, *_: Any) -> Any:
+            taken.append(name)
+            return ({**row, "case_id": parcel.work.case_id} for parcel in parcels)
+
+        return way
+
+    for name in ("_pipeline", "_shared_blocks"):
+        monkeypatch.setattr(score, name, stand_in(name))
+    for name in ("LONG", "CHUNK", "CHEAP_CHUNK"):
+        monkeypatch.setattr(score, name, 10)
+    monkeypatch.setattr(score, "PROBE", 4)
+    work = [
+        ledger.Work(case_id=f"{n:02d}", sidecar_uri=f"/x/{n}.json", key="k", payload={})
+        for n in range(20)
+    ]
+    plan = capacity.plan_for(resources(), None, len(work))
+    frame = scoring.Frame(session="s", preprocessing=PREPROCESSING, limit_seconds=1)
+    rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
+    assert [row["case_id"] for row in rows] == [item.case_id for item in work]
+    assert taken == ways
+
+
+@pytest.mark.ray
+def test_in_shared_blocks_a_death_costs_one_case(
+    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"case{number:02d}" for number in range(12)]
+    names[6], names[8], names[10] = "dies_once", "poison", "raises"
+    write_cases(tmp_path / "cohort", names)
+    monkeypatch.setattr(score, "LONG", 4)
+    monkeypatch.setattr(score, "PROBE", 2)
+    monkeypatch.setattr(score, "CHEAP_SECONDS", 1e9)
+    monkeypatch.setattr(engine, "MAX_BLOCKS", 1)
+    # The cohort is sorted by name: what is in trouble is in the shared block, behind others.
+    order = sorted(names)
+    summary = run(tmp_path / "cohort", tmp_path / "out", names)
+    assert order[:2] == ["case00", "case01"]
+    assert summary["counts"] == {"error": 2, "ok": 10}
+    rows = table(tmp_path / "out")
+    assert "died 2 times" in rows["poison"]["reason"]
+    assert "no such luck" in rows["raises"]["reason"]
+    attempts = {name: row["attempts"] for name, row in rows.items()}
+    assert attempts == dict.fromkeys(names, 1) | {"dies_once": 2, "poison": 2}
+    calls = {path.name: path.stat().st_size for path in (tmp_path / "calls").iterdir()}
+    assert calls == attempts, "what was finished is not done again"
+    again = run(tmp_path / "cohort", tmp_path / "out", ["fine"] * len(names))
+    assert (again["processed"], again["skipped"]) == (2, 10)
 
 
 def resources(**values: int) -> Resources:
@@ -173,12 +250,15 @@ def resources(**values: int) -> Resources:
 )
 @pytest.mark.parametrize("workers", [None, 1])
 def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: int | None) -> None:
-    plan = score.plan_for(there, workers, 1000)
+    plan = capacity.plan_for(there, workers, 1000)
     assert plan.actors >= 1
     one = [plan.read, plan.segment, plan.write]
     assert sum(step["memory"] for step in one) <= there.node_memory_bytes
     assert sum(step["num_cpus"] for step in one) <= there.node_cpus
     assert plan.actors * plan.segment["num_cpus"] < there.cpus, "room for reading is left"
+    assert plan.whole["memory"] <= there.node_memory_bytes
+    assert 1 <= plan.whole_actors <= there.cpus
+    assert plan.whole_actors * plan.whole["memory"] <= max(there.memory_bytes, plan.whole["memory"])
     assert plan.threads >= 1
     if there.gpus and not workers:
         assert plan.actors == there.gpus
@@ -188,9 +268,9 @@ def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: 
 
 def test_more_workers_than_cores_are_refused() -> None:
     with pytest.raises(UsageError, match="--workers 3"):
-        score.plan_for(resources(), 3, 10)
-    assert score.plan_for(resources(), 2, 10).actors == 2
-    assert score.plan_for(resources(), 2, 1).actors == 1
+        capacity.plan_for(resources(), 3, 10)
+    assert capacity.plan_for(resources(), 2, 10).actors == 2
+    assert capacity.plan_for(resources(), 2, 1).actors == 1
 
 
 def test_a_parcel_crosses_as_it_is() -> None:
@@ -199,7 +279,7 @@ def test_a_parcel_crosses_as_it_is() -> None:
     array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)[:, ::-1]
     parcel = scoring.Parcel(work=work, array=array, attempts=2, seconds=1.5)
     empty = scoring.Parcel(work=work, failure={"status": "error", "reason": "r", "file": ""})
-    back = scoring.Parcel.from_table(pa.concat_tables([parcel.as_table(), empty.as_table()]))
-    assert (back[0].array == array).all()
-    assert (back[0].work, back[0].attempts, back[0].seconds) == (work, 2, 1.5)
-    assert back[1] == empty
+    back = scoring.Parcel.from_table(parcel.as_table())
+    assert (back.array == array).all()
+    assert (back.work, back.attempts, back.seconds) == (work, 2, 1.5)
+    assert scoring.Parcel.from_table(empty.as_table()) == empty

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faulty_s3
 import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
@@ -144,15 +145,8 @@ class OneInTwenty(list[Fault]):
 
 @pytest.fixture
 def endpoint() -> Iterator[FaultyS3]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    faulty = FaultyS3(backend=server.get_host_and_port())
-    faulty.url = faulty.start()
-    yield faulty
-    faulty.stop()
-    server.stop()
+    with faulty_s3.running() as found:
+        yield found
 
 
 def test_a_bucket_that_fails_one_request_in_twenty_is_scored_once_and_whole(
@@ -160,12 +154,7 @@ def test_a_bucket_that_fails_one_request_in_twenty_is_scored_once_and_whole(
 ) -> None:
     import boto3
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint.url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in faulty_s3.credentials(endpoint.url).items():
         monkeypatch.setenv(name, value)
     storage._is_anonymous.cache_clear()
     boto3.client("s3").create_bucket(Bucket="night")

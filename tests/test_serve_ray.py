@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faulty_s3
 import httpx
 import pytest
 
 pytest.importorskip("tensorflow")
 from test_bundle import RECIPE, make_model
 
-from ray_brats import bundle, commands, engine, export, labels, ledger
+from ray_brats import bundle, commands, engine, export, labels, ledger, storage
 from ray_brats.serve import access, deploy
 from ray_brats.volume import encode_mask
 
@@ -113,6 +117,58 @@ def test_score_through_the_endpoint_is_direct_scoring(
         name = f"{row['case_id']}.nii.gz"
         assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
         assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_from_bucket_to_bucket_the_endpoint_gives_the_direct_masks(
+    url: str, bundle_folder: Path, cohort_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    monkeypatch.setenv("RAY_BRATS_API_KEY", KEY)
+    with faulty_s3.running() as server:
+        for name, value in faulty_s3.credentials(server.url).items():
+            monkeypatch.setenv(name, value)
+        storage._is_anonymous.cache_clear()
+        boto3.client("s3").create_bucket(Bucket="ward")
+        for file in sorted(cohort_folder.rglob("*.nii.gz")):
+            name = file.relative_to(cohort_folder).as_posix()
+            storage.write_bytes(f"s3://ward/cohort/{name}", file.read_bytes())
+        # Ray's workers have the environment it was started in: each way is a command of its own.
+        ways = {"far": ("--endpoint", url), "near": ("--bundle", str(bundle_folder))}
+        for name, way in ways.items():
+            command = ("-m", "ray_brats.cli", "score", "s3://ward/cohort", f"s3://ward/{name}")
+            done = subprocess.run(
+                [sys.executable, *command, *way, "--json"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=500,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert json.loads(done.stdout)["counts"] == {"ok": 5}
+        far, near = (written("s3://ward/far"), written("s3://ward/near"))
+        assert far == near
+        assert sum(name.endswith(".nii.gz") for name in far) == 5
+
+
+def written(uri: str) -> dict[str, Any]:
+    """Masks as bytes, and of sidecars and ledger all that a repeated attempt may not change."""
+    found: dict[str, Any] = {}
+    for file in storage.list_files(uri):
+        name = storage.name_of(file.uri)
+        if name == "scores.parquet":
+            found[name] = [timeless(row) for row in ledger.read_table(file.uri)]
+        elif name.endswith(".json") and name != "score.json":
+            sidecar = storage.read_json(file.uri)
+            found[name] = sidecar | {"row": timeless(sidecar["row"])}
+        else:
+            found[name] = storage.read_bytes(file.uri)
+    return found
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("attempts", "seconds")}
 
 
 @pytest.mark.browser

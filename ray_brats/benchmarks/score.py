@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ray_brats import capacity, config, engine, modelcard, patches, scoring, storage
 from ray_brats import cohort as cohorts
-from ray_brats import config, engine, modelcard, patches, scoring, storage
 from ray_brats import score as stage
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
@@ -144,7 +144,7 @@ def ray_brats_seconds(
             )
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
             moments = []
-            for row in stage.stream(work, frame, stage.plan_for(there, None, len(work)), make):
+            for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
                 moments.append(time.perf_counter())
                 if row["status"] != "ok":
                     raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")

@@ -1,0 +1,78 @@
+"""How many actors of `score` a cluster holds, and what each step of a case may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_brats.engine import Resources
+from ray_brats.errors import UsageError
+from ray_brats.progress import say
+
+ACTOR_BYTES = 3 << 30
+READ_BYTES = 1 << 30
+WRITE_BYTES = 512 << 20
+CPUS_AN_ACTOR = 2
+"""Two cores share one forward pass well; more actors need more memory."""
+READ_CPUS, WRITE_CPUS = 0.25, 0.125
+"""Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
+an actor leaves room for one of the first and two of the second, and the system shares the cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many actors, and what each step may take."""
+
+    actors: int
+    threads: int
+    """Of one actor."""
+    read: Mapping[str, float]
+    segment: Mapping[str, float]
+    write: Mapping[str, float]
+    """Ray's resources of one task or actor."""
+    whole_actors: int
+    whole: Mapping[str, float]
+    """The same for actors that take cheap cases through all steps, with one thread each."""
+
+
+def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
+    """Actors and resources that fit the cluster, with room left for reading and writing.
+
+    Raises:
+        UsageError: more workers than the cluster has CPUs or GPUs for.
+    """
+    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+    if workers is not None and not 1 <= workers <= units:
+        raise UsageError(
+            f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
+        )
+    together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
+    default = there.gpus or max(
+        1, min(there.cpus // CPUS_AN_ACTOR, int(there.memory_bytes // together))
+    )
+    actors = min(workers or default, max(1, cases))
+    cpus = max(1.0, min(there.cpus / actors, there.node_cpus))
+    # What no node has would be waited for for ever.
+    share = min(1.0, 0.9 * there.node_memory_bytes / together)
+    if share < 1:
+        say(
+            f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
+            f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
+        )
+    read_cpus, write_cpus, held = 1.0, 1.0, {"num_cpus": 1.0, "num_gpus": 1.0}
+    if not there.gpus:
+        read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
+        held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
+    together = int(share * together)
+    whole_actors = actors
+    if workers is None and not there.gpus:
+        whole_actors = max(1, min(there.cpus, int(there.memory_bytes // together)))
+    return Plan(
+        whole_actors=whole_actors,
+        whole={"num_cpus": 1.0, "num_gpus": 1.0 if there.gpus else 0.0, "memory": together},
+        actors=actors,
+        threads=max(1, int(cpus)),
+        read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
+        segment={**held, "memory": int(share * ACTOR_BYTES)},
+        write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
+    )
