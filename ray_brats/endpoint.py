@@ -18,7 +18,6 @@ from typing import Any
 
 import httpx
 
-import ray_brats
 from ray_brats import attempts, config, labels, ledger, score, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
@@ -128,23 +127,9 @@ def score_through(
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = ledger.in_order([*finished, *done, *cohort.rejected])
-    ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, score.COLUMNS)
-    description = {
-        "identity": dict(remote.identity),
-        "release": chosen,
-        "counts": ledger.counts(rows),
-        "versions": {"ray_brats": ray_brats.__version__},
-    }
-    storage.write_json(storage.join(predictions_uri, "score.json"), description)
-    return {
-        "predictions": predictions_uri,
-        "release": chosen,
-        "counts": description["counts"],
-        "processed": len(done),
-        "skipped": len(finished),
-        "failures": [row for row in rows if row["status"] != "ok"],
-    }
+    return score.conclude(
+        predictions_uri, cohort, finished, done, identity=remote.identity, release=chosen
+    )
 
 
 def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,12 @@ from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, CaseFailed
 from ray_brats.predict import Prediction, Predictor
 from ray_brats.preprocess import Prepared
+from ray_brats.serve.models import Answer
 from ray_brats.volume import encode_mask
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
 HANG_SECONDS = 1800.0
 """A case whose forward passes take longer hangs: Serve then replaces the process."""
-
-Answer = dict[str, Any]
-"""`mask` (bytes of a `.nii.gz`), `volumes_ml` and `seconds` by stage; or `status`, `error` and
-`file` as HTTP tells them."""
 
 
 def load(
@@ -52,10 +49,16 @@ def load(
 
 
 class Model:
-    """What a model replica does; the same class serves in tests without Ray."""
+    """What a model replica does; the same class serves in tests without Ray.
 
-    def __init__(self, make: MakePredictor) -> None:
+    Args:
+        make: loads the model.
+        bundles: sha256 of the card of each of its bundles, told with every answer.
+    """
+
+    def __init__(self, make: MakePredictor, bundles: Sequence[str] = ()) -> None:
         self._predictor, self._recipe = make()
+        self._bundles = list(bundles)
         # Of threads: a request that is cancelled does not end the pass that it began.
         self._one_pass = threading.Lock()
         self._began: float | None = None
@@ -77,7 +80,8 @@ class Model:
         except CaseError as error:
             later = isinstance(error, CaseFailed)
             # What a file is called on the way is the server's business.
-            named = error.file if error.file in images else ""
+            names = {str(uri): kind for kind, uri in images.items() if isinstance(uri, str)}
+            named = error.file if error.file in images else names.get(error.file, "")
             return {
                 "status": 503 if later else 422,
                 "error": error.reason if not later else "the storage did not answer: try again",
@@ -85,6 +89,7 @@ class Model:
             }
         return {
             "mask": mask,
+            "bundles": self._bundles,
             "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
             "seconds": {
                 "read": read - began,
