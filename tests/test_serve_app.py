@@ -16,6 +16,7 @@ import pytest
 from serve_doubles import MODALITIES, Double, files_of, predictor, zipped
 
 from ray_brats import labels
+from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
 from ray_brats.serve import access
 from ray_brats.serve.limits import Limits
 from ray_brats.volume import encode_mask
@@ -74,7 +75,7 @@ def test_json_and_another_release(files: dict[str, bytes], tmp_path: Path) -> No
             return told, await client.post(f"{URL}?release=brats2023", files=parts(files))
 
     told, other = run(ask())
-    assert set(told.json()) == {"model", "release", "volumes_ml", "case_id"}
+    assert set(told.json()) == {"model", "bundles", "release", "volumes_ml", "case_id"}
     assert other.content == expected(files, "brats2023")
 
 
@@ -128,6 +129,10 @@ BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
     "no space": lambda _: header(pixdim=[0] * 8, srow_x=[0] * 4, sform_code=1),
     "bomb": lambda _: gzip.compress(
         header(dim=[3, 640, 640, 640, 1, 1, 1, 1]) + bytes(1 << 22), mtime=0
+    ),
+    "longer than promised": lambda _: gzip.compress(header() + bytes(1 << 28), 1, mtime=0),
+    "shorter than promised": lambda _: gzip.compress(
+        header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12), mtime=0
     ),
     "moved": moved,
     "all zero": lambda _: gzip.compress(header() + bytes(64 * 64 * 48 * 2)),
@@ -210,6 +215,34 @@ def test_hostile_uploads_are_refused_with_a_sentence(
     assert told["text"].json()["file"] == "t2"
     assert "grid" in told["moved"].json()["error"]
     assert told["too many bytes"].status_code in (413, 422)
+
+
+def test_a_hundred_hostile_uploads_leave_memory_flat(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    limits = Limits(uri_prefixes=("s3://ours",))
+    made = list(hostile(files))
+    huge = gzip.compress(header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12))
+    made.append(("all shorter", {"files": parts(dict.fromkeys(files, huge))}))
+
+    async def ask() -> tuple[list[int], list[float]]:
+        async with Double(tmp_path, limits=limits).client() as client:
+
+            async def statuses() -> list[int]:
+                return [(await client.post(URL, **how)).status_code for _, how in made]
+
+            await statuses()  # fills caches
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            before_mib = rss_mib()
+            seen = [*(await statuses()), *(await statuses())]
+            return seen, [before_mib, rss_mib(), max_rss_mib()]
+
+    seen, (before_mib, after_mib, peak_mib) = run(ask())
+    assert len(seen) >= 100
+    assert set(seen) <= {400, 413, 415, 422}
+    assert after_mib < before_mib + 16
+    # The largest of them promise 0.6 GiB.
+    assert peak_mib < before_mib + 64
 
 
 def test_bodies_over_the_cap_are_refused_however_they_come(tmp_path: Path) -> None:
