@@ -68,7 +68,7 @@ class Double:
 
     def __init__(
         self,
-        state: Path,
+        state: Path | str,
         *,
         limits: Limits | None = None,
         keys: Path | None = None,

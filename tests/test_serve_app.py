@@ -378,6 +378,47 @@ def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> N
     assert not list((tmp_path / "jobs" / job).glob("*.bin"))
 
 
+def test_metrics_count_cases_of_requests_and_of_jobs(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> str:
+        async with Double(tmp_path).client() as client:
+            await client.post(URL, files=parts(files))
+            await client.post(URL, files=parts({**files, "t2": b"no scan"}))
+            for _ in range(2):
+                job = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+                await wait_for(client, job, ("done",))
+            return str((await client.get("/metrics")).text)
+
+    lines = run(ask()).splitlines()
+    route = 'method="POST",route="/v1/segmentations"'
+    assert f'ray_brats_requests_total{{{route},status="200"}} 1.0' in lines
+    assert f'ray_brats_requests_total{{{route},status="422"}} 1.0' in lines
+    assert 'ray_brats_cases_total{model="default"} 1.0' in lines
+    assert 'ray_brats_jobs_cases_total{model="default"} 2.0' in lines
+    assert 'ray_brats_pending{model="default"} 0.0' in lines
+    assert "ray_brats_jobs_waiting 0.0" in lines
+    assert 'ray_brats_seconds_count{stage="segment"} 1.0' in lines
+    assert 'ray_brats_volume_ml_count{region="WT"} 1.0' in lines
+    names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+def test_readiness_names_what_is_not_up(tmp_path: Path) -> None:
+    double = Double(tmp_path)
+
+    async def ask() -> Any:
+        async with double.client() as client:
+            return await client.get("/readyz")
+
+    assert run(ask()).status_code == 200
+    double.missing.append("model-default")
+    told = run(ask())
+    assert told.status_code == 503
+    assert "model-default" in told.json()["error"]
+    assert int(told.headers["retry-after"]) >= 1
+
+
 def test_jobs_fail_with_a_reason_and_can_be_cancelled(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:

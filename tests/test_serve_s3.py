@@ -67,10 +67,11 @@ def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work
 
 
 def test_images_by_uri_give_the_predictors_mask(
-    phantoms: str, limits: Limits, cohort_folder: Path, tmp_path: Path
+    phantoms: str, bucket: str, limits: Limits, cohort_folder: Path
 ) -> None:
     async def ask() -> list[Any]:
-        async with Double(tmp_path, limits=limits).client() as client:
+        # Jobs are kept in the bucket too.
+        async with Double(f"{bucket}/state", limits=limits).client() as client:
             absent = {**uris(phantoms), "t2": f"{phantoms}/nothing_t2.nii.gz"}
             bodies = [{"images": uris(phantoms), "case_id": CASES[0]}, {"images": absent}]
             answers = [await client.post("/v1/segmentations", json=body) for body in bodies]

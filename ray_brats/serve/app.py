@@ -7,6 +7,7 @@ then the model. Every refusal is JSON: `{"error": sentence, "file": modality or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -27,6 +28,8 @@ from ray_brats.serve.service import Service
 from ray_brats.serve.uploads import Submission
 
 PAGE = Path(__file__).parent / "page"
+METRICS_SECONDS = 5.0
+"""How long a scrape waits for the process of the queue."""
 
 
 async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
@@ -195,8 +198,12 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", **documents.METRICS)
     async def metrics() -> Response:
-        """Metrics for Prometheus."""
-        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4")
+        """Metrics for Prometheus: of this process, and of the queue of jobs while it is there."""
+        text = service.telemetry.text()
+        with contextlib.suppress(Refusal, TimeoutError):
+            async with asyncio.timeout(METRICS_SECONDS):
+                text += await service.jobs.metrics()
+        return Response(text, media_type="text/plain; version=0.0.4")
 
 
 def _add_page(app: FastAPI) -> None:

@@ -136,6 +136,11 @@ class RemoteJobs:
         job: Job | None = await self._call("cancel", job_id)
         return job
 
+    async def metrics(self) -> bytes:
+        """Of the queue's process."""
+        text: bytes = await self._call("metrics")
+        return text
+
 
 def model_deployment(name: str) -> str:
     """The Serve deployment of a model."""

@@ -16,6 +16,7 @@ from ray_brats.serve import cohort_job
 from ray_brats.serve.jobs_store import ENDED, Job, JobsStore
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.telemetry import Telemetry
 from ray_brats.serve.uploads import Submission
 
 PAUSES_SECONDS = (1.0, 5.0, 15.0)
@@ -44,6 +45,7 @@ class Jobs:
         self._store, self._segment, self._limits = store, segment, limits
         self._models, self._at_once = models, at_once
         self._starting = asyncio.Lock()
+        self._telemetry = Telemetry("ray_brats_jobs")
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -89,9 +91,16 @@ class Jobs:
             self._running[job_id].cancel()
         return await asyncio.to_thread(self._store.update, job_id, state="cancelled")
 
-    def waiting(self) -> int:
-        """Jobs in the queue."""
-        return self._queue.qsize()
+    async def metrics(self) -> bytes:
+        """Of this process, in Prometheus's text format."""
+        self._telemetry.waiting.set(self._queue.qsize())
+        return self._telemetry.text()
+
+    async def _counted(self, model: str, images: Mapping[str, bytes | str], release: str) -> Answer:
+        answer = await self._segment(model, images, release)
+        if "mask" in answer:
+            self._telemetry.case_done(model, answer)
+        return answer
 
     async def _work(self) -> None:
         while True:
@@ -143,7 +152,7 @@ class Jobs:
             await asyncio.to_thread(self._store.update, job_id, progress=progress)
 
         model = self._models[request["model"]]
-        return await cohort_job.run(request, model, self._segment, self._limits, told)
+        return await cohort_job.run(request, model, self._counted, self._limits, told)
 
     async def _patiently(
         self, model: str, images: Mapping[str, bytes | str], release: str
@@ -151,7 +160,7 @@ class Jobs:
         """Ask a model, again where a process died or the storage did not answer."""
         for pause in (*PAUSES_SECONDS, None):
             try:
-                answer = await self._segment(model, images, release)
+                answer = await self._counted(model, images, release)
             except Refusal as error:
                 if error.status < 429 or pause is None:
                     raise

@@ -35,6 +35,10 @@ class JobsApi(Protocol):
         """Stop a job."""
         ...
 
+    async def metrics(self) -> bytes:
+        """Of the queue's process, in Prometheus's text format."""
+        ...
+
 
 class Service:
     """Everything that the routes need.

@@ -29,6 +29,8 @@ class Settings:
     state: str
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     api_keys: str | None = None
+    no_auth: bool = False
+    """Said where a configuration file is to serve without keys."""
     log_names: bool = False
     tta: str | None = None
     overlap: float | None = None
@@ -51,9 +53,16 @@ def from_values(values: Mapping[str, Any]) -> Settings:
             }
         limits = dict(given.pop("limits", {}))
         limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
-        return Settings(**given, limits=Limits(**limits))
+        settings = Settings(**given, limits=Limits(**limits))
     except TypeError as error:
         raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
+    if bool(settings.api_keys) == settings.no_auth:
+        # Which address Serve listens on is not told here.
+        raise UsageError(
+            "serve: expected api_keys: FILE (`ray-brats key FILE NAME` makes one), or no_auth: "
+            "true where a gateway asks for keys"
+        )
+    return settings
 
 
 def describe(settings: Settings) -> dict[str, ServedModel]:
