@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import threading
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 
 from ray_brats import config, recipes
 from ray_brats.predict import Predictor
@@ -102,3 +106,18 @@ class Double:
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=60
         )
+
+
+@contextlib.contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The application on a free port of loopback, in a thread."""
+    options = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(options)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    (listener,) = server.servers
+    yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -20,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from serve_doubles import Double, files_of, zipped
+from serve_doubles import Double, files_of, listening, zipped
 
 from ray_brats import phantom
 from ray_brats.serve.limits import Limits
@@ -32,21 +28,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-
-
-@contextlib.contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """The application on a free port of loopback, in a thread."""
-    options = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(options)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    (listener,) = server.servers
-    yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
 
 
 @pytest.fixture(scope="module")
