@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray_brats.errors import ArtefactError
 
 STATE = "state.npz"
 CARD = "checkpoint.json"
+_NAME = re.compile(r"step-\d+")
 
 Groups = Mapping[str, Sequence[Any]]
 """Group name (`model`, `averaged`, `optimizer`) to its variables, in a fixed order."""
@@ -97,7 +99,9 @@ def list_checkpoints(uri: str) -> list[Checkpoint]:
         for file in storage.list_files(uri)
         if file.uri.endswith(f"/{CARD}")
     }
-    found = [item for name in names if (item := describe(name)) is not None]
+    # A killed process may have left one under a temporary name, with or without its state.
+    named = (name for name in names if _NAME.fullmatch(storage.name_of(name)))
+    found = [item for name in named if (item := describe(name)) is not None]
     return sorted(found, key=lambda item: item.step)
 
 
@@ -108,14 +112,13 @@ def newest(uri: str) -> Checkpoint | None:
 
 
 def prune(uri: str, *, keep: int) -> None:
-    """Delete all checkpoints but the `keep` newest and the best one."""
+    """Delete all but the `keep` newest checkpoints and the best one, and what kills left over."""
     found = list_checkpoints(uri)
     kept = {item.uri for item in found[-keep:]} | ({best(found).uri} if found else set())
-    for item in found:
-        if item.uri not in kept:
-            # The description first: what is left without one counts as absent.
-            storage.delete(storage.join(item.uri, CARD))
-            storage.delete(item.uri)
+    for folder in {file.uri.rsplit("/", 1)[0] for file in storage.list_files(uri)} - kept:
+        # The description first: what is left without one counts as absent.
+        storage.delete(storage.join(folder, CARD))
+        storage.delete(folder)
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

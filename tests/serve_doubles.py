@@ -89,7 +89,9 @@ class Double:
         self.jobs = Jobs(self.store, models, self.segment, self.limits)
         self.missing: list[str] = []
         service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
-        gate = Gate(Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry)
+        gate = Gate(
+            Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry, self.limits
+        )
         self.app = build(service, gate)
 
     async def not_up(self) -> list[str]:

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from serve_doubles import MODALITIES, Double, files_of, predictor, zipped
+from serve_doubles import MODALITIES, Double, files_of, listening, predictor, zipped
 
 from ray_brats import labels
 from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
@@ -264,6 +265,23 @@ def test_bodies_over_the_cap_are_refused_however_they_come(tmp_path: Path) -> No
     assert read < 4 << 20
 
 
+@pytest.mark.parametrize("key", [True, False])
+def test_a_refused_body_is_taken_in_so_that_its_sender_reads_the_answer(
+    tmp_path: Path, key: bool
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# none\n")
+    limits = Limits(body_bytes=32 << 20)
+    # Larger than what sockets buffer: a server that closes at once would reset the connection.
+    content, headers = bytes(24 << 20), {"content-type": "text/plain", "connection": "close"}
+    with listening(Double(tmp_path, limits=limits, keys=None if key else keys).app) as url:
+        for path in (URL, "/nothing/here"):
+            for _ in range(3):
+                answer = httpx.post(url + path, content=content, headers=headers, timeout=30)
+                assert answer.status_code == ((415 if path == URL else 404) if key else 401)
+                assert answer.json()["error"]
+
+
 def test_a_slow_upload_is_cut(tmp_path: Path) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"PK"
@@ -284,19 +302,29 @@ def test_a_full_service_says_so_before_it_reads(files: dict[str, bytes], tmp_pat
         async with double.client() as client:
             accepted = [asyncio.create_task(client.post(URL, files=parts(files))) for _ in range(3)]
             await asyncio.sleep(0.5)
+            sent = asyncio.Event()
+            told: list[Any] = []
 
-            async def unread() -> AsyncIterator[bytes]:
-                raise AssertionError("the body was read")
-                yield b""
+            async def receive() -> dict[str, Any]:
+                await sent.wait()
+                return {"type": "http.request", "body": bytes(9), "more_body": False}
 
-            headers = {"content-type": "application/zip"}
-            refused = await client.post(URL, content=unread(), headers=headers)
+            async def send(message: Any) -> None:
+                told.append(message)
+                if message["type"] == "http.response.body" and message["body"]:
+                    assert not sent.is_set(), "the answer waited for the body"
+                    sent.set()
+
+            headers = [(b"content-type", b"application/zip"), (b"content-length", b"9")]
+            scope = {"type": "http", "method": "POST", "path": URL, "query_string": b""}
+            await asyncio.wait_for(double.app({**scope, "headers": headers}, receive, send), 10)
+            assert told[-1] == {"type": "http.response.body", "body": b""}
             double.hold.set()
-            return refused, list(await asyncio.gather(*accepted))
+            return told[0], list(await asyncio.gather(*accepted))
 
     refused, accepted = run(ask())
-    assert refused.status_code == 429
-    assert int(refused.headers["retry-after"]) >= 1
+    assert refused["status"] == 429
+    assert int(dict(refused["headers"])[b"retry-after"]) >= 1
     assert [answer.status_code for answer in accepted] == [200, 200, 200]
 
 

@@ -33,29 +33,21 @@ METRICS_SECONDS = 5.0
 
 
 async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
-    """The body of a request, whatever its kind.
-
-    Raises:
-        Refusal: after the rest of the body was read, so that the client gets to read it.
-    """
+    """The body of a request, whatever its kind; raises `Refusal` as soon as there is reason."""
     headers = request.headers
     body = Body(request.receive, headers, limits)
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
-        if kind == "multipart/form-data":
-            return await multipart.read(body, headers, model.modalities, limits)
-        if kind in ("application/zip", "application/x-zip-compressed"):
-            return await multipart.read_archive(body, model.modalities, limits)
-        if kind == "application/json":
-            return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
-        raise Refusal(
-            415, "expected multipart/form-data, application/zip or application/json as Content-Type"
-        )
-    except Refusal:
-        await body.drain()
-        raise
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
+    if kind == "multipart/form-data":
+        return await multipart.read(body, headers, model.modalities, limits)
+    if kind in ("application/zip", "application/x-zip-compressed"):
+        return await multipart.read_archive(body, model.modalities, limits)
+    if kind == "application/json":
+        return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
+    raise Refusal(
+        415, "expected multipart/form-data, application/zip or application/json as Content-Type"
+    )
 
 
 def _asked_release(request: Request) -> str | None:

@@ -178,7 +178,7 @@ class Ingress:
     ) -> None:
         telemetry = Telemetry()
         names = None if settings.log_names else Pseudonyms(deployment_key(settings.state))
-        self._gate = Gate(Keys(settings.api_keys), names, telemetry)
+        self._gate = Gate(Keys(settings.api_keys), names, telemetry, settings.limits)
         self._service = Service(
             described,
             segment_by(handles),
