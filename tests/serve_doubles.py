@@ -84,6 +84,7 @@ class Double:
         self.hold.set()
         self.asked: list[dict[str, Any]] = like.asked if like else []
         self.waiting = 0
+        self.broken = False
         self.store = JobsStore(str(state))
         telemetry, models = Telemetry(), {"default": SERVED}
         self.jobs = Jobs(self.store, models, self.segment, self.limits)
@@ -100,6 +101,8 @@ class Double:
     async def segment(self, name: str, images: Mapping[str, Any], release: str) -> dict[str, Any]:
         self.waiting += 1
         await self.hold.wait()
+        if self.broken:
+            raise MemoryError("something nobody expects")
         self.waiting -= 1
         self.asked.append(dict(images))
         return await self.model.segment(images, release)

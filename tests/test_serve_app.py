@@ -458,6 +458,13 @@ def test_jobs_fail_with_a_reason_and_can_be_cancelled(
             told = await wait_for(client, bad, ("failed", "done"))
             assert told["state"] == "failed"
             assert "t2" in told["error"]
+            double.broken = True
+            odd = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+            told = await wait_for(client, odd, ("failed", "done"))
+            assert told["error"] == "the job cannot be done: MemoryError"
+            answer = await client.post(URL, files=parts(files))
+            assert (answer.status_code, "nobody" in answer.text) == (500, False)
+            double.broken = False
             double.hold.clear()
             job = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
             await wait_for(client, job, ("running",))

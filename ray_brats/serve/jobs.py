@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ray_brats.errors import RayBratsError, UsageError
+from ray_brats.errors import UsageError
 from ray_brats.progress import say
 from ray_brats.serve import cohort_job
 from ray_brats.serve.jobs_store import ENDED, Job, JobsStore
@@ -135,7 +135,7 @@ class Jobs:
             facts = {"state": "failed", "error": reason}
         except UsageError as error:
             facts = {"state": "failed", "error": str(error)}
-        except (RayBratsError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - an accepted job always comes to an end
             facts = {"state": "failed", "error": f"the job cannot be done: {type(error).__name__}"}
         await asyncio.to_thread(store.update, job_id, **facts)
 
