@@ -79,7 +79,7 @@ class Double:
         like: Double | None = None,
     ):
         self.limits = limits or Limits()
-        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES)
+        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits.inflated_bytes)
         self.hold = asyncio.Event()
         self.hold.set()
         self.asked: list[dict[str, Any]] = like.asked if like else []

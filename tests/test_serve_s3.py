@@ -85,6 +85,19 @@ def test_images_by_uri_give_the_predictors_mask(
     assert job["state"] == "done"
 
 
+def test_large_images_by_uri_are_refused_by_their_headers(
+    phantoms: str, bucket: str, tmp_path: Path
+) -> None:
+    async def ask() -> Any:
+        limits = Limits(uri_prefixes=(bucket,), inflated_bytes=1 << 20)
+        async with Double(tmp_path, limits=limits).client() as client:
+            return await client.post("/v1/segmentations", json={"images": uris(phantoms)})
+
+    answer = run(ask())
+    assert answer.status_code == 413
+    assert str(1 << 20) in answer.json()["error"]
+
+
 def test_a_cohort_job_leaves_what_direct_scoring_leaves(
     phantoms: str, bucket: str, limits: Limits, cohort_folder: Path, tmp_path: Path
 ) -> None:

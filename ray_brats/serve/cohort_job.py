@@ -125,5 +125,6 @@ async def _asking(segment: Segment, model: str, uris: Mapping[str, str], release
 
 
 def _error_of(answer: Answer, uris: Mapping[str, str]) -> CaseError:
-    kind = CaseFailed if answer["status"] >= 429 else CaseRejected
+    # What only this service refuses is no fault of the files: direct scoring may take them.
+    kind = CaseRejected if answer["status"] == 422 else CaseFailed
     return kind(answer["error"], uris.get(answer["file"], ""))

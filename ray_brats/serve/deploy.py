@@ -53,7 +53,11 @@ class ModelReplica(replica.Model):
         options = {"tta": settings.tta, "overlap": settings.overlap}
         threads = max(1, math.floor(settings.cpus))
         bundles = settings.models[name]
-        super().__init__(lambda: replica.load(bundles, pinned, options, threads), pinned)
+        super().__init__(
+            lambda: replica.load(bundles, pinned, options, threads),
+            pinned,
+            settings.limits.inflated_bytes,
+        )
 
 
 def segment_by(handles: Mapping[str, Any]) -> Segment:
