@@ -7,7 +7,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ray_brats import cohort as cohorts
 from ray_brats import config, engine, labels, modelcard, phantom, storage
 from ray_brats import score as stage
 from ray_brats.benchmarks import measure
+from ray_brats.benchmarks.processes import cpu_seconds
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.predict import Predictor
@@ -27,10 +28,11 @@ from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.volume import encode_mask
 
-CLIENTS = 4
-"""Side by side: two in the replica, and two whose files are already there."""
+CLIENTS = 3
+"""Side by side: two in the replica, and one whose files are already there."""
 OVERLOAD = 4
 """Times as many cases a second as the service can do."""
+MEASURED = ("predictor", "serve", "predictor CPU", "serve CPU")
 SHAPE_VOX = (240, 240, 155)
 _BOUNDARY = b"ray-brats-benchmark"
 _PIECE_BYTES = 1 << 18
@@ -56,7 +58,7 @@ def serve(
     bodies = _cases(cohort, cases, recipe.preprocess.modalities)
     predictor = stage.load_predictor((uri,), (sha256,), None, None, os.cpu_count() or 1)
     expected = [_mask(predictor, files) for files in bodies]
-    seconds: dict[str, list[float]] = {"predictor": [], "serve": []}
+    seconds: dict[str, list[float]] = {name: [] for name in MEASURED}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as state:
         settings = deployments.Settings(models={"default": (uri,)}, state=state)
         port = deployments.free_port("127.0.0.1", 0)
@@ -65,20 +67,20 @@ def serve(
             with deploy.served(fitted, port=port) as url:
                 work = [*range(len(bodies))] * rounds
                 for number in range(repeats):
-                    say(f"benchmark serve: repeat {number + 1} of {repeats}")
-                    began = time.perf_counter()
-                    for index in work:
-                        _mask(predictor, bodies[index])
-                    seconds["predictor"].append((time.perf_counter() - began) / len(work))
-                    measured = asyncio.run(_saturated(url, bodies, expected, work))
-                    seconds["serve"].append(measured)
+                    _repeat(url, predictor, bodies, expected, work, seconds)
+                    last = {name: round(values[-1], 3) for name, values in seconds.items()}
+                    say(f"benchmark serve: repeat {number + 1} of {repeats}: {last} s a case")
                 rate = 1 / statistics.median(seconds["serve"])
                 say(f"benchmark serve: {OVERLOAD} × {rate:.2f} cases/s for a while")
                 overload = asyncio.run(_overloaded(url, bodies, rate, len(work)))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "measured": {f"{name} seconds a case": value for name, value in medians.items()},
-        "ratios": {"serve_vs_predictor": measure.ratio(medians["predictor"], medians["serve"])},
+        "ratios": {
+            "serve_vs_predictor": measure.ratio(medians["predictor"], medians["serve"]),
+            # Tells on a busy machine what the service costs besides.
+            "serve_vs_predictor_cpu": measure.ratio(medians["predictor CPU"], medians["serve CPU"]),
+        },
         "overload": overload,
         "cases": len(bodies),
         "cores": os.cpu_count(),
@@ -86,6 +88,26 @@ def serve(
         "body_mib": sum(map(len, bodies[0].values())) / 2**20,
         "all_seconds_a_case": seconds,
     }
+
+
+def _repeat(
+    url: str,
+    predictor: Predictor,
+    bodies: Sequence[Files],
+    expected: Sequence[bytes],
+    work: Sequence[int],
+    seconds: Mapping[str, list[float]],
+) -> None:
+    """Each way once over the work; wall and CPU seconds a case are added to `seconds`."""
+    began, used = time.perf_counter(), time.process_time()
+    for index in work:
+        _mask(predictor, bodies[index])
+    seconds["predictor"].append((time.perf_counter() - began) / len(work))
+    seconds["predictor CPU"].append((time.process_time() - used) / len(work))
+    used = cpu_seconds(os.getpid())
+    seconds["serve"].append(asyncio.run(_saturated(url, bodies, expected, work)))
+    served = len(work) + 2 * CLIENTS
+    seconds["serve CPU"].append((cpu_seconds(os.getpid()) - used) / served)
 
 
 def _cases(cohort: str | None, cases: int, modalities: Sequence[str]) -> list[Files]:
