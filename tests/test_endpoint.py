@@ -6,9 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serve_doubles import SERVED, SMOKE
+from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 
-from ray_brats import attempts, cohort, endpoint, ledger
+from ray_brats import attempts, cohort, endpoint, labels, ledger
+from ray_brats.volume import encode_mask
 
 
 def remote(made_by: str) -> endpoint.Remote:
@@ -37,3 +38,17 @@ def test_masks_of_other_bundles_are_not_taken_for_those_asked_for(
     summary = endpoint.score_through(remote(SERVED.card["identity"]["bundles"][0]), found, out)
     assert (summary["counts"], summary["processed"]) == ({"ok": 5}, 5)
     assert {row["wt_ml"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1.5}
+
+
+def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_path: Path) -> None:
+    found, out = cohort.find(str(cohort_folder)), tmp_path / "out"
+    with listening(Double(tmp_path / "state").app) as url:
+        summary = endpoint.score_through(endpoint.connect(url), found, str(out))
+        again = endpoint.score_through(endpoint.connect(url), found, str(out))
+    assert summary["counts"] == {"ok": 5}
+    assert (again["processed"], again["skipped"]) == (0, 5)
+    for case in found.cases:
+        made = predictor().segment(files_of(cohort_folder / case.case_id))
+        raw = labels.from_class_index(made.mask_native, "brats2020")
+        mask = (out / f"{case.case_id}.nii.gz").read_bytes()
+        assert mask == encode_mask(raw, made.geometry)
