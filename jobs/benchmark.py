@@ -2,6 +2,7 @@
 
 python jobs/benchmark.py preprocess COHORT [--json]
 python jobs/benchmark.py score COHORT --bundle BUNDLE [--json]
+python jobs/benchmark.py serve --bundle BUNDLE [--json]
 python jobs/benchmark.py growth [--json]
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,12 +75,18 @@ class Cohort:
         return next((case.release for case in self.cases if case.release), fallback)
 
 
-def find(uri: str, *, release: str | None = None) -> Cohort:
+def find(
+    uri: str,
+    *,
+    release: str | None = None,
+    refusal: Callable[[str], str | None] = lambda _: None,
+) -> Cohort:
     """All cases below a folder or prefix, or in a CSV.
 
     Args:
         uri: folder, `s3://` prefix, or a CSV with `case_id` and one URI column per modality.
         release: what the labels mean, where the names do not tell or tell wrongly.
+        refusal: why a file that a CSV names must not be looked at, or None.
 
     Raises:
         UsageError: nothing there, no case in it, or several releases mixed.
@@ -89,7 +95,7 @@ def find(uri: str, *, release: str | None = None) -> Cohort:
     if release is not None:
         labels.check_release(release)
     if uri.endswith(".csv"):
-        cohort = _from_csv(uri)
+        cohort = _from_csv(uri, refusal)
     else:
         files = [file for file in storage.list_files(uri) if not _is_hidden(file.uri, uri)]
         if not files:
@@ -226,7 +232,7 @@ def _with_release(cohort: Cohort, release: str | None) -> Cohort:
     return dataclasses.replace(cohort, cases=cases)
 
 
-def _from_csv(uri: str) -> Cohort:
+def _from_csv(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
     rows = manifest.read(uri, required=("case_id",))
     if not rows:
         raise UsageError(f"{uri}: no row below its header; expected one a case")
@@ -236,7 +242,8 @@ def _from_csv(uri: str) -> Cohort:
     for row in rows:
         seen[row["case_id"]] += 1
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
-    infos = storage.file_infos(place for named in places for place in named.values())
+    refused = {place: refusal(place) for named in places for place in named.values()}
+    infos = storage.file_infos(place for place, why in refused.items() if why is None)
     cases: list[Case] = []
     rejected: dict[str, dict[str, str]] = {}
     for row, named in zip(rows, places, strict=True):
@@ -244,6 +251,9 @@ def _from_csv(uri: str) -> Cohort:
         problem = naming.problem_of_id(case_id)
         if not problem and seen[case_id] > 1:
             problem = (f"two cases of one name: {case_id} stands {seen[case_id]} times", uri)
+        problem = problem or next(
+            ((refused[p] or "", p) for p in named.values() if refused[p]), None
+        )
         if problem:
             rejected[case_id] = _rejection(case_id, *problem)
             continue

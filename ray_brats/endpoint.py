@@ -127,7 +127,9 @@ def score_through(
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return score.record(predictions_uri, remote.identity, chosen, finished, done, cohort.rejected)
+    return score.conclude(
+        predictions_uri, cohort, finished, done, identity=remote.identity, release=chosen
+    )
 
 
 def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
@@ -142,6 +144,9 @@ def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
     answer = _patiently(remote, files, item.payload["release"])
     if answer.status_code != httpx.codes.OK:
         raise _refused(answer, uris)
+    made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
+    if made_by != list(remote.identity["bundles"]):
+        raise CaseFailed("the service has other bundles than at the start: score once more")
     name = mask_name(item.case_id)
     storage.write_bytes(storage.join(item.folder, name), answer.content)
     told = {

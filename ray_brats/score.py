@@ -89,32 +89,41 @@ def score(
         session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
     )
     done = segment_all(todo, frame, plan, make_segmenter)
-    return record(predictions_uri, identity, chosen, finished, done, cohort.rejected)
+    return conclude(predictions_uri, cohort, finished, done, identity=identity, release=chosen)
 
 
-def record(
+def conclude(
     predictions_uri: str,
-    identity: Mapping[str, Any],
-    release: str,
+    cohort: Cohort,
     finished: Sequence[Row],
     done: Sequence[Row],
-    rejected: Sequence[Row],
+    *,
+    identity: Mapping[str, Any],
+    release: str,
 ) -> dict[str, Any]:
-    """Write the ledger, then `score.json`; returns the summary of `score`."""
-    rows = ledger.in_order([*finished, *done, *rejected])
+    """Write the ledger and then `score.json`; the summary of `score`.
+
+    Args:
+        predictions_uri: where the masks are.
+        cohort: whose rejected rows enter the ledger.
+        finished: rows of the cases that were done before.
+        done: rows of those that were done now.
+        identity: as of `score`.
+        release: whose labels the masks carry.
+    """
+    rows = ledger.in_order([*finished, *done, *cohort.rejected])
     ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
-    counts = ledger.counts(rows)
     description = {
         "identity": dict(identity),
         "release": release,
-        "counts": counts,
+        "counts": ledger.counts(rows),
         "versions": {"ray_brats": ray_brats.__version__},
     }
     storage.write_json(storage.join(predictions_uri, "score.json"), description)
     return {
         "predictions": predictions_uri,
         "release": release,
-        "counts": counts,
+        "counts": description["counts"],
         "processed": len(done),
         "skipped": len(finished),
         "failures": [row for row in rows if row["status"] != "ok"],

@@ -80,6 +80,7 @@ def serve(
         replicas=1 if replicas is None else replicas,
     )
     from ray_brats.serve import deploy
+    from ray_brats.serve import settings as deployments
     from ray_brats.serve.limits import Limits
 
     limits = Limits(
@@ -89,10 +90,10 @@ def serve(
         waiting=waiting,
         uri_prefixes=tuple(_prefix(uri) for uri in allow_uri),
     )
-    settings = deploy.Settings(
+    settings = deployments.Settings(
         models=models,
         pinned=pinned,
-        state=deploy.state_of(state),
+        state=deployments.state_of(state),
         api_keys=storage.absolute(api_keys) if api_keys else None,
         log_names=log_names,
         tta=tta,
@@ -100,11 +101,11 @@ def serve(
         drain_seconds=drain_seconds,
         limits=limits,
     )
-    deploy.describe(settings)
-    port = deploy.free_port(host, port)
+    deployments.describe(settings)
+    port = deployments.free_port(host, port)
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
     with engine.running() as there, stopped() as stop:
-        fitted = deploy.fitting(settings, there, replicas)
+        fitted = deployments.fitting(settings, there, replicas)
         say(f"serve: loading {', '.join(models)}")
         with deploy.served(fitted, host=host, port=port, tls=tls) as url:
             say(f"serve: ready at {url} (Ctrl-C ends it). For research, not for diagnosis")

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
+import threading
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 
-from ray_brats import recipes
+from ray_brats import config, recipes
 from ray_brats.predict import Predictor
 from ray_brats.serve.access import Keys, Pseudonyms
-from ray_brats.serve.app import ServedModel, Service, build
+from ray_brats.serve.app import build
 from ray_brats.serve.gate import Gate
 from ray_brats.serve.jobs import Jobs
 from ray_brats.serve.jobs_store import JobsStore
 from ray_brats.serve.limits import Limits
+from ray_brats.serve.models import ServedModel
 from ray_brats.serve.replica import Model
+from ray_brats.serve.service import Service
 from ray_brats.serve.telemetry import Telemetry
 
 SMOKE = recipes.get("smoke")
 MODALITIES = tuple(SMOKE.preprocess.modalities)
+
+BUNDLES = ["f" * 64]
+SERVED = ServedModel(
+    name="default",
+    modalities=MODALITIES,
+    release="brats2020",
+    card={
+        "recipe": json.loads(json.dumps(config.as_json(SMOKE))),
+        "identity": {"bundles": BUNDLES, "options": {"tta": None, "overlap": None}},
+    },
+    default=True,
+)
 
 
 def threshold(batch: np.ndarray) -> np.ndarray:
@@ -51,26 +70,59 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 class Double:
     """The application with everything in this process."""
 
-    def __init__(self, state: Path, *, limits: Limits | None = None, keys: Path | None = None):
+    def __init__(
+        self,
+        state: Path | str,
+        *,
+        limits: Limits | None = None,
+        keys: Path | None = None,
+        like: Double | None = None,
+    ):
         self.limits = limits or Limits()
-        self.model = Model(lambda: (predictor(), SMOKE))
+        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits.inflated_bytes)
         self.hold = asyncio.Event()
         self.hold.set()
+        self.asked: list[dict[str, Any]] = like.asked if like else []
+        self.waiting = 0
+        self.broken = False
         self.store = JobsStore(str(state))
-        self.jobs = Jobs(self.store, self.segment, self.limits)
-        telemetry = Telemetry()
-        served = ServedModel(
-            name="default", modalities=MODALITIES, release="brats2020", card={}, default=True
+        telemetry, models = Telemetry(), {"default": SERVED}
+        self.jobs = Jobs(self.store, models, self.segment, self.limits)
+        self.missing: list[str] = []
+        service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
+        gate = Gate(
+            Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry, self.limits
         )
-        service = Service({"default": served}, self.segment, self.jobs, self.limits, telemetry)
-        gate = Gate(Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry)
         self.app = build(service, gate)
 
+    async def not_up(self) -> list[str]:
+        return self.missing
+
     async def segment(self, name: str, images: Mapping[str, Any], release: str) -> dict[str, Any]:
+        self.waiting += 1
         await self.hold.wait()
+        if self.broken:
+            raise MemoryError("something nobody expects")
+        self.waiting -= 1
+        self.asked.append(dict(images))
         return await self.model.segment(images, release)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=60
         )
+
+
+@contextlib.contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The application on a free port of loopback, in a thread."""
+    options = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(options)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    (listener,) = server.servers
+    yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)

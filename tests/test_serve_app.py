@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from serve_doubles import MODALITIES, Double, files_of, predictor, zipped
+from serve_doubles import MODALITIES, Double, files_of, listening, predictor, zipped
 
 from ray_brats import labels
+from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
 from ray_brats.serve import access
 from ray_brats.serve.limits import Limits
 from ray_brats.volume import encode_mask
@@ -74,7 +76,7 @@ def test_json_and_another_release(files: dict[str, bytes], tmp_path: Path) -> No
             return told, await client.post(f"{URL}?release=brats2023", files=parts(files))
 
     told, other = run(ask())
-    assert set(told.json()) == {"model", "release", "volumes_ml", "case_id"}
+    assert set(told.json()) == {"model", "bundles", "release", "volumes_ml", "case_id"}
     assert other.content == expected(files, "brats2023")
 
 
@@ -128,6 +130,10 @@ BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
     "no space": lambda _: header(pixdim=[0] * 8, srow_x=[0] * 4, sform_code=1),
     "bomb": lambda _: gzip.compress(
         header(dim=[3, 640, 640, 640, 1, 1, 1, 1]) + bytes(1 << 22), mtime=0
+    ),
+    "longer than promised": lambda _: gzip.compress(header() + bytes(1 << 28), 1, mtime=0),
+    "shorter than promised": lambda _: gzip.compress(
+        header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12), mtime=0
     ),
     "moved": moved,
     "all zero": lambda _: gzip.compress(header() + bytes(64 * 64 * 48 * 2)),
@@ -212,6 +218,34 @@ def test_hostile_uploads_are_refused_with_a_sentence(
     assert told["too many bytes"].status_code in (413, 422)
 
 
+def test_a_hundred_hostile_uploads_leave_memory_flat(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    limits = Limits(uri_prefixes=("s3://ours",))
+    made = list(hostile(files))
+    huge = gzip.compress(header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12))
+    made.append(("all shorter", {"files": parts(dict.fromkeys(files, huge))}))
+
+    async def ask() -> tuple[list[int], list[float]]:
+        async with Double(tmp_path, limits=limits).client() as client:
+
+            async def statuses() -> list[int]:
+                return [(await client.post(URL, **how)).status_code for _, how in made]
+
+            await statuses()  # fills caches
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            before_mib = rss_mib()
+            seen = [*(await statuses()), *(await statuses())]
+            return seen, [before_mib, rss_mib(), max_rss_mib()]
+
+    seen, (before_mib, after_mib, peak_mib) = run(ask())
+    assert len(seen) >= 100
+    assert set(seen) <= {400, 413, 415, 422}
+    assert after_mib < before_mib + 16
+    # The largest of them promise 0.6 GiB.
+    assert peak_mib < before_mib + 64
+
+
 def test_bodies_over_the_cap_are_refused_however_they_come(tmp_path: Path) -> None:
     read = 0
 
@@ -229,6 +263,23 @@ def test_bodies_over_the_cap_are_refused_however_they_come(tmp_path: Path) -> No
 
     assert [answer.status_code for answer in run(ask())] == [413, 413]
     assert read < 4 << 20
+
+
+@pytest.mark.parametrize("key", [True, False])
+def test_a_refused_body_is_taken_in_so_that_its_sender_reads_the_answer(
+    tmp_path: Path, key: bool
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# none\n")
+    limits = Limits(body_bytes=32 << 20)
+    # Larger than what sockets buffer: a server that closes at once would reset the connection.
+    content, headers = bytes(24 << 20), {"content-type": "text/plain", "connection": "close"}
+    with listening(Double(tmp_path, limits=limits, keys=None if key else keys).app) as url:
+        for path in (URL, "/nothing/here"):
+            for _ in range(3):
+                answer = httpx.post(url + path, content=content, headers=headers, timeout=30)
+                assert answer.status_code == ((415 if path == URL else 404) if key else 401)
+                assert answer.json()["error"]
 
 
 def test_a_slow_upload_is_cut(tmp_path: Path) -> None:
@@ -251,19 +302,29 @@ def test_a_full_service_says_so_before_it_reads(files: dict[str, bytes], tmp_pat
         async with double.client() as client:
             accepted = [asyncio.create_task(client.post(URL, files=parts(files))) for _ in range(3)]
             await asyncio.sleep(0.5)
+            sent = asyncio.Event()
+            told: list[Any] = []
 
-            async def unread() -> AsyncIterator[bytes]:
-                raise AssertionError("the body was read")
-                yield b""
+            async def receive() -> dict[str, Any]:
+                await sent.wait()
+                return {"type": "http.request", "body": bytes(9), "more_body": False}
 
-            headers = {"content-type": "application/zip"}
-            refused = await client.post(URL, content=unread(), headers=headers)
+            async def send(message: Any) -> None:
+                told.append(message)
+                if message["type"] == "http.response.body" and message["body"]:
+                    assert not sent.is_set(), "the answer waited for the body"
+                    sent.set()
+
+            headers = [(b"content-type", b"application/zip"), (b"content-length", b"9")]
+            scope = {"type": "http", "method": "POST", "path": URL, "query_string": b""}
+            await asyncio.wait_for(double.app({**scope, "headers": headers}, receive, send), 10)
+            assert told[-1] == {"type": "http.response.body", "body": b""}
             double.hold.set()
-            return refused, list(await asyncio.gather(*accepted))
+            return told[0], list(await asyncio.gather(*accepted))
 
     refused, accepted = run(ask())
-    assert refused.status_code == 429
-    assert int(refused.headers["retry-after"]) >= 1
+    assert refused["status"] == 429
+    assert int(dict(refused["headers"])[b"retry-after"]) >= 1
     assert [answer.status_code for answer in accepted] == [200, 200, 200]
 
 
@@ -345,6 +406,47 @@ def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> N
     assert not list((tmp_path / "jobs" / job).glob("*.bin"))
 
 
+def test_metrics_count_cases_of_requests_and_of_jobs(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> str:
+        async with Double(tmp_path).client() as client:
+            await client.post(URL, files=parts(files))
+            await client.post(URL, files=parts({**files, "t2": b"no scan"}))
+            for _ in range(2):
+                job = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+                await wait_for(client, job, ("done",))
+            return str((await client.get("/metrics")).text)
+
+    lines = run(ask()).splitlines()
+    route = 'method="POST",route="/v1/segmentations"'
+    assert f'ray_brats_requests_total{{{route},status="200"}} 1.0' in lines
+    assert f'ray_brats_requests_total{{{route},status="422"}} 1.0' in lines
+    assert 'ray_brats_cases_total{model="default"} 1.0' in lines
+    assert 'ray_brats_jobs_cases_total{model="default"} 2.0' in lines
+    assert 'ray_brats_pending{model="default"} 0.0' in lines
+    assert "ray_brats_jobs_waiting 0.0" in lines
+    assert 'ray_brats_seconds_count{stage="segment"} 1.0' in lines
+    assert 'ray_brats_volume_ml_count{region="WT"} 1.0' in lines
+    names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+def test_readiness_names_what_is_not_up(tmp_path: Path) -> None:
+    double = Double(tmp_path)
+
+    async def ask() -> Any:
+        async with double.client() as client:
+            return await client.get("/readyz")
+
+    assert run(ask()).status_code == 200
+    double.missing.append("model-default")
+    told = run(ask())
+    assert told.status_code == 503
+    assert "model-default" in told.json()["error"]
+    assert int(told.headers["retry-after"]) >= 1
+
+
 def test_jobs_fail_with_a_reason_and_can_be_cancelled(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -356,6 +458,13 @@ def test_jobs_fail_with_a_reason_and_can_be_cancelled(
             told = await wait_for(client, bad, ("failed", "done"))
             assert told["state"] == "failed"
             assert "t2" in told["error"]
+            double.broken = True
+            odd = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
+            told = await wait_for(client, odd, ("failed", "done"))
+            assert told["error"] == "the job cannot be done: MemoryError"
+            answer = await client.post(URL, files=parts(files))
+            assert (answer.status_code, "nobody" in answer.text) == (500, False)
+            double.broken = False
             double.hold.clear()
             job = (await client.post("/v1/jobs", files=parts(files))).json()["id"]
             await wait_for(client, job, ("running",))

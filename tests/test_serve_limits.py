@@ -9,7 +9,7 @@ import pytest
 from ray_brats import serving
 from ray_brats.cli import main
 from ray_brats.errors import UsageError
-from ray_brats.serve import access
+from ray_brats.serve import access, settings
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 
 LIMITS = Limits(uri_prefixes=("s3://ours/cohort", "s3://open/"))
@@ -55,6 +55,15 @@ def test_key_writes_a_hash_and_tells_the_key_once(tmp_path: Path) -> None:
     assert access.Keys(str(file)).caller({"authorization": f"Bearer {made}"}) == "clinic"
     with pytest.raises(UsageError, match="clinic"):
         serving.key(str(file), "clinic")
+
+
+def test_a_configuration_file_says_who_may_call() -> None:
+    values = {"models": {"a": "/a"}, "state": "/s"}
+    for odd in ({}, {"api_keys": "/k", "no_auth": True}):
+        with pytest.raises(UsageError, match="api_keys"):
+            settings.from_values({**values, **odd})
+    assert settings.from_values({**values, "api_keys": "/k"}).models == {"a": ("/a",)}
+    assert settings.from_values({**values, "no_auth": True}).api_keys is None
 
 
 def test_bundles_are_named() -> None:

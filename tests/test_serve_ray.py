@@ -19,6 +19,7 @@ from test_bundle import RECIPE, make_model
 
 from ray_brats import bundle, commands, engine, export, labels, ledger, storage
 from ray_brats.serve import access, deploy
+from ray_brats.serve import settings as deployments
 from ray_brats.volume import encode_mask
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]
@@ -36,14 +37,14 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("state")
     (folder / "keys.txt").write_text(access.line_of("tests", KEY) + "\n")
-    settings = deploy.Settings(
+    settings = deployments.Settings(
         models={"default": (str(bundle_folder),)},
-        state=deploy.state_of(str(folder / "state")),
+        state=deployments.state_of(str(folder / "state")),
         api_keys=str(folder / "keys.txt"),
     )
-    port = deploy.free_port("127.0.0.1", 0)
+    port = deployments.free_port("127.0.0.1", 0)
     with engine.running() as there:
-        fitted = deploy.fitting(settings, there, None)
+        fitted = deployments.fitting(settings, there, None)
         with deploy.served(fitted, port=port) as found:
             yield found
 

@@ -15,12 +15,13 @@ import rich.table
 import tyro
 
 from ray_brats import cli, engine
-from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, train
+from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, serve, train
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "preprocess": preprocess.preprocess,
     "train": train.measure,
     "score": score.score,
+    "serve": serve.serve,
     "growth": growth.growth,
     "growth_preprocess": dataset_growth.growth,
     "quality": quality.quality,

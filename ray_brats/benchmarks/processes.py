@@ -1,8 +1,9 @@
-"""Peak memory of this process's descendants, from /proc."""
+"""Peak memory and CPU time of this process's descendants, from /proc."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from pathlib import Path
@@ -50,6 +51,16 @@ def resident_gib(pid: int, *, peak: bool = False) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
     return int(found[1]) / 2**20 if found else 0.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that the living descendants of a process have used so far."""
+    ticks = 0
+    for child in _descendants(pid):
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(stat[11]) + int(stat[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants(pid: int) -> list[int]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
@@ -22,152 +19,35 @@ from ray_brats import labels, naming
 from ray_brats.errors import UsageError
 from ray_brats.serve import documents, multipart, uploads
 from ray_brats.serve.gate import Gate
-from ray_brats.serve.jobs import Segment, request_of
+from ray_brats.serve.jobs import request_of
 from ray_brats.serve.jobs_store import Job
 from ray_brats.serve.limits import Body, Limits, Refusal
+from ray_brats.serve.models import ServedModel
 from ray_brats.serve.phantoms import phantom_archive
-from ray_brats.serve.replica import Answer
-from ray_brats.serve.telemetry import Telemetry
+from ray_brats.serve.service import Service
 from ray_brats.serve.uploads import Submission
 
 PAGE = Path(__file__).parent / "page"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """One model as clients see it."""
-
-    name: str
-    modalities: tuple[str, ...]
-    release: str
-    card: Mapping[str, Any]
-    default: bool = False
-    capacity: int = 2
-    """Cases that its replicas work on at a time."""
-
-
-class JobsApi(Protocol):
-    """`jobs.Jobs`, or its handle in another process."""
-
-    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        """Keep and queue a job."""
-        ...
-
-    async def get(self, job_id: str) -> Job | None:
-        """The state of a job."""
-        ...
-
-    async def mask(self, job_id: str) -> bytes | None:
-        """The mask of a job that is done."""
-        ...
-
-    async def cancel(self, job_id: str) -> Job | None:
-        """Stop a job."""
-        ...
-
-
-class Service:
-    """Everything that the routes need.
-
-    Args:
-        models: the first default one answers where none is named.
-        segment: asks a model's replica.
-        jobs: the queue.
-        limits: of the deployment.
-        telemetry: of this process.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, ServedModel],
-        segment: Segment,
-        jobs: JobsApi,
-        limits: Limits,
-        telemetry: Telemetry,
-    ) -> None:
-        self.models, self.jobs, self.limits, self.telemetry = models, jobs, limits, telemetry
-        self._segment = segment
-        self._pending = dict.fromkeys(models, 0)
-        self._uploads = 0
-        self._mean_seconds = 5.0
-
-    def model(self, request: Request) -> ServedModel:
-        """The model that a request names; raises `Refusal` 404."""
-        name = request.query_params.get("model")
-        if name is None:
-            return next(model for model in self.models.values() if model.default)
-        if name not in self.models:
-            raise Refusal(404, f"no such model: there are {', '.join(self.models)}")
-        return self.models[name]
-
-    @contextlib.asynccontextmanager
-    async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
-        """A place for one case; raises `Refusal` 429 at once where there is none."""
-        if self._pending[model.name] >= model.capacity + self.limits.waiting:
-            wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
-            raise Refusal(
-                429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
-            )
-        self._pending[model.name] += 1
-        self.telemetry.pending.labels(model.name).inc()
-        try:
-            yield
-        finally:
-            self._pending[model.name] -= 1
-            self.telemetry.pending.labels(model.name).dec()
-
-    @contextlib.asynccontextmanager
-    async def uploading(self) -> AsyncIterator[None]:
-        """A place for the body of a job; raises `Refusal` 429."""
-        if self._uploads >= self.limits.uploads:
-            raise Refusal(429, "too many uploads at a time: try again later", "", 5)
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
-
-    async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
-        """The answer of a model; raises `Refusal` where it has none."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            async with asyncio.timeout(self.limits.answer_seconds):
-                answer = await self._segment(model.name, submission.images, release)
-        except TimeoutError:
-            raise Refusal(503, "the model did not answer in time", "", 60) from None
-        if "mask" not in answer:
-            later = 10 if answer["status"] >= 500 else 0
-            raise Refusal(answer["status"], answer["error"], answer["file"], later)
-        self._mean_seconds += 0.2 * (clock() - began - self._mean_seconds)
-        self.telemetry.case_done(model.name, answer)
-        return answer
+METRICS_SECONDS = 5.0
+"""How long a scrape waits for the process of the queue."""
 
 
 async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
-    """The body of a request, whatever its kind.
-
-    Raises:
-        Refusal: after the rest of the body was read, so that the client gets to read it.
-    """
+    """The body of a request, whatever its kind; raises `Refusal` as soon as there is reason."""
     headers = request.headers
     body = Body(request.receive, headers, limits)
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
-        if kind == "multipart/form-data":
-            return await multipart.read(body, headers, model.modalities, limits)
-        if kind in ("application/zip", "application/x-zip-compressed"):
-            return await multipart.read_archive(body, model.modalities, limits)
-        if kind == "application/json":
-            return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
-        raise Refusal(
-            415, "expected multipart/form-data, application/zip or application/json as Content-Type"
-        )
-    except Refusal:
-        await body.drain()
-        raise
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
+    if kind == "multipart/form-data":
+        return await multipart.read(body, headers, model.modalities, limits)
+    if kind in ("application/zip", "application/x-zip-compressed"):
+        return await multipart.read_archive(body, model.modalities, limits)
+    if kind == "application/json":
+        return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
+    raise Refusal(
+        415, "expected multipart/form-data, application/zip or application/json as Content-Type"
+    )
 
 
 def _asked_release(request: Request) -> str | None:
@@ -220,12 +100,14 @@ def _add_cases(app: FastAPI, service: Service) -> None:
             return JSONResponse(
                 {
                     "model": model.name,
+                    "bundles": answer["bundles"],
                     "release": release,
                     "volumes_ml": volumes_ml,
                     "case_id": submission.case_id,
                 }
             )
         headers = {"X-Ray-Brats-Model": model.name, "X-Ray-Brats-Release": release}
+        headers["X-Ray-Brats-Bundle"] = ",".join(answer["bundles"])
         headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
         return Response(answer["mask"], media_type="application/gzip", headers=headers)
 
@@ -240,7 +122,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
             release = _release(asked_release, submission, model)
-            asked = request_of(submission, model.name, release, list(model.modalities))
+            asked = request_of(submission, model.name, release, asked_release)
             job = await service.jobs.submit(*asked)
         told = {"id": job["id"], "state": job["state"]}
         return JSONResponse(told, 202, {"Location": f"/v1/jobs/{job['id']}"})
@@ -298,15 +180,22 @@ def _add_facts(app: FastAPI, service: Service) -> None:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        """Whether models are loaded; Serve starts this process after them."""
-        return {"status": "ready"}
+    @app.get("/readyz", **documents.READY)
+    async def readyz() -> Response:
+        """Whether every model has a replica that is up, and the queue of jobs too."""
+        missing = await service.missing()
+        if missing:
+            raise Refusal(503, f"not ready: {', '.join(missing)}", "", 5)
+        return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", **documents.METRICS)
     async def metrics() -> Response:
-        """Metrics for Prometheus."""
-        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4")
+        """Metrics for Prometheus: of this process, and of the queue of jobs while it is there."""
+        text = service.telemetry.text()
+        with contextlib.suppress(Refusal, TimeoutError):
+            async with asyncio.timeout(METRICS_SECONDS):
+                text += await service.jobs.metrics()
+        return Response(text, media_type="text/plain; version=0.0.4")
 
 
 def _add_page(app: FastAPI) -> None:

@@ -6,99 +6,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import dataclasses
 import math
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray.exceptions
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+)
 from ray.serve.schema import LoggingConfig
 
-from ray_brats import config, engine, labels, modelcard, storage
-from ray_brats.config import Recipe
-from ray_brats.errors import StageFailed, UsageError
+from ray_brats import engine
+from ray_brats.errors import StageFailed
 from ray_brats.serve import replica
 from ray_brats.serve.access import Keys, Pseudonyms, deployment_key
-from ray_brats.serve.app import ServedModel, Service, build
+from ray_brats.serve.app import build
 from ray_brats.serve.gate import Gate
-from ray_brats.serve.jobs import Jobs, Segment
+from ray_brats.serve.jobs import Jobs
 from ray_brats.serve.jobs_store import Job, JobsStore
-from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.replica import Answer
+from ray_brats.serve.limits import Refusal
+from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.service import Service
+from ray_brats.serve.settings import ONGOING, Settings, describe, from_values
 from ray_brats.serve.telemetry import Telemetry
 
 NAME = "ray-brats"
-ONGOING = 2
-"""Cases in one replica: one in the network, the next being read."""
+JOBS = "jobs"
 INGRESS_ONGOING = 512
 """Far above what is accepted, so that refusing is the application's decision and fast."""
 ATTEMPTS = 2
 """A case whose replica dies is given to another one once."""
-_CARD = ("intended_use", "measured", "recipe", "parameters", "versions", "signatures", "limits")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """One deployment; plain values, for they also come from a configuration file."""
-
-    models: Mapping[str, tuple[str, ...]]
-    """Name to bundles (several are averaged); the first is the default."""
-    state: str
-    pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    api_keys: str | None = None
-    log_names: bool = False
-    tta: str | None = None
-    overlap: float | None = None
-    replicas: int = 1
-    """At most, of each model; the least is one."""
-    cpus: float = 1.0
-    gpus: float = 0.0
-    drain_seconds: float = 120.0
-    limits: Limits = field(default_factory=Limits)
-
-
-def from_values(values: Mapping[str, Any]) -> Settings:
-    """Settings from the `args` of a Serve configuration file; raises `UsageError`."""
-    given = dict(values)
-    try:
-        if isinstance(given.get("models"), Mapping):
-            given["models"] = {
-                name: (uris,) if isinstance(uris, str) else tuple(uris)
-                for name, uris in given["models"].items()
-            }
-        limits = dict(given.pop("limits", {}))
-        limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
-        return Settings(**given, limits=Limits(**limits))
-    except TypeError as error:
-        raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
-
-
-def describe(settings: Settings) -> dict[str, ServedModel]:
-    """The models as clients see them, from their cards; raises `ArtefactError`."""
-    found: dict[str, ServedModel] = {}
-    for name, uris in settings.models.items():
-        pins = settings.pinned.get(name) or (None,) * len(uris)
-        cards = [modelcard.read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
-        card = cards[0][0]
-        recipe = config.from_json(Recipe, card["recipe"])
-        facts = {key: card[key] for key in _CARD if key in card}
-        options = {"tta": settings.tta, "overlap": settings.overlap}
-        identity = {"bundles": [sha256 for _, sha256 in cards], "options": options}
-        found[name] = ServedModel(
-            name=name,
-            modalities=tuple(recipe.preprocess.modalities),
-            release=card.get("release") or labels.DEFAULT_RELEASE,
-            card={**facts, "identity": identity},
-            default=not found,
-            capacity=ONGOING * settings.replicas,
-        )
-    return found
+READY_SECONDS = 5.0
+"""How long `/readyz` waits for Serve's controller."""
 
 
 class ModelReplica(replica.Model):
@@ -108,7 +53,11 @@ class ModelReplica(replica.Model):
         options = {"tta": settings.tta, "overlap": settings.overlap}
         threads = max(1, math.floor(settings.cpus))
         bundles = settings.models[name]
-        super().__init__(lambda: replica.load(bundles, pinned, options, threads))
+        super().__init__(
+            lambda: replica.load(bundles, pinned, options, threads),
+            pinned,
+            settings.limits.inflated_bytes,
+        )
 
 
 def segment_by(handles: Mapping[str, Any]) -> Segment:
@@ -133,9 +82,15 @@ def segment_by(handles: Mapping[str, Any]) -> Segment:
 class JobsReplica:
     """The one process of the queue; Serve starts it again when it dies."""
 
-    def __init__(self, settings: Settings, handles: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        described: Mapping[str, ServedModel],
+        handles: Mapping[str, Any],
+    ) -> None:
         self._jobs = Jobs(
             JobsStore(settings.state),
+            described,
             segment_by(handles),
             settings.limits,
             at_once=max(1, settings.replicas),
@@ -185,16 +140,56 @@ class RemoteJobs:
         job: Job | None = await self._call("cancel", job_id)
         return job
 
+    async def metrics(self) -> bytes:
+        """Of the queue's process."""
+        text: bytes = await self._call("metrics")
+        return text
+
+
+def model_deployment(name: str) -> str:
+    """The Serve deployment of a model."""
+    return f"model-{name}"
+
+
+async def not_up(deployments: Sequence[str]) -> list[str]:
+    """Those without a replica that is up, as Serve's controller knows from its health checks.
+
+    The replicas themselves would answer only after the cases that wait for them.
+    """
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            status = await asyncio.to_thread(serve.status)
+    except (TimeoutError, ray.exceptions.RayError, RayServeException):
+        return ["the controller of Ray Serve does not answer"]
+    found = status.applications.get(serve.get_replica_context().app_name)
+    there = found.deployments if found else {}
+    return [
+        name
+        for name in deployments
+        if name not in there or not there[name].replica_states.get("RUNNING", 0)
+    ]
+
 
 class Ingress:
     """The HTTP application of one ingress process."""
 
-    def __init__(self, settings: Settings, handles: Mapping[str, Any], jobs: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        described: Mapping[str, ServedModel],
+        handles: Mapping[str, Any],
+        jobs: Any,
+    ) -> None:
         telemetry = Telemetry()
         names = None if settings.log_names else Pseudonyms(deployment_key(settings.state))
-        self._gate = Gate(Keys(settings.api_keys), names, telemetry)
+        self._gate = Gate(Keys(settings.api_keys), names, telemetry, settings.limits)
         self._service = Service(
-            describe(settings), segment_by(handles), RemoteJobs(jobs), settings.limits, telemetry
+            described,
+            segment_by(handles),
+            RemoteJobs(jobs),
+            settings.limits,
+            telemetry,
+            missing=lambda: not_up([*map(model_deployment, described), JOBS]),
         )
 
     def __serve_build_asgi_app__(self) -> Callable[..., Any]:
@@ -213,58 +208,29 @@ def application(values: Mapping[str, Any] | Settings) -> Any:
         "graceful_shutdown_wait_loop_s": 0.5,
     }
     actor = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
-    pins = {
-        name: tuple(model.card["identity"]["bundles"]) for name, model in describe(settings).items()
-    }
+    # Read once, so that all processes of this deployment speak of the same bundles.
+    described = describe(settings)
     models = {
         name: serve.deployment(
             ModelReplica,
-            name=f"model-{name}",
+            name=model_deployment(name),
             ray_actor_options=actor,
             max_ongoing_requests=ONGOING,
             health_check_period_s=5,
             **scaled,
             **drained,
-        ).bind(settings, name, pins[name])
-        for name in settings.models
+        ).bind(settings, name, tuple(model.card["identity"]["bundles"]))
+        for name, model in described.items()
     }
     light = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": INGRESS_ONGOING}
     jobs = serve.deployment(
-        JobsReplica, name="jobs", health_check_period_s=2, **light, **drained
-    ).bind(settings, models)
+        JobsReplica, name=JOBS, health_check_period_s=2, **light, **drained
+    ).bind(settings, described, models)
     # An update starts new ones before it ends the old.
     ingress = serve.deployment(
         serve.ingress()(Ingress), name="ingress", max_surge_percent=100, **light, **drained
     )
-    return ingress.bind(settings, models, jobs)
-
-
-def fitting(settings: Settings, there: engine.Resources, replicas: int | None) -> Settings:
-    """Settings with replicas and cores that the cluster has; raises `UsageError`."""
-    models = len(settings.models)
-    count = replicas or max(1, there.gpus // models)
-    if count < 1 or (there.gpus and count * models > there.gpus):
-        raise UsageError(
-            f"--replicas {count}: {models} model(s) need as many GPUs, there are {there.gpus}"
-        )
-    cpus = 1.0 if there.gpus else max(0.1, min(there.cpus / (models * count), there.node_cpus))
-    return dataclasses.replace(
-        settings, replicas=count, cpus=round(cpus, 2), gpus=1.0 if there.gpus else 0.0
-    )
-
-
-def free_port(host: str, port: int) -> int:
-    """The port, or one that the system picks for 0; raises `UsageError` where it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(
-                f"--host {host} --port {port}: cannot be listened on ({error.strerror})"
-            ) from error
-        return int(probe.getsockname()[1])
+    return ingress.bind(settings, described, models, jobs)
 
 
 @contextlib.contextmanager
@@ -306,10 +272,3 @@ def served(
         with engine.silenced():
             serve.delete(NAME)
             serve.shutdown()
-
-
-def state_of(uri: str) -> str:
-    """The folder of the state, absolute, made where it is not there."""
-    target = storage.absolute(uri)
-    deployment_key(target)
-    return target

@@ -91,7 +91,13 @@ _BODY = {
 }
 _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
 
-_DONE = {"model": _TEXT, "release": _TEXT, "volumes_ml": _VOLUMES}
+_DONE = {
+    "model": _TEXT,
+    "bundles": {"type": "array", "items": _TEXT},
+    "release": _TEXT,
+    "volumes_ml": _VOLUMES,
+    "case_id": {"type": ["string", "null"]},
+}
 SEGMENTATION: dict[str, Any] = {
     "responses": _answers(
         *_REFUSALS,
@@ -107,4 +113,6 @@ JOB_STATE: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The job",
 MASK: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The mask", gzip=_BINARY))}
 MODELS: dict[str, Any] = {"responses": _answers(_200=_of("Models", json={"type": "object"}))}
 PHANTOM: dict[str, Any] = {"responses": _answers(_200=_of("One case", zip=_BINARY))}
+_STATUS = {"type": "object", "properties": {"status": _TEXT}}
+READY: dict[str, Any] = {"responses": _answers(503, _200=_of("Ready", json=_STATUS))}
 METRICS: dict[str, Any] = {"responses": _answers(_200=_of("Metrics", text=_TEXT))}

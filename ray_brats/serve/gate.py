@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -13,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from ray_brats.serve.access import Keys, Pseudonyms
-from ray_brats.serve.limits import Refusal
+from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.telemetry import Telemetry, log
 
 Message = MutableMapping[str, Any]
@@ -22,12 +24,42 @@ Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Need no key, as the page's own files do."""
 OPEN_BELOW = "/page/"
+DRAIN_SECONDS = 20.0
+"""How long a refused body is still read, so that its sender gets to read the answer."""
+SLOW = 408
+"""Whoever was too slow is not waited for."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+
+class _Request:
+    """The body of a request as it is read, by whomever."""
+
+    def __init__(self, scope: Message, receive: Receive, most_bytes: int) -> None:
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "")
+        promised = int(told) if told.isascii() and told.isdecimal() else 0
+        self._receive, self._left = receive, most_bytes
+        self._ended = not promised and "transfer-encoding" not in headers
+        self._too_long = promised > most_bytes
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self._ended = self._ended or not message.get("more_body", False)
+        self._left -= len(message.get("body", b""))
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left and forget it, within the cap and for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not (self._ended or self._too_long) and self._left >= 0:
+                    await self.receive()
 
 
 class Gate:
@@ -37,10 +69,14 @@ class Gate:
         keys: who may call.
         pseudonyms: of case names; None writes them as they are.
         telemetry: counts requests.
+        limits: whose longest body is still read after an answer that did not wait for it.
     """
 
-    def __init__(self, keys: Keys, pseudonyms: Pseudonyms | None, telemetry: Telemetry) -> None:
+    def __init__(
+        self, keys: Keys, pseudonyms: Pseudonyms | None, telemetry: Telemetry, limits: Limits
+    ) -> None:
         self._keys, self._pseudonyms, self._telemetry = keys, pseudonyms, telemetry
+        self._limits = limits
         self._app: FastAPI | None = None
 
     def wrap(self, app: FastAPI) -> None:
@@ -71,6 +107,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
+        request = _Request(scope, receive, self._limits.body_bytes)
 
         async def answering(message: Message) -> None:
             nonlocal status
@@ -80,19 +117,25 @@ class Gate:
                 headers.update(HEADERS)
                 if str(scope["path"]).startswith("/v1/"):
                     headers["Cache-Control"] = "no-store"
+            elif not message.get("more_body", False) and status != SLOW:
+                # The whole answer is out; a connection that is closed now, with a body that nobody
+                # reads, would take it away from its client.
+                await send({**message, "more_body": True})
+                await request.drain()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         scope.setdefault("state", {})
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                await refusal(scope, receive, answering)
+                await refusal(scope, request.receive, answering)
             else:
-                await self._app(scope, receive, answering)
+                await self._app(scope, request.receive, answering)
         except Exception as error:  # noqa: BLE001 - no stack trace ever leaves, or names a patient
             log(event="error", kind=type(error).__name__)
             if not status:
-                await _Answer(500, "something went wrong here")(scope, receive, answering)
+                await _Answer(500, "something went wrong here")(scope, request.receive, answering)
         finally:
             self._note(scope, status, time.monotonic() - began)
 

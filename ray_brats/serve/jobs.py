@@ -7,20 +7,18 @@ models' and the server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ray_brats import cohort as cohorts
-from ray_brats import ledger, storage
-from ray_brats.errors import RayBratsError
+from ray_brats.errors import UsageError
 from ray_brats.progress import say
+from ray_brats.serve import cohort_job
 from ray_brats.serve.jobs_store import ENDED, Job, JobsStore
-from ray_brats.serve.limits import Limits, Refusal, check_uri
-from ray_brats.serve.replica import Answer
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.telemetry import Telemetry
 from ray_brats.serve.uploads import Submission
 
-Segment = Callable[[str, Mapping[str, bytes | str], str], Awaitable[Answer]]
-"""Model name, images and release to the answer of its replica."""
 PAUSES_SECONDS = (1.0, 5.0, 15.0)
 
 
@@ -29,28 +27,39 @@ class Jobs:
 
     Args:
         store: where they are kept.
+        models: those that jobs may name.
         segment: asks a model.
         limits: of the deployment.
         at_once: jobs that run side by side.
     """
 
     def __init__(
-        self, store: JobsStore, segment: Segment, limits: Limits, *, at_once: int = 1
+        self,
+        store: JobsStore,
+        models: Mapping[str, ServedModel],
+        segment: Segment,
+        limits: Limits,
+        *,
+        at_once: int = 1,
     ) -> None:
         self._store, self._segment, self._limits = store, segment, limits
-        self._at_once = at_once
+        self._models, self._at_once = models, at_once
+        self._starting = asyncio.Lock()
+        self._telemetry = Telemetry("ray_brats_jobs")
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Queue what an earlier process left, and begin; does nothing the second time."""
-        if self._workers:
-            return
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
-        for job_id in await asyncio.to_thread(self._store.unfinished):
-            await asyncio.to_thread(self._store.update, job_id, state="queued", progress=0.0)
-            self._queue.put_nowait(job_id)
+        async with self._starting:
+            # Before any job is taken in: what is new is no leftover.
+            if self._workers:
+                return
+            for job_id in await asyncio.to_thread(self._store.unfinished):
+                await asyncio.to_thread(self._store.update, job_id, state="queued", progress=0.0)
+                self._queue.put_nowait(job_id)
+            self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
 
     async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job; raises `Refusal` 429 where too many wait."""
@@ -82,9 +91,16 @@ class Jobs:
             self._running[job_id].cancel()
         return await asyncio.to_thread(self._store.update, job_id, state="cancelled")
 
-    def waiting(self) -> int:
-        """Jobs in the queue."""
-        return self._queue.qsize()
+    async def metrics(self) -> bytes:
+        """Of this process, in Prometheus's text format."""
+        self._telemetry.waiting.set(self._queue.qsize())
+        return self._telemetry.text()
+
+    async def _counted(self, model: str, images: Mapping[str, bytes | str], release: str) -> Answer:
+        answer = await self._segment(model, images, release)
+        if "mask" in answer:
+            self._telemetry.case_done(model, answer)
+        return answer
 
     async def _work(self) -> None:
         while True:
@@ -110,12 +126,16 @@ class Jobs:
             if job["state"] != "running":
                 return
             request = await asyncio.to_thread(store.request, job_id)
+            if request["model"] not in self._models:
+                raise Refusal(404, f"the model {request['model']} is no longer served")
             done = self._cohort if request.get("cohort") else self._case
             facts = await done(job_id, request)
         except Refusal as error:
             reason = f"{error.file}: {error.reason}" if error.file else error.reason
             facts = {"state": "failed", "error": reason}
-        except (RayBratsError, OSError) as error:
+        except UsageError as error:
+            facts = {"state": "failed", "error": str(error)}
+        except Exception as error:  # noqa: BLE001 - an accepted job always comes to an end
             facts = {"state": "failed", "error": f"the job cannot be done: {type(error).__name__}"}
         await asyncio.to_thread(store.update, job_id, **facts)
 
@@ -128,33 +148,11 @@ class Jobs:
         return {"state": "done", "progress": 1.0, "volumes_ml": answer["volumes_ml"]}
 
     async def _cohort(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        found = await asyncio.to_thread(cohorts.find, request["cohort"])
-        modalities, output = request["modalities"], request["output"]
-        rows = [dict(row) for row in found.rejected]
-        for number, case in enumerate(found.cases):
-            row = {"case_id": case.case_id, "status": "ok", "reason": "", "file": ""}
-            target = storage.join(output, f"{case.case_id}.nii.gz")
-            try:
-                # A CSV may name files anywhere.
-                images = {
-                    kind: check_uri(case.images.get(kind), self._limits, kind)
-                    for kind in modalities
-                }
-                if not await asyncio.to_thread(storage.exists, target):
-                    answer = await self._patiently(request["model"], images, request["release"])
-                    await asyncio.to_thread(storage.write_bytes, target, answer["mask"])
-            except Refusal as error:
-                status = "error" if error.status >= 500 else "rejected"
-                row |= {"status": status, "reason": error.reason, "file": error.file}
-            rows.append(row)
-            progress = round((number + 1) / len(found.cases), 4)
+        async def told(progress: float) -> None:
             await asyncio.to_thread(self._store.update, job_id, progress=progress)
-        rows = ledger.in_order(rows)
-        ledger_uri = storage.join(output, "cases.json")
-        await asyncio.to_thread(storage.write_json, ledger_uri, {"cases": rows})
-        failed = sum(row["status"] != "ok" for row in rows)
-        told = f"{failed} of {len(rows)} cases failed: see cases.json" if failed else None
-        return {"state": "failed" if failed else "done", "progress": 1.0, "error": told}
+
+        model = self._models[request["model"]]
+        return await cohort_job.run(request, model, self._counted, self._limits, told)
 
     async def _patiently(
         self, model: str, images: Mapping[str, bytes | str], release: str
@@ -162,7 +160,7 @@ class Jobs:
         """Ask a model, again where a process died or the storage did not answer."""
         for pause in (*PAUSES_SECONDS, None):
             try:
-                answer = await self._segment(model, images, release)
+                answer = await self._counted(model, images, release)
             except Refusal as error:
                 if error.status < 429 or pause is None:
                     raise
@@ -176,7 +174,7 @@ class Jobs:
 
 
 def request_of(
-    submission: Submission, model: str, release: str, modalities: list[str]
+    submission: Submission, model: str, release: str, asked_release: str | None
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """A submission as what `JobsStore.add` keeps: JSON values, and the bytes of files."""
     files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
@@ -184,7 +182,7 @@ def request_of(
     request = {
         "model": model,
         "release": release,
-        "modalities": modalities,
+        "asked_release": asked_release,
         "case_id": submission.case_id,
         "images": uris,
         "cohort": submission.cohort,

@@ -14,8 +14,6 @@ from typing import Any
 from ray_brats.errors import RayBratsError
 
 Receive = Callable[[], Awaitable[Any]]
-DRAIN_SECONDS = 20.0
-"""How long a refused body is still read, so that its sender gets to read the answer."""
 JSON_BYTES = 1 << 20
 
 
@@ -109,15 +107,6 @@ class Body:
                 raise Refusal(413, f"the body exceeds the {most_bytes} bytes of this kind")
             parts.append(piece)
         return b"".join(parts)
-
-    async def drain(self) -> None:
-        """Read what is left and forget it, within the cap and for a while."""
-        self._deadline = min(self._deadline, time.monotonic() + DRAIN_SECONDS)
-        try:
-            while not self._ended and self._read_bytes <= self._limits.body_bytes:
-                await self._next()
-        except Refusal:
-            return
 
     async def _next(self) -> bytes:
         left = min(self._limits.idle_seconds, self._deadline - time.monotonic())

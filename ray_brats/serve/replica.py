@@ -10,25 +10,22 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ray_brats import config, labels, modelcard, predict
+from ray_brats import config, labels, modelcard, predict, volume
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, CaseFailed
 from ray_brats.predict import Prediction, Predictor
 from ray_brats.preprocess import Prepared
+from ray_brats.serve.models import Answer
 from ray_brats.volume import encode_mask
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
 HANG_SECONDS = 1800.0
 """A case whose forward passes take longer hangs: Serve then replaces the process."""
-
-Answer = dict[str, Any]
-"""`mask` (bytes of a `.nii.gz`), `volumes_ml` and `seconds` by stage; or `status`, `error` and
-`file` as HTTP tells them."""
 
 
 def load(
@@ -52,10 +49,20 @@ def load(
 
 
 class Model:
-    """What a model replica does; the same class serves in tests without Ray."""
+    """What a model replica does; the same class serves in tests without Ray.
 
-    def __init__(self, make: MakePredictor) -> None:
+    Args:
+        make: loads the model.
+        bundles: sha256 of the card of each of its bundles, told with every answer.
+        inflated_bytes: most that the files of a case may promise; bodies were judged before.
+    """
+
+    def __init__(
+        self, make: MakePredictor, bundles: Sequence[str] = (), inflated_bytes: int = 1 << 30
+    ) -> None:
         self._predictor, self._recipe = make()
+        self._inflated_bytes = inflated_bytes
+        self._bundles = list(bundles)
         # Of threads: a request that is cancelled does not end the pass that it began.
         self._one_pass = threading.Lock()
         self._began: float | None = None
@@ -68,7 +75,12 @@ class Model:
             release: whose labels the mask carries.
         """
         began = time.monotonic()
+        uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
         try:
+            promised = await asyncio.to_thread(_promised_bytes, list(uris.values()))
+            if promised > self._inflated_bytes:
+                why = f"the files promise {promised} bytes: at most {self._inflated_bytes} are read"
+                return {"status": 413, "error": why, "file": ""}
             prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
             read = time.monotonic()
             prediction, started = await asyncio.to_thread(self._segment, prepared)
@@ -77,7 +89,8 @@ class Model:
         except CaseError as error:
             later = isinstance(error, CaseFailed)
             # What a file is called on the way is the server's business.
-            named = error.file if error.file in images else ""
+            kinds = {uri: kind for kind, uri in uris.items()}
+            named = error.file if error.file in images else kinds.get(error.file, "")
             return {
                 "status": 503 if later else 422,
                 "error": error.reason if not later else "the storage did not answer: try again",
@@ -85,6 +98,7 @@ class Model:
             }
         return {
             "mask": mask,
+            "bundles": self._bundles,
             "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
             "seconds": {
                 "read": read - began,
@@ -111,6 +125,11 @@ class Model:
     def process(self) -> int:
         """Its process id."""
         return os.getpid()
+
+
+def _promised_bytes(uris: Sequence[str]) -> int:
+    """What the headers of files elsewhere promise, before the files are read."""
+    return sum(volume.read_header(uri).promised_bytes for uri in uris)
 
 
 def _encoded(prediction: Prediction, release: str) -> bytes:

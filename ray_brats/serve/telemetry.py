@@ -14,22 +14,27 @@ _ML = (1, 5, 10, 25, 50, 100, 200)
 
 
 class Telemetry:
-    """The metrics of one process of the ingress."""
+    """The metrics of one process.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of every name, so that those of several processes can stand in one text.
+    """
+
+    def __init__(self, prefix: str = "ray_brats") -> None:
         own = self._registry = CollectorRegistry()
         self.requests = Counter(
-            "ray_brats_requests", "Requests", ["route", "method", "status"], registry=own
+            f"{prefix}_requests", "Requests", ["route", "method", "status"], registry=own
         )
         self.seconds = Histogram(
-            "ray_brats_seconds", "Seconds by stage", ["stage"], registry=own, buckets=_SECONDS
+            f"{prefix}_seconds", "Seconds by stage", ["stage"], registry=own, buckets=_SECONDS
         )
         self.pending = Gauge(
-            "ray_brats_pending", "Cases accepted and not answered", ["model"], registry=own
+            f"{prefix}_pending", "Cases accepted and not answered", ["model"], registry=own
         )
-        self.cases = Counter("ray_brats_cases", "Cases segmented", ["model"], registry=own)
+        self.cases = Counter(f"{prefix}_cases", "Cases segmented", ["model"], registry=own)
+        self.waiting = Gauge(f"{prefix}_waiting", "Jobs that wait for their turn", registry=own)
         self.volumes = Histogram(
-            "ray_brats_volume_ml", "Volume of a region", ["region"], registry=own, buckets=_ML
+            f"{prefix}_volume_ml", "Volume of a region", ["region"], registry=own, buckets=_ML
         )
 
     def case_done(self, model: str, answer: Mapping[str, Any]) -> None:

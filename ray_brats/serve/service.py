@@ -1,0 +1,120 @@
+"""What the routes stand on: the models by name, places for cases and uploads, and who answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from fastapi import Request
+
+from ray_brats.serve.jobs_store import Job
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.telemetry import Telemetry
+from ray_brats.serve.uploads import Submission
+
+
+class JobsApi(Protocol):
+    """`jobs.Jobs`, or its handle in another process."""
+
+    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+        """Keep and queue a job."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The state of a job."""
+        ...
+
+    async def mask(self, job_id: str) -> bytes | None:
+        """The mask of a job that is done."""
+        ...
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Stop a job."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Of the queue's process, in Prometheus's text format."""
+        ...
+
+
+class Service:
+    """Everything that the routes need.
+
+    Args:
+        models: the first default one answers where none is named.
+        segment: asks a model's replica.
+        jobs: the queue.
+        limits: of the deployment.
+        telemetry: of this process.
+        missing: what is not up, by name: asked for by `/readyz`.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        segment: Segment,
+        jobs: JobsApi,
+        limits: Limits,
+        telemetry: Telemetry,
+        missing: Callable[[], Awaitable[Sequence[str]]],
+    ) -> None:
+        self.models, self.jobs, self.limits, self.telemetry = models, jobs, limits, telemetry
+        self._segment, self.missing = segment, missing
+        self._pending = dict.fromkeys(models, 0)
+        self._uploads = 0
+        self._mean_seconds = 5.0
+
+    def model(self, request: Request) -> ServedModel:
+        """The model that a request names; raises `Refusal` 404."""
+        name = request.query_params.get("model")
+        if name is None:
+            return next(model for model in self.models.values() if model.default)
+        if name not in self.models:
+            raise Refusal(404, f"no such model: there are {', '.join(self.models)}")
+        return self.models[name]
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
+        """A place for one case; raises `Refusal` 429 at once where there is none."""
+        if self._pending[model.name] >= model.capacity + self.limits.waiting:
+            wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
+            raise Refusal(
+                429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
+            )
+        self._pending[model.name] += 1
+        self.telemetry.pending.labels(model.name).inc()
+        try:
+            yield
+        finally:
+            self._pending[model.name] -= 1
+            self.telemetry.pending.labels(model.name).dec()
+
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
+        """A place for the body of a job; raises `Refusal` 429."""
+        if self._uploads >= self.limits.uploads:
+            raise Refusal(429, "too many uploads at a time: try again later", "", 5)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
+        """The answer of a model; raises `Refusal` where it has none."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                answer = await self._segment(model.name, submission.images, release)
+        except TimeoutError:
+            raise Refusal(503, "the model did not answer in time", "", 60) from None
+        if "mask" not in answer:
+            later = 10 if answer["status"] >= 500 else 0
+            raise Refusal(answer["status"], answer["error"], answer["file"], later)
+        self._mean_seconds += 0.2 * (clock() - began - self._mean_seconds)
+        self.telemetry.case_done(model.name, answer)
+        return answer

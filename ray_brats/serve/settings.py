@@ -1,0 +1,122 @@
+"""What one deployment is: plain values, and the models that they name."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_brats import config, engine, labels, modelcard, storage
+from ray_brats.config import Recipe
+from ray_brats.errors import UsageError
+from ray_brats.serve.access import deployment_key
+from ray_brats.serve.limits import Limits
+from ray_brats.serve.models import ServedModel
+
+ONGOING = 2
+"""Cases in one replica: one in the network, the next being read."""
+_CARD = ("intended_use", "measured", "recipe", "parameters", "versions", "signatures", "limits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One deployment; plain values, for they also come from a configuration file."""
+
+    models: Mapping[str, tuple[str, ...]]
+    """Name to bundles (several are averaged); the first is the default."""
+    state: str
+    pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    api_keys: str | None = None
+    no_auth: bool = False
+    """Said where a configuration file is to serve without keys."""
+    log_names: bool = False
+    tta: str | None = None
+    overlap: float | None = None
+    replicas: int = 1
+    """At most, of each model; the least is one."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    drain_seconds: float = 120.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def from_values(values: Mapping[str, Any]) -> Settings:
+    """Settings from the `args` of a Serve configuration file; raises `UsageError`."""
+    given = dict(values)
+    try:
+        if isinstance(given.get("models"), Mapping):
+            given["models"] = {
+                name: (uris,) if isinstance(uris, str) else tuple(uris)
+                for name, uris in given["models"].items()
+            }
+        limits = dict(given.pop("limits", {}))
+        limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
+        settings = Settings(**given, limits=Limits(**limits))
+    except TypeError as error:
+        raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
+    if bool(settings.api_keys) == settings.no_auth:
+        # Which address Serve listens on is not told here.
+        raise UsageError(
+            "serve: expected api_keys: FILE (`ray-brats key FILE NAME` makes one), or no_auth: "
+            "true where a gateway asks for keys"
+        )
+    return settings
+
+
+def describe(settings: Settings) -> dict[str, ServedModel]:
+    """The models as clients see them, from their cards; raises `ArtefactError`."""
+    found: dict[str, ServedModel] = {}
+    for name, uris in settings.models.items():
+        pins = settings.pinned.get(name) or (None,) * len(uris)
+        cards = [modelcard.read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
+        card = cards[0][0]
+        recipe = config.from_json(Recipe, card["recipe"])
+        facts = {key: card[key] for key in _CARD if key in card}
+        options = {"tta": settings.tta, "overlap": settings.overlap}
+        identity = {"bundles": [sha256 for _, sha256 in cards], "options": options}
+        found[name] = ServedModel(
+            name=name,
+            modalities=tuple(recipe.preprocess.modalities),
+            release=card.get("release") or labels.DEFAULT_RELEASE,
+            card={**facts, "identity": identity},
+            default=not found,
+            capacity=ONGOING * settings.replicas,
+        )
+    return found
+
+
+def fitting(settings: Settings, there: engine.Resources, replicas: int | None) -> Settings:
+    """Settings with replicas and cores that the cluster has; raises `UsageError`."""
+    models = len(settings.models)
+    count = replicas or max(1, there.gpus // models)
+    if count < 1 or (there.gpus and count * models > there.gpus):
+        raise UsageError(
+            f"--replicas {count}: {models} model(s) need as many GPUs, there are {there.gpus}"
+        )
+    cpus = 1.0 if there.gpus else max(0.1, min(there.cpus / (models * count), there.node_cpus))
+    return dataclasses.replace(
+        settings, replicas=count, cpus=round(cpus, 2), gpus=1.0 if there.gpus else 0.0
+    )
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or one that the system picks for 0; raises `UsageError` where it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(
+                f"--host {host} --port {port}: cannot be listened on ({error.strerror})"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def state_of(uri: str) -> str:
+    """The folder of the state, absolute, made where it is not there."""
+    target = storage.absolute(uri)
+    deployment_key(target)
+    return target
