@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from serve_doubles import MODALITIES, SERVED, SMOKE, Double, files_of, predictor
+from serve_doubles import MODALITIES, SERVED, SMOKE, Double, files_of, listening, predictor
 
 from ray_brats import cohort as cohorts
-from ray_brats import labels, ledger, score, storage
+from ray_brats import endpoint, labels, ledger, score, storage
 from ray_brats.ledger import Work
 from ray_brats.serve.limits import Limits
 from ray_brats.volume import encode_mask
@@ -137,6 +139,25 @@ def test_a_cohort_job_leaves_what_direct_scoring_leaves(
     run(ask("?release=brats2023"))
     assert len(double.asked) == 3
     assert ledger.split_finished(work_of(phantoms, out, "brats2023"), out)[1] == []
+
+
+def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
+    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+) -> None:
+    out, double = f"{bucket}/out", Double(tmp_path, limits=limits)
+    with listening(double.app) as url:
+        found = cohorts.find(phantoms)
+        summary = endpoint.score_through(endpoint.connect(url), found, out)
+        assert (summary["counts"], summary["processed"]) == ({"ok": 3}, 3)
+        # A job of the same service goes on where the client ended: nothing is left to do.
+        double.asked.clear()
+        body = {"cohort": phantoms, "output": out}
+        with httpx.Client(base_url=url, timeout=60) as client:
+            where = client.post("/v1/jobs", json=body).headers["location"]
+            while (told := client.get(where).json())["state"] in ("queued", "running"):
+                time.sleep(0.05)
+    assert told["state"] == "done"
+    assert double.asked == []
 
 
 def test_a_bad_case_of_a_cohort_is_a_row(
