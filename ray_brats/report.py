@@ -187,8 +187,8 @@ def _all_metrics(summary: Mapping[str, Any], regions: Sequence[str]) -> str:
         "the BraTS challenge: a few such cases pull the mean far from the median."
     )
     empty = "; ".join(
-        f"{name} is empty in {numbers['empty_references']} references and "
-        f"{numbers['empty_predictions']} predictions"
+        f"{name} is empty in {numbers['empty_references']} reference(s) and "
+        f"{numbers['empty_predictions']} prediction(s), missing ones included"
         for name in regions
         if {"empty_references", "empty_predictions"} <= (numbers := _numbers(summary, name)).keys()
     )
