@@ -66,7 +66,11 @@ class Follower:
         with Progress("train", None, unit="steps") as progress:
             while True:
                 last = self._ended.wait(1.0)
-                for event in ray.get(self._board.take.remote()):
+                try:
+                    events = ray.get(self._board.take.remote())
+                except ray.exceptions.RayActorError:
+                    return  # it died; the end of the training says why
+                for event in events:
                     self._show(event, progress)
                 if last:
                     return
