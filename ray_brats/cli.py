@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import io
 import json
 import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -37,6 +39,12 @@ class Output:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `ray-brats` and of the jobs; ends the process with the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:
+        # `>&-`: nobody asks for the results, the work is done all the same.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: a character that the terminal lacks must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if given == ["--version"]:
         sys.stdout.write(f"ray-brats {ray_brats.__version__}\n")
         raise SystemExit(0)
@@ -78,10 +86,18 @@ def _call(given: Sequence[str]) -> int:
     )
     failures = summary["failures"]
     allowed = _allowed(output.max_rejected, sum(summary.get("counts", {}).values()))
-    if output.json:
-        sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
-    else:
-        tables.print_summary(summary)
+    if summary.get("all_or_nothing"):
+        allowed = 0
+    try:
+        if output.json:
+            sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
+        else:
+            tables.print_summary(summary)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it has gone (`| head`); the work is done, and Python flushes once more.
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if len(failures) > allowed:
         return 1
     if failures:

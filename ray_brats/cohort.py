@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import labels, manifest, naming, storage
+from ray_brats import labels, listing, manifest, naming, storage
 from ray_brats.errors import UsageError
 from ray_brats.listing import FileInfo
 from ray_brats.naming import MODALITIES, SEGMENTATION
@@ -147,7 +147,9 @@ def _from_names(uri: str, files: Sequence[FileInfo]) -> Cohort:
     grades = _mapped_grades(files)
     cases, rejected = [], []
     for case_id, kinds in sorted(found.items()):
-        problem = naming.problem_of_id(case_id) or _several_files(kinds)
+        problem = (
+            naming.problem_of_id(case_id) or _several_files(kinds) or _odd_folder(kinds.values())
+        )
         if problem:
             rejected.append(_rejection(case_id, *problem))
             continue
@@ -169,8 +171,17 @@ def _several_files(kinds: Mapping[str, list[FileInfo]]) -> tuple[str, str] | Non
     return None
 
 
+def _odd_folder(found: Iterable[Sequence[FileInfo]]) -> tuple[str, str] | None:
+    for items in found:
+        for item in items:
+            if not listing.is_utf8(item.uri):
+                return "the name of its folder is not in UTF-8: rename the folder", item.uri
+    return None
+
+
 def _rejection(case_id: str, reason: str, file: str) -> dict[str, str]:
-    return {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
+    told = {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
+    return {name: listing.readable(value) for name, value in told.items()}
 
 
 def _case(
@@ -242,7 +253,11 @@ def _from_csv(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
     for row in rows:
         seen[row["case_id"]] += 1
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
-    refused = {place: refusal(place) for named in places for place in named.values()}
+    refused = {
+        place: refusal(place) or storage.problem_of(place)
+        for named in places
+        for place in named.values()
+    }
     infos = storage.file_infos(place for place, why in refused.items() if why is None)
     cases: list[Case] = []
     rejected: dict[str, dict[str, str]] = {}

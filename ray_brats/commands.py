@@ -121,7 +121,7 @@ def preprocess(
 
 def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
     """The cohort with a split for every case: the CSV's, its own, or a seeded fifth as val."""
-    given = splits.read(storage.absolute(split)) if split else None
+    given = _read_split(split, found)
     cases = splits.assign(found.cases, given, seed)
     divided = splits.divided(cases)
     if divided:
@@ -294,8 +294,23 @@ def score(
 
 
 def _selected(cohort: str, split: str | None, subset: str | None, release: str | None) -> Cohort:
-    given = splits.read(storage.absolute(split)) if split else None
-    return splits.select(cohorts.find(cohort, release=release), given, subset)
+    found = cohorts.find(cohort, release=release)
+    if split and subset is None:
+        say("warning: --split without --subset chooses nothing: all cases are taken")
+    return splits.select(found, _read_split(split, found), subset)
+
+
+def _read_split(split: str | None, found: Cohort) -> dict[str, str] | None:
+    if split is None:
+        return None
+    given = splits.read(storage.absolute(split))
+    absent = splits.unknown(found, given)
+    if absent:
+        say(
+            f"warning: {split} names {len(absent)} case(s) that {found.uri} does not hold, "
+            f"{absent[0]} among them"
+        )
+    return given
 
 
 def segment(

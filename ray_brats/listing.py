@@ -21,10 +21,20 @@ class FileInfo:
     etag: str
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a name of this machine's file system can be told to any other program."""
+    return text.isascii() or text == readable(text)
+
+
+def readable(text: str) -> str:
+    """The text with a mark in place of each byte that is no UTF-8 (a lone surrogate, in Python)."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:
     """Every regular file below a folder, sorted; a file's own path lists that file.
 
-    Links are followed, but never round in a circle; those that lead nowhere are no files.
+    Links are followed, but no folder is entered twice; those that lead nowhere are no files.
     fsspec's own walk leaves a folder that cannot be opened out without a word.
 
     Raises:
@@ -33,15 +43,14 @@ def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:
     there = Path(path).stat()
     if stat.S_ISREG(there.st_mode):
         return [_info(path, there)]
-    found = _below(path, depth, ((there.st_dev, there.st_ino),))
+    found = _below(path, depth, {(there.st_dev, there.st_ino)})
     return sorted(found, key=lambda file: file.uri)
 
 
-def _below(
-    folder: str, depth: int | None, above: tuple[tuple[int, int], ...]
-) -> Iterator[FileInfo]:
+def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
     with os.scandir(folder) as entries:
-        names = [entry.path for entry in entries]
+        # Folders before links to them: their files have the shorter names.
+        names = [entry.path for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name))]
     for path in names:
         try:
             there = Path(path).stat()
@@ -53,8 +62,9 @@ def _below(
             yield _info(path, there)
         elif stat.S_ISDIR(there.st_mode) and depth != 1:
             itself = (there.st_dev, there.st_ino)
-            if itself not in above:
-                yield from _below(path, depth and depth - 1, (*above, itself))
+            if itself not in seen:
+                seen.add(itself)
+                yield from _below(path, depth and depth - 1, seen)
 
 
 def _info(path: str, there: os.stat_result) -> FileInfo:

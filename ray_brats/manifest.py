@@ -19,6 +19,8 @@ def read(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
         raise UsageError(f"{uri}: no such file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{uri}: not a text file in UTF-8") from error
+    if "\0" in text:
+        raise UsageError(f"{uri}: not a text file: it holds a NUL byte")
     reader = csv.DictReader(io.StringIO(text), restval="")
     try:
         names, rows = reader.fieldnames or (), list(reader)

@@ -157,7 +157,7 @@ def training(
     recipe: Recipe, there: Resources, table: Rates, workers: int | None = None
 ) -> Estimate:
     """Every worker makes every step: more workers see more patches in the same time."""
-    count = workers or train.default_workers(there)
+    count = train.default_workers(there) if workers is None else workers
     units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
     if not 1 <= count <= units:
         raise UsageError(

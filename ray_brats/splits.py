@@ -12,10 +12,19 @@ from ray_brats.errors import UsageError
 
 
 def read(uri: str) -> dict[str, str]:
-    """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`."""
+    """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`.
+
+    Raises:
+        UsageError: no such CSV, another subset, or one case in two subsets.
+    """
     rows = manifest.read(uri, required=("case_id", "split"))
     manifest.check_splits(uri, {row["split"] for row in rows})
-    return {row["case_id"]: row["split"] for row in rows}
+    given: dict[str, str] = {}
+    for row in rows:
+        case_id, split = row["case_id"], row["split"]
+        if given.setdefault(case_id, split) != split:
+            raise UsageError(f"{uri}: {case_id} stands in {given[case_id]} and in {split}")
+    return given
 
 
 def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) -> list[Case]:
@@ -33,6 +42,12 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
         dataclasses.replace(case, split=split)
         for case, split in zip(cases, _seeded_fifth(cases, seed), strict=True)
     ]
+
+
+def unknown(cohort: Cohort, given: Mapping[str, str]) -> list[str]:
+    """What a split names and the cohort does not hold, be it usable or rejected."""
+    there = {case.case_id for case in cohort.cases} | {row["case_id"] for row in cohort.rejected}
+    return sorted(set(given) - there)
 
 
 def divided(cases: Iterable[Case]) -> list[str]:

@@ -23,7 +23,7 @@ import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.listing import FileInfo, list_local
+from ray_brats.listing import FileInfo, is_utf8, list_local, readable
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Name of a file that was not renamed into place; see `renamed_into_place`."""
@@ -37,7 +37,13 @@ def is_remote(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """The same place, whatever the working directory of the process that reads it."""
+    """The same place, whatever the working directory of the process that reads it.
+
+    Raises:
+        UsageError: the name is not in UTF-8.
+    """
+    if not is_utf8(uri):
+        raise UsageError(f"{readable(uri)}: the name is not in UTF-8: rename the file")
     if is_remote(uri):
         return uri.rstrip("/")
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
@@ -56,6 +62,16 @@ def name_of(uri: str) -> str:
 def parent_of(uri: str) -> str:
     """The folder or prefix that a URI stands in."""
     return uri.rstrip("/").rsplit("/", 1)[0]
+
+
+def problem_of(uri: str) -> str | None:
+    """Why nothing can be read at a place of this form (an unknown protocol), or None."""
+    try:
+        if is_remote(uri):
+            _open(uri)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def _open(uri: str) -> tuple[Any, str]:
@@ -107,7 +123,7 @@ def _etag(info: dict[str, Any]) -> str:
 
 
 def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
-    """What is known of single files, by URI; those that are not there are left out.
+    """What is known of single files, by URI; those that cannot be looked at are left out.
 
     On this machine by a look at each; elsewhere by one listing for each folder, side by side.
     """
@@ -117,7 +133,10 @@ def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
     with ThreadPoolExecutor(16) as pool:
         listings = list(pool.map(lambda folder: list_files(folder, depth=1), folders))
     found = [file for listing in listings for file in listing if file.uri in remote]
-    found += [file for uri in sorted(wanted - remote) for file in list_files(uri)]
+    for uri in sorted(wanted - remote):
+        # Whoever reads the file will say what is the matter with it.
+        with contextlib.suppress(OSError):
+            found += list_files(uri)
     return {file.uri: file for file in found}
 
 

@@ -36,7 +36,8 @@ def submit(
         release: whose labels the masks carry, where the cohort's names do not tell.
 
     Returns:
-        A summary: `submission` (None where a mask has a problem), `counts`, `notes`, `failures`.
+        A summary: `submission` (None where a mask has a problem: `--max-rejected` allows none),
+        `counts`, `notes`, `failures`.
 
     Raises:
         UsageError: nobody says whose labels these are, or the name is no zip's.
@@ -56,6 +57,7 @@ def submit(
     return {
         "submission": None if failures else zip_uri,
         "release": chosen,
+        "all_or_nothing": True,
         "counts": {"ok": len(rows) - len(failures), "rejected": len(failures)},
         "notes": _notes(cohort.cases, predictions_uri),
         "failures": failures,

@@ -13,7 +13,7 @@ import rich.table
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print what a command did as tables, on standard output."""
     # Names and reasons come from files: brackets in them are no markup.
-    console = rich.console.Console(markup=False, emoji=False)
+    console = _Console(markup=False, emoji=False)
     if "cases" in summary and isinstance(summary["cases"], list):
         console.print(_case_table(summary["cases"]))
     elif "checks" in summary:
@@ -33,6 +33,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     for name in ("dataset", "run", "bundle", "predictions", "report", "picture", "submission"):
         if isinstance(summary.get(name), str):
             console.print(f"{name}: {summary[name]}", soft_wrap=True)
+
+
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Left to the command, whose exit status is about its cases."""
+        raise BrokenPipeError
 
 
 def _table(title: str, columns: Sequence[str]) -> rich.table.Table:

@@ -74,7 +74,7 @@ def train(
     """
     began_unix = time.time()
     data = read_training_set(dataset_uri, recipe, fold=fold)
-    workers = workers or default_workers(there)
+    workers = default_workers(there) if workers is None else workers
     _check_workers(workers, there, run_uri)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,65 @@ def test_names_that_look_like_markup_are_told_as_they_are(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "x[/y]" in done.stdout
     assert "a[bold]" in done.stdout
+
+
+@pytest.mark.parametrize("told", [(), ("--json",)])
+def test_names_that_no_terminal_can_print_are_told_all_the_same(
+    tmp_path: Path, told: tuple[str, ...]
+) -> None:
+    for path in (b"latin-\xe9_flair.nii.gz", b"caf\xe9/one_flair.nii.gz", b"two_flair.nii.gz"):
+        place = tmp_path / "c" / os.fsdecode(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"x")
+    done = ray_brats("check", tmp_path / "c", *told, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert "UTF-8" in done.stdout
+    assert r"1\u2013128" in done.stdout, "the dash of a sentence, where there is no dash"
+    odd = ray_brats("check", os.fsdecode(b"/caf\xe9"), *told)
+    assert (odd.returncode, odd.stdout) == (2, "")
+    assert "not in UTF-8" in odd.stderr
+    (tmp_path / "nul.csv").write_bytes(b"case_id,t2\na,b\0c\n")
+    nul = ray_brats("check", tmp_path / "nul.csv", *told)
+    assert nul.returncode == 2
+    assert "NUL" in nul.stderr
+
+
+def test_one_place_that_cannot_be_is_one_rejected_case(tmp_path: Path) -> None:
+    lines = ["case_id,t1ce,t2,flair"]
+    for number, place in enumerate(("foo://a/b", "gs://a/b", "x" * 300, "http://127.0.0.1:1/a")):
+        lines.append(f"case{number},{place},{place},{place}")
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    done = ray_brats("check", tmp_path / "c.csv", "--json")
+    assert done.returncode == 1, done.stderr
+    rows = json.loads(done.stdout)["failures"]
+    assert len(rows) == 4
+    assert "Protocol not known: foo" in rows[0]["reason"]
+    assert "too long" in rows[2]["reason"]
+    assert all(row["file"] for row in rows)
+
+
+@pytest.mark.parametrize("told", [(), ("--json",)])
+def test_results_that_nobody_reads_end_no_command(
+    cohort_folder: Path, told: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "ray_brats.cli", "check", str(cohort_folder), *told]
+    for redirection in (">&-", "| true"):
+        line = f"set -o pipefail; {shlex.join(command)} {redirection}"
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, timeout=100
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        assert "rror" not in done.stderr, done.stderr
+
+
+def test_a_submission_with_a_problem_fails_whatever_is_tolerated(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p").mkdir()
+    arguments = (tmp_path / "p", cohort_folder, tmp_path / "out.zip", "--max-rejected", "100%")
+    done = ray_brats("submit", *arguments)
+    assert done.returncode == 1
+    assert not (tmp_path / "out.zip").exists()
 
 
 def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) -> None:

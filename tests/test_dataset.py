@@ -29,6 +29,8 @@ KILLS = 15
 """Of a worker, the driver and the raylet in turn: five each."""
 WORKERS = os.cpu_count() or 1
 """Tasks that run at a time: what a death of the driver or of the node stops."""
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Of a node: they outlive it for a minute, and touch no case."""
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -118,10 +120,14 @@ class Opened:
 
 @pytest.fixture
 def opened(undisturbed: tuple[Path, dict[str, bytes]]) -> Iterator[Opened]:
-    """What is opened of the cohort during the test."""
+    """What is opened of the cohort during the test, and by no command that a failed one left."""
     counter = Opened(undisturbed[0] / "cohort")
     yield counter
     counter.close()
+    for process in psutil.Process().children():
+        if "preprocess" in process.cmdline():
+            process.terminate()
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -150,18 +156,18 @@ def test_kill_9_at_a_random_moment_changes_nothing(
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(draw.uniform(0, 0.5))
-    tree = psutil.Process(process.pid).children(recursive=True)
     victim = ("worker", "driver", "raylet")[seed % 3]
-    before = sidecars(out)
     if victim == "worker":
-        draw.choice(named(tree, "ray::MapBatches")).kill()
+        draw.choice(busy_workers(process)).kill()
+        before = sidecars(out)
         assert finished(process)["counts"] == {"ok": CASES}
     else:
+        tree = psutil.Process(process.pid).children(recursive=True)
         (psutil.Process(process.pid) if victim == "driver" else named(tree, "raylet")[0]).kill()
         said = process.communicate(timeout=300)[1]
         assert process.returncode != 0
         assert "Traceback" not in said, said
-        psutil.wait_procs(tree, timeout=60)
+        wait_for_end_of_work(tree)
         before = sidecars(out)
         summary = finished(start("preprocess", folder / "cohort", out, "--json"))
         assert summary["skipped"] == len(before)
@@ -175,11 +181,29 @@ def test_kill_9_at_a_random_moment_changes_nothing(
     assert len(redone) <= killed, "more than one case per worker redone"
 
 
-def named(tree: list[psutil.Process], name: str) -> list[psutil.Process]:
-    """Processes whose command begins so."""
+def busy_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that are at a case; between two cases a worker is titled idle."""
+    while True:
+        assert process.poll() is None, "all cases were done before a worker was found at one"
+        tree = psutil.Process(process.pid).children(recursive=True)
+        if found := named(tree, "ray::MapBatches"):
+            return found
+        time.sleep(0.01)
+
+
+def wait_for_end_of_work(tree: list[psutil.Process]) -> None:
+    """Until Ray's workers noticed that their node or driver died: some two seconds."""
+    until = time.monotonic() + 60
+    while working := [item for item in named(tree, "ray::") if not named([item], *AGENTS)]:
+        assert time.monotonic() < until, working
+        time.sleep(0.05)
+
+
+def named(tree: list[psutil.Process], *names: str) -> list[psutil.Process]:
+    """Living processes whose command begins so."""
     found = []
     for process in tree:
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-            if Path(process.cmdline()[0]).name.startswith(name):
+            if Path(process.cmdline()[0]).name.startswith(names):
                 found.append(process)
     return found

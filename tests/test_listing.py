@@ -55,3 +55,15 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     (folder / "broken").symlink_to(tmp_path / "absent")
     os.mkfifo(folder / "pipe")
     assert names(folder) == ["a/two", "b/deep/one", "linked/four", "three"]
+
+
+def test_folders_that_link_to_each_other_are_entered_once(tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"")
+        for other in "abcdefghij":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    (tmp_path / "A").symlink_to(tmp_path / "a")
+    found = names(tmp_path)
+    assert len(found) == 10, "each file once, by one of its names"
+    assert "a/file" in found, "rather its own than a link's"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ray_brats import cohort, splits
@@ -37,6 +39,15 @@ def test_a_given_split_that_divides_a_patient_is_noticed() -> None:
     given = {"p0_0": "train", "p0_1": "val", "p1_0": "val", "p1_1": "val", "p2_0": "test"}
     assert splits.divided(splits.assign(cases(3), given, seed=0)) == ["p0"]
     assert splits.divided(splits.assign(cases(9), None, seed=0)) == []
+
+
+def test_a_case_in_two_subsets_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("case_id,split\na,train\nb,val\na,val\n")
+    with pytest.raises(UsageError, match="a stands in train and in val"):
+        splits.read(str(path))
+    path.write_text("case_id,split\na,train\na,train\n")
+    assert splits.read(str(path)) == {"a": "train"}
 
 
 def test_selecting_nothing_is_a_usage_error() -> None:
