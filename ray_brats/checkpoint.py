@@ -89,7 +89,9 @@ def restore(groups: Groups, uri: str) -> Checkpoint:
 def describe(uri: str) -> Checkpoint | None:
     """The description of a checkpoint, or None where it is not complete."""
     card = storage.read_json_or_none(storage.join(uri, CARD))
-    return None if card is None else Checkpoint(uri=uri, step=int(card["step"]), facts=card)
+    if card is None or "step" not in card:
+        return None
+    return Checkpoint(uri=uri, step=int(card["step"]), facts=card)
 
 
 def list_checkpoints(uri: str) -> list[Checkpoint]:

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import traceback
@@ -43,6 +44,7 @@ OBJECT_STORE_BYTES = 256 << 20
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
+_OWN_ERROR = re.compile(r"^ray_brats\.errors\.\w+: ")
 
 
 @contextlib.contextmanager
@@ -246,7 +248,7 @@ def stopped_by_ray(title: str) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         if isinstance(error, RayBratsError):
             raise
-        cause = str(error).strip().splitlines()[-1]
+        cause = _OWN_ERROR.sub("", str(error).strip().splitlines()[-1])
         raise StageFailed(f"{title} stopped: {cause}; what is finished stays") from error
 
 

@@ -50,7 +50,7 @@ def export_run(
         UsageError: no run, or no checkpoint of that name.
     """
     description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
-    if description is None:
+    if description is None or not {"recipe", "cases"} <= set(description):
         raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
     recipe = config.from_json(Recipe, description["recipe"])
     there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_brats import storage
+from ray_brats.errors import ArtefactError
 
 Row = dict[str, Any]
 RETRIED = ("error",)
@@ -35,9 +36,26 @@ def write_table(
     storage.write_if_changed(uri, buffer.getvalue())
 
 
-def read_table(uri: str) -> list[Row]:
-    """The rows of a Parquet table; `FileNotFoundError` where there is none."""
-    rows: list[Row] = pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
+def read_table(uri: str, *, required: Iterable[str] = ()) -> list[Row]:
+    """The rows of a Parquet table.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ArtefactError: the file is damaged, or lacks a required column.
+    """
+    content = storage.read_bytes(uri)
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except (pa.ArrowException, OSError) as error:
+        raise ArtefactError(
+            f"{uri} is no Parquet table ({error}): delete it and run the stage again"
+        ) from error
+    lacking = [name for name in required if name not in table.column_names]
+    if lacking:
+        raise ArtefactError(
+            f"{uri} has no column {', '.join(lacking)}: delete it and run the stage again"
+        )
+    rows: list[Row] = table.to_pylist()
     return rows
 
 

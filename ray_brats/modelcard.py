@@ -23,6 +23,7 @@ from ray_brats.errors import ArtefactError
 
 CARD = "bundle.json"
 FORMAT_VERSION = 2
+REQUIRED = ("recipe", "sha256", "versions", "parameters")
 
 
 def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
@@ -58,6 +59,9 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
             f"{uri} has bundle format {version}, this version reads {FORMAT_VERSION}: export it "
             "again with the installed ray-brats"
         )
+    lacking = [name for name in REQUIRED if name not in card]
+    if lacking:
+        raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
     return card, found
 
 

@@ -56,6 +56,9 @@ def run(
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
     with engine.running() as there:
+        if workers is not None:
+            # Before the hours that preprocessing may take.
+            training.check_workers(workers, there, run_uri)
         prepared = commands.prepare(found, dataset, chosen, keep_filtered)
         trained = training.train(
             dataset, run_uri, chosen, there=there, workers=workers, resume=True

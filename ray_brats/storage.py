@@ -266,8 +266,8 @@ def remove_remains(uris: Iterable[str]) -> None:
             Path(uri.removeprefix("file://")).unlink(missing_ok=True)
 
 
-def read_json(uri: str) -> dict[str, Any]:
-    """One JSON object; `ArtefactError` where the file is none."""
+def read_json(uri: str, *, required: Iterable[str] = ()) -> dict[str, Any]:
+    """One JSON object; `ArtefactError` where the file is none, or lacks a required name."""
     content = read_bytes(uri)
     try:
         value = json.loads(content)
@@ -277,6 +277,9 @@ def read_json(uri: str) -> dict[str, Any]:
         ) from (error)
     if not isinstance(value, dict):
         raise ArtefactError(f"{uri} holds no JSON object: delete it and run the stage again")
+    lacking = [name for name in required if name not in value]
+    if lacking:
+        raise ArtefactError(f"{uri} lacks {', '.join(lacking)}: delete it and run the stage again")
     return value
 
 

@@ -40,13 +40,17 @@ def submit(
         `counts`, `notes`, `failures`.
 
     Raises:
-        UsageError: nobody says whose labels these are, or the name is no zip's.
+        UsageError: nobody says whose labels these are, the name is no zip's, or no mask is there.
     """
     chosen = cohort.release_or(release)
     if chosen is None:
         raise UsageError(f"the names in {cohort.uri} do not tell the release: pass --release")
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
+    there = {storage.name_of(file.uri) for file in storage.list_files(predictions_uri)}
+    masks = {name for name in there if name.endswith((".nii.gz", ".nii"))}
+    if not masks:
+        raise UsageError(f"{predictions_uri} holds no <case_id>.nii.gz: expected masks by case")
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
     rows = [row for row, _ in checked] + [dict(row) for row in cohort.rejected]
@@ -59,7 +63,7 @@ def submit(
         "release": chosen,
         "all_or_nothing": True,
         "counts": {"ok": len(rows) - len(failures), "rejected": len(failures)},
-        "notes": _notes(cohort.cases, predictions_uri),
+        "notes": _notes(cohort.cases, masks),
         "failures": failures,
     }
 
@@ -100,10 +104,8 @@ def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
     return content
 
 
-def _notes(cases: Sequence[Case], predictions_uri: str) -> list[str]:
-    named = {_file_name(case.case_id) for case in cases}
-    there = {storage.name_of(file.uri) for file in storage.list_files(predictions_uri)}
-    extra = sorted(name for name in there - named if name.endswith((".nii.gz", ".nii")))
+def _notes(cases: Sequence[Case], masks: set[str]) -> list[str]:
+    extra = sorted(masks - {_file_name(case.case_id) for case in cases})
     if not extra:
         return []
     return [f"{len(extra)} mask(s) of no case of the cohort were left out: {', '.join(extra[:3])}"]

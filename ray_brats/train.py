@@ -75,7 +75,7 @@ def train(
     began_unix = time.time()
     data = read_training_set(dataset_uri, recipe, fold=fold)
     workers = default_workers(there) if workers is None else workers
-    _check_workers(workers, there, run_uri)
+    check_workers(workers, there, run_uri)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
     description = _describe(data, recipe, workers, fold)
@@ -154,7 +154,8 @@ def _check_extension(run_uri: str, description: dict[str, Any]) -> None:
         )
 
 
-def _check_workers(workers: int, there: Resources, run_uri: str) -> None:
+def check_workers(workers: int, there: Resources, run_uri: str) -> None:
+    """Raises `UsageError` where the cluster has no room for so many, or does not share the run."""
     units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
     if workers < 1 or workers > units:
         raise UsageError(

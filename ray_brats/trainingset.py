@@ -11,6 +11,8 @@ from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.ledger import Row
 
+_COLUMNS = ("case_id", "status", "split", "patient_id", "grade", "label_sha256")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
@@ -29,10 +31,13 @@ def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> T
 
     Raises:
         UsageError: no dataset, prepared by another recipe, or nothing to train on.
+        ArtefactError: the dataset's table or description is damaged.
     """
     try:
-        description = storage.read_json(storage.join(uri, "dataset.json"))
-        rows = ledger.read_table(storage.join(uri, "cases.parquet"))
+        description = storage.read_json(
+            storage.join(uri, "dataset.json"), required=("preprocess", "recipe", "fingerprint")
+        )
+        rows = ledger.read_table(storage.join(uri, "cases.parquet"), required=_COLUMNS)
     except FileNotFoundError as error:
         raise UsageError(
             f"{uri} is no dataset: expected what `ray-brats preprocess COHORT DATASET` writes"

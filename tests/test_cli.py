@@ -331,6 +331,7 @@ def test_a_submission_with_a_problem_fails_whatever_is_tolerated(
     cohort_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "p").mkdir()
+    (tmp_path / "p/BraTS20_Training_001.nii.gz").write_bytes(b"no mask")
     arguments = (tmp_path / "p", cohort_folder, tmp_path / "out.zip", "--max-rejected", "100%")
     done = ray_brats("submit", *arguments)
     assert done.returncode == 1

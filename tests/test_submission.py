@@ -85,6 +85,8 @@ def test_what_cannot_be_a_submission_is_said_first(cohort_folder: Path, tmp_path
     found = cohort.find(str(cohort_folder))
     with pytest.raises(UsageError, match=r"\.zip"):
         submit(found, str(tmp_path), str(tmp_path / "out.tar"), release=None)
+    with pytest.raises(UsageError, match="holds no <case_id>"):
+        submit(found, str(tmp_path / "absent"), str(tmp_path / "out.zip"), release=None)
     cases = tuple(dataclasses.replace(case, release=None) for case in found.cases)
     unnamed = dataclasses.replace(found, cases=cases)
     with pytest.raises(UsageError, match="--release"):

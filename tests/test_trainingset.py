@@ -35,8 +35,8 @@ def rows() -> list[dict[str, Any]]:
 def dataset(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same cases in one order and in the other."""
     description = {"preprocess": config.as_json(RECIPE.preprocess), "recipe": "smoke"}
-    monkeypatch.setattr(storage, "read_json", lambda _: description)
-    monkeypatch.setattr(ledger, "read_table", lambda _: rows()[:: request.param])
+    monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
+    monkeypatch.setattr(ledger, "read_table", lambda _, **__: rows()[:: request.param])
 
 
 def folds() -> list[TrainingSet]:
@@ -66,7 +66,7 @@ def test_a_fold_is_the_same_whatever_the_order_of_the_cases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     description = {"preprocess": config.as_json(RECIPE.preprocess), "recipe": "smoke"}
-    monkeypatch.setattr(storage, "read_json", lambda _: description)
+    monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
     found = []
     for order in (1, -1):
         monkeypatch.setattr(ledger, "read_table", lambda _, order=order: rows()[::order])
