@@ -159,10 +159,14 @@ def read(run_uri: str) -> list[dict[str, Any]]:
 
 
 def _parsed(content: bytes) -> list[dict[str, Any]]:
+    """Up to the first line that is none."""
     lines = []
-    for text in content.decode().splitlines():
+    for text in content.splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        lines.append(line)
     return lines

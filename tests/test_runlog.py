@@ -96,3 +96,10 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
         log.add({"step": 1, "loss": 0.5})
         log.flush()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [b"\xff\x00", b"[1]\n", b'{"loss": 1}\n', b'{"step": 3, "lo'])
+def test_reading_ends_where_a_log_is_damaged(tmp_path: Path, damage: bytes) -> None:
+    whole = b'{"step": 1}\n{"step": 2}\n'
+    (tmp_path / runlog.FILE).write_bytes(whole + damage + whole)
+    assert runlog.read(str(tmp_path)) == [{"step": 1}, {"step": 2}]

@@ -69,7 +69,7 @@ def test_a_fold_is_the_same_whatever_the_order_of_the_cases(
     monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
     found = []
     for order in (1, -1):
-        monkeypatch.setattr(ledger, "read_table", lambda _, order=order: rows()[::order])
+        monkeypatch.setattr(ledger, "read_table", lambda _, order=order, **__: rows()[::order])
         found.append([{row["case_id"] for row in one.validation} for one in folds()])
     assert found[0] == found[1]
 
