@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ray_brats import patches, storage
 from ray_brats.config import TrainConfig
-from ray_brats.errors import StageFailed
+from ray_brats.errors import ArtefactError, StageFailed
 from ray_brats.patches import SampleStream, draw_location
 
 Array = npt.NDArray[Any]
@@ -46,12 +46,22 @@ class PreparedCase:
     folder: Path
 
     def image(self) -> Array:
-        """Memory-mapped `(H, W, D, C)`."""
-        return np.load(self.folder / "image.npy", mmap_mode="r")  # type: ignore[no-any-return]
+        """Memory-mapped `(H, W, D, C)`; `ArtefactError` where the file is damaged."""
+        return _mapped(self.folder / "image.npy")
 
     def label(self) -> Array:
-        """Memory-mapped `(H, W, D)` class indices."""
-        return np.load(self.folder / "label.npy", mmap_mode="r")  # type: ignore[no-any-return]
+        """Memory-mapped `(H, W, D)` class indices; `ArtefactError` where the file is damaged."""
+        return _mapped(self.folder / "label.npy")
+
+
+def _mapped(path: Path) -> Array:
+    try:
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    except (ValueError, EOFError) as error:
+        raise ArtefactError(
+            f"{path} is damaged ({error}): preprocess the cohort into this dataset again, which "
+            "does that case anew"
+        ) from error
 
 
 def cache_folder(dataset_uri: str, run_uri: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -178,6 +179,18 @@ def _check_access(
     for file in tls:
         if file and not Path(file).is_file():
             raise UsageError(f"{file}: no such file; expected a PEM file for HTTPS")
+    certificate, private_key = tls
+    if certificate and private_key:
+        try:
+            # Of a pass phrase the server would ask a terminal that is not there.
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                certificate, private_key, password=lambda: ""
+            )
+        except (ssl.SSLError, ValueError) as error:
+            raise UsageError(
+                f"--tls-cert {certificate} --tls-key {private_key}: not a certificate and its "
+                f"private key, in PEM and without a pass phrase ({error})"
+            ) from error
 
 
 def _check_positive(**options: float) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ray_brats import batches, storage
 from ray_brats.batches import BatchStream, PreparedCase
 from ray_brats.config import TrainConfig
-from ray_brats.errors import StageFailed
+from ray_brats.errors import ArtefactError, StageFailed
 
 pytestmark = pytest.mark.tf
 
@@ -158,3 +158,11 @@ def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
     assert wide.image.shape == (1, 10, 10, 10, 2)
     np.testing.assert_array_equal(wide.image[:, 1:-1, 1:-1, 1:-1], plain.image)
     np.testing.assert_array_equal(wide.label[:, 1:-1, 1:-1, 1:-1], plain.label)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, 1000])
+def test_a_damaged_case_is_named(cases: list[PreparedCase], kept_bytes: int) -> None:
+    file = cases[0].folder / "image.npy"
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    with pytest.raises(ArtefactError, match=r"image\.npy is damaged .* preprocess the cohort"):
+        cases[0].image()

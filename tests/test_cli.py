@@ -20,6 +20,7 @@ from conftest import SHAPE_VOX, file_of, rewrite
 from ray_brats import ledger, phantom
 
 ROOT = Path(__file__).resolve().parents[1]
+TLS = ("--tls-cert", "README.md", "--tls-key", "README.md")
 STAGES = ("dataset", "run", "predictions", "report")
 
 
@@ -248,6 +249,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
         (("check", "ftq://host/cohort"), "Protocol not known: ftq"),
         (("frobnicate",), "frobnicate"),
         (("show", "/nowhere", "a.png"), "no such folder"),
+        (("serve", "--bundle", "b", *TLS), "not a certificate and its private key"),
         (("check", "tests", "--max-rejected", "many"), "--max-rejected many"),
         (("export", "/nowhere", "bundle"), "no run"),
         (("demo", "--cases", "1"), "--cases 1"),
