@@ -235,7 +235,7 @@ def test_two_hundred_predictions_on_two_cores_take_under_four_minutes(tmp_path: 
     """Real references, linked under 200 names; each prediction is one of them, perturbed."""
     if "RAY_BRATS_REAL_DATA" not in os.environ:
         pytest.skip("RAY_BRATS_REAL_DATA names a folder of real BraTS cases with masks")
-    masks = sorted(Path(os.environ["RAY_BRATS_REAL_DATA"]).rglob("*_seg.nii.gz"))
+    masks = sorted(Path(os.environ["RAY_BRATS_REAL_DATA"]).resolve().rglob("*_seg.nii.gz"))
     random = np.random.default_rng(0)
     predictions = tmp_path / "predictions"
     for index in range(PREDICTIONS):
