@@ -1,4 +1,4 @@
-"""How many actors of `score` a cluster holds, and what each step of a case may take."""
+"""How many workers of `train` and actors of `score` a cluster holds, and what these may take."""
 
 from __future__ import annotations
 
@@ -35,13 +35,38 @@ class Plan:
     """The same for actors that take cheap cases through all steps, with one thread each."""
 
 
+def default_workers(there: Resources) -> int:
+    """One worker a GPU, else two where two cores are free: data-parallel is what all run."""
+    return there.gpus or min(2, max(1, there.cpus))
+
+
+def workers_for(asked: int | None, there: Resources) -> int:
+    """How many workers train: as many as asked for, or the default.
+
+    Raises:
+        UsageError: the cluster has no GPUs or CPUs for so many.
+    """
+    workers = default_workers(there) if asked is None else asked
+    units, kind = _units(there)
+    if not 1 <= workers <= units:
+        raise UsageError(
+            f"--workers {workers}: expected 1 to {units}, as the cluster has {units} {kind} and "
+            "each worker needs one"
+        )
+    return workers
+
+
+def _units(there: Resources) -> tuple[int, str]:
+    return (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+
+
 def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
     """Actors and resources that fit the cluster, with room left for reading and writing.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
     """
-    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+    units, kind = _units(there)
     if workers is not None and not 1 <= workers <= units:
         raise UsageError(
             f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"

@@ -217,10 +217,10 @@ def _room(check: str, free: int | None, least: int, low: int, remedy: str) -> Ch
 
 def usage(there: Resources) -> list[Check]:
     """What the stages would take by default, and whether the memory is enough for it."""
-    from ray_brats import capacity, dataset, train
+    from ray_brats import capacity, dataset
 
     standard = recipes.get("standard")
-    workers, plan = train.default_workers(there), capacity.plan_for(there, None, 1 << 20)
+    workers, plan = capacity.default_workers(there), capacity.plan_for(there, None, 1 << 20)
     tasks = max(1, min(there.cpus, there.memory_bytes // dataset.TASK_MEMORY_BYTES))
     here = -(-workers // max(there.nodes, 1))
     need = max(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_brats import storage
+from ray_brats import placing, storage
 
 
 def _copy_synced(source: str, target: str) -> None:
@@ -26,7 +26,7 @@ def put(local: Path, uri: str, *, last: str) -> None:
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
-        with storage.renamed_into_place(target) as temporary:
+        with placing.renamed_into_place(target) as temporary:
             shutil.copytree(local, temporary, copy_function=_copy_synced)
             if target.exists():
                 shutil.rmtree(target)

@@ -13,12 +13,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_brats import storage
+from ray_brats import placing, storage
 from ray_brats.errors import ArtefactError
 
 Row = dict[str, Any]
@@ -117,7 +118,8 @@ def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], li
     What a killed process left half-written is removed.
     """
     there = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
-    storage.remove_remains(there)
+    if not storage.is_remote(output_uri):
+        placing.remove_remains(Path(uri) for uri in there)
     candidates = [item for item in work if item.sidecar_uri in there]
     with ThreadPoolExecutor(16) as pool:
         sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))

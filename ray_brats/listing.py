@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _NOWHERE = frozenset({errno.ENOENT, errno.ELOOP})
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python reads a byte of a file name as that is no UTF-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +25,13 @@ class FileInfo:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a name of this machine's file system can be told to any other program."""
-    return text.isascii() or text == readable(text)
+    """Whether a name can be told to any other program."""
+    return _SURROGATE.search(text) is None
 
 
 def readable(text: str) -> str:
-    """The text with a mark in place of each byte that is no UTF-8 (a lone surrogate, in Python)."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """The text with a mark in place of each byte that is no UTF-8."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:

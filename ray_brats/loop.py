@@ -153,7 +153,16 @@ class Loop:
         if train.steps is not None:
             return self.step >= train.steps
         assert train.minutes is not None
-        return self._elapsed_seconds() > PLAN_SHARE * train.minutes * 60
+        elapsed, last = self._elapsed_seconds(), self._step_seconds[-1]
+        if elapsed <= PLAN_SHARE * train.minutes * 60:
+            return False
+        # The first step compiles: alone it would promise far too few.
+        return len(self._step_seconds) > 1 or schedule.is_late(
+            train,
+            elapsed_seconds=elapsed,
+            until_next_look=last,
+            to_end_seconds=self._validation_seconds(last),
+        )
 
     def _make_plan(self) -> None:
         """Rank 0's measurement decides; every rank gets the same plan."""

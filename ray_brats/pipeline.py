@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from ray_brats import capacity, commands, engine, ledger, recipes, runlog, storage
 from ray_brats import cohort as cohorts
-from ray_brats import commands, engine, ledger, recipes, runlog, storage
 from ray_brats.cohort import Cohort
 from ray_brats.commands import CohortArgument, Rules, Summary
 from ray_brats.errors import UsageError
@@ -56,9 +56,9 @@ def run(
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
     with engine.running() as there:
-        if workers is not None:
-            # Before the hours that preprocessing may take.
-            training.check_workers(workers, there, run_uri)
+        # Before the hours that preprocessing may take.
+        workers = capacity.workers_for(workers, there)
+        training.check_shared(run_uri, there)
         prepared = commands.prepare(found, dataset, chosen, keep_filtered)
         trained = training.train(
             dataset, run_uri, chosen, there=there, workers=workers, resume=True

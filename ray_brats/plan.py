@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ray_brats import capacity, dataset, footprint, recipes, train
+from ray_brats import capacity, dataset, footprint, recipes
 from ray_brats import cohort as cohorts
 from ray_brats import rates as tables
 from ray_brats.config import Recipe
@@ -157,12 +157,7 @@ def training(
     recipe: Recipe, there: Resources, table: Rates, workers: int | None = None
 ) -> Estimate:
     """Every worker makes every step: more workers see more patches in the same time."""
-    count = train.default_workers(there) if workers is None else workers
-    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
-    if not 1 <= count <= units:
-        raise UsageError(
-            f"--workers {count}: expected 1 to {units}, as the nodes have {units} {kind}"
-        )
+    count = capacity.workers_for(workers, there)
     rate = table.find("train", recipe.name, "gpu" if there.gpus else "cpu")
     cores = 1 if there.gpus else max(1, min(there.cpus // count, there.node_cpus))
     settings = recipe.train

@@ -11,9 +11,6 @@ import errno
 import functools
 import json
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +21,7 @@ import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.listing import FileInfo, is_utf8, list_local, readable
-
-_REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""Name of a file that was not renamed into place; see `renamed_into_place`."""
+from ray_brats.placing import renamed_into_place
 
 _NO_END = 1 << 60
 
@@ -66,11 +61,16 @@ def parent_of(uri: str) -> str:
 
 def problem_of(uri: str) -> str | None:
     """Why nothing can be read at a place of this form (an unknown protocol), or None."""
+    return _problem_of_protocol(uri.split("://", 1)[0]) if is_remote(uri) else None
+
+
+@functools.cache
+def _problem_of_protocol(protocol: str) -> str | None:
     try:
-        if is_remote(uri):
-            _open(uri)
-    except UsageError as error:
-        return str(error)
+        for part in protocol.split("::"):
+            fsspec.get_filesystem_class(part)
+    except (ValueError, ImportError) as error:
+        return f"{error}; expected a local path or s3://…"
     return None
 
 
@@ -242,28 +242,6 @@ def create(uri: str, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def renamed_into_place(target: Path) -> Iterator[Path]:
-    """A temporary name beside a local target, which what is made there takes over at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def remove_remains(uris: Iterable[str]) -> None:
-    """Delete those of the files that a killed process left under temporary names."""
-    for uri in uris:
-        if not is_remote(uri) and _REMAINS.fullmatch(name_of(uri)):
-            Path(uri.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def read_json(uri: str, *, required: Iterable[str] = ()) -> dict[str, Any]:

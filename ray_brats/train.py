@@ -21,7 +21,7 @@ import ray.train
 import ray.util.scheduling_strategies
 
 import ray_brats
-from ray_brats import checkpoint, config, engine, fence, footprint, storage
+from ray_brats import capacity, checkpoint, config, engine, fence, footprint, storage
 from ray_brats.board import Board, Follower, root_cause
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
@@ -33,11 +33,6 @@ from ray_brats.trainingset import TrainingSet, bundle_is_there, read_training_se
 HANG_SECONDS = 600.0
 RESTARTS = 1000
 """Deaths that Ray Train makes good; `fence` ends a run much earlier that makes no progress."""
-
-
-def default_workers(there: Resources) -> int:
-    """One worker a GPU, else two where two cores are free: data-parallel is what all run."""
-    return there.gpus or min(2, max(1, there.cpus))
 
 
 def train(
@@ -74,8 +69,8 @@ def train(
     """
     began_unix = time.time()
     data = read_training_set(dataset_uri, recipe, fold=fold)
-    workers = default_workers(there) if workers is None else workers
-    check_workers(workers, there, run_uri)
+    workers = capacity.workers_for(workers, there)
+    check_shared(run_uri, there)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
     description = _describe(data, recipe, workers, fold)
@@ -154,20 +149,10 @@ def _check_extension(run_uri: str, description: dict[str, Any]) -> None:
         )
 
 
-def check_workers(workers: int, there: Resources, run_uri: str) -> None:
-    """Raises `UsageError` where the cluster has no room for so many, or does not share the run."""
-    units, kind = (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
-    if workers < 1 or workers > units:
-        raise UsageError(
-            f"--workers {workers}: expected 1 to {units}, as the cluster has {units} {kind} and "
-            "each worker needs one"
-        )
-    if there.nodes > 1 and not storage.is_remote(run_uri):
-        _check_shared(run_uri)
-
-
-def _check_shared(run_uri: str) -> None:
-    """Refuse a path that other nodes do not see: the first checkpoint there would be lost."""
+def check_shared(run_uri: str, there: Resources) -> None:
+    """Raises `UsageError` for a path that not all nodes see: the checkpoints would be lost."""
+    if there.nodes == 1 or storage.is_remote(run_uri):
+        return
     probe = storage.join(run_uri, ".shared-by-all-nodes")
     storage.write_bytes(probe, b"")
     try:

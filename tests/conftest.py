@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -51,31 +52,40 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """An empty bucket of a server on loopback."""
+    with s3_server("127.0.0.1", "cohorts"):
+        yield "s3://cohorts"
+
+
+@contextlib.contextmanager
+def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
+    """A server with one empty bucket; what leads to it is in the environment, and comes back."""
     import boto3
     import httpx
     import s3fs
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {
+    environment = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    # Moto keeps its buckets in the process, beyond the life of a server.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-    boto3.client("s3").create_bucket(Bucket="cohorts")
-    # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield "s3://cohorts"
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        # Moto keeps its buckets in the process, beyond the life of a server.
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield environment
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ray_brats"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors labels config recipes listing storage folders ledger attempts progress fence "
-        "watchdog probe rates",
+        "errors labels config recipes listing placing storage folders ledger attempts progress "
+        "fence watchdog probe rates",
         "naming manifest cohort splits geometry nifti volume intensities preprocess inspection "
         "patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "

@@ -57,6 +57,15 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     assert names(folder) == ["a/two", "b/deep/one", "linked/four", "three"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("é–", "é–"), (os.fsdecode(b"caf\xe9"), "caf\ufffd"), ("a\ud800", "a\ufffd"), ("a", "a")],
+)
+def test_what_is_no_utf8_is_marked(name: str, told: str) -> None:
+    assert listing.readable(name) == told
+    assert listing.is_utf8(name) == (name == told)
+
+
 def test_folders_that_link_to_each_other_are_entered_once(tmp_path: Path) -> None:
     for name in "abcdefghij":
         (tmp_path / name).mkdir()

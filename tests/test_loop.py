@@ -256,6 +256,23 @@ def test_a_run_by_the_clock_is_never_much_longer_than_asked(
     assert last["step"] == told[-1]["step"]
 
 
+def test_a_first_step_that_compiles_fixes_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone(monkeypatch, minutes=10)
+    alone.step_seconds = lambda step: 70 if step == 1 else 10
+    alone.run()
+    assert 580 <= alone.now - 990 <= 1.05 * 600
+
+
+@pytest.mark.parametrize("first", [40, 50, 300])
+def test_a_step_that_would_come_too_late_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    alone = Alone(monkeypatch, minutes=1)
+    alone.step_seconds = lambda step: first
+    told = alone.run()
+    assert told[-1]["step"] == 1
+
+
 def test_a_validation_that_takes_longer_than_thought_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import httpx
 import nodes
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
+from conftest import s3_server
 from nodes import ROOT, Cluster, Node
+from test_dataset import finished
 
 from ray_brats import ledger, phantom, runlog, storage
 
@@ -40,21 +37,7 @@ def lab(folder: Path, **more: str) -> Iterator[Cluster]:
     """Three nodes, and a bucket with a cohort that all of them reach."""
     if why := nodes.unavailable():
         pytest.skip(why)
-    with pytest.MonkeyPatch.context() as patch, nodes.bridge() as made:
-        server = ThreadedMotoServer(ip_address=made.gateway, port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        environment = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-        boto3.client("s3").create_bucket(Bucket="lab")
-        s3fs.S3FileSystem.clear_instance_cache()
+    with nodes.bridge() as made, s3_server(made.gateway, "lab") as environment:
         phantom.write_cohort(folder / "cohort", cases=CASES, shape_vox=(40, 40, 32))
         for path in (folder / "cohort").rglob("*.nii.gz"):
             storage.write_bytes(
@@ -62,8 +45,6 @@ def lab(folder: Path, **more: str) -> Iterator[Cluster]:
             )
         nodes.start(made, 3, folder, {**environment, **more})
         yield made
-        server.stop()
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +71,6 @@ def whole_run(cluster: Cluster, out: str) -> subprocess.Popen[str]:
         *("run", "s3://lab/cohort", out, "--recipe", "smoke", "--steps", STEPS),
         *("--workers", 2, "--json", "--set", *SETTINGS),
     )
-
-
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, said = process.communicate(timeout=600)
-    assert "Traceback" not in said, said
-    assert process.returncode == 0, said
-    summary: dict[str, Any] = json.loads(out)
-    return summary
 
 
 def wait_until(true: Callable[[], object], process: subprocess.Popen[str]) -> None:
