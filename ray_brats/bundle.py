@@ -17,7 +17,8 @@ import tensorflow as tf
 from ray_brats import config, folders, modelcard, unet
 from ray_brats.config import Recipe
 from ray_brats.errors import ArtefactError
-from ray_brats.predict import Forward, Predictor, Probabilities
+from ray_brats.predict import Predictor, lanes_for
+from ray_brats.windows import Forward, Probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ def load_predictor(
     *,
     tta: str | None = None,
     overlap: float | None = None,
+    threads: int | None = None,
 ) -> Predictor:
     """A Predictor over one or several bundles of the same preprocessing, averaged.
 
@@ -107,11 +109,20 @@ def load_predictor(
         pinned: for each the sha256 that its card must have.
         tta: instead of the first bundle's.
         overlap: instead of the first bundle's, by windows.
+        threads: of this process, which has not used TensorFlow yet; by default as TensorFlow
+            wants it, one window after the other.
 
     Raises:
         ArtefactError: as `load`, or bundles that cannot be averaged.
     """
     pins = pinned or (None,) * len(uris)
+    lanes = 1
+    if threads is not None:
+        card, _ = modelcard.read(uris[0], pinned=pins[0])
+        recipe = with_options(config.from_json(Recipe, card["recipe"]), tta, overlap)
+        lanes = lanes_for(recipe, threads)
+        tf.config.threading.set_intra_op_parallelism_threads(math.ceil(threads / lanes))
+        tf.config.threading.set_inter_op_parallelism_threads(lanes)
     bundles = [load(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
     first = bundles[0].recipe
     for uri, other in zip(uris, bundles, strict=True):
@@ -123,7 +134,8 @@ def load_predictor(
                 f"{uri} was trained on other inputs or outputs than {uris[0]}: only bundles of "
                 "one preprocessing can be averaged"
             )
-    return Predictor([item.forward for item in bundles], with_options(first, tta, overlap))
+    forwards = [item.forward for item in bundles]
+    return Predictor(forwards, with_options(first, tta, overlap), lanes=lanes)
 
 
 def with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:

@@ -14,9 +14,10 @@ READ_BYTES = 1 << 30
 WRITE_BYTES = 512 << 20
 CPUS_AN_ACTOR = 2
 """Two cores share one forward pass well; more actors need more memory."""
-READ_CPUS, WRITE_CPUS = 0.25, 0.125
-"""Reading a case takes a tenth of its forward passes, and writing is mostly waiting for the disk:
-an actor leaves room for one of the first and two of the second, and the system shares the cores."""
+SEGMENT_SHARE, READ_SHARE, WRITE_SHARE = 0.5, 0.25, 0.25
+"""Of the CPUs behind one actor, as Ray counts them; the system shares the cores themselves."""
+RESERVATION = 0.5
+"""Ray Data's own: the share of all resources that it sets aside for the steps, in equal parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class Plan:
     segment: Mapping[str, float]
     write: Mapping[str, float]
     """Ray's resources of one task or actor."""
+    reservation: float
+    """Share of all resources that Ray Data sets aside for the steps. The first ones are served
+    first: were a part more than a task of the last step asks for, nothing might be left for that,
+    and no mask be written until every case has been read."""
     whole_actors: int
     whole: Mapping[str, float]
     """The same for actors that take cheap cases through all steps, with one thread each."""
@@ -84,10 +89,11 @@ def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
             f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
             f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
         )
-    read_cpus, write_cpus, held = 1.0, 1.0, {"num_cpus": 1.0, "num_gpus": 1.0}
-    if not there.gpus:
-        read_cpus, write_cpus = READ_CPUS, WRITE_CPUS
-        held = {"num_cpus": cpus - READ_CPUS - 2 * WRITE_CPUS}
+    # A GPU takes the work: more than a whole CPU is of no use to a step beside it.
+    most = 1.0 if there.gpus else cpus
+    held, read_cpus, write_cpus = (
+        min(most, share * cpus) for share in (SEGMENT_SHARE, READ_SHARE, WRITE_SHARE)
+    )
     together = int(share * together)
     whole_actors = actors
     if workers is None and not there.gpus:
@@ -96,8 +102,13 @@ def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
         whole_actors=whole_actors,
         whole={"num_cpus": 1.0, "num_gpus": 1.0 if there.gpus else 0.0, "memory": together},
         actors=actors,
+        reservation=min(RESERVATION, 3 * min(read_cpus, write_cpus) / max(1, there.cpus)),
         threads=max(1, int(cpus)),
         read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
-        segment={**held, "memory": int(share * ACTOR_BYTES)},
+        segment={
+            "num_cpus": held,
+            "num_gpus": 1.0 if there.gpus else 0.0,
+            "memory": int(share * ACTOR_BYTES),
+        },
         write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
     )

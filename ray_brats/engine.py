@@ -39,6 +39,12 @@ WORKER_ENV = {
 """In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
 where they are ten times as fast as its own), no TensorFlow noise, GPU memory taken as needed,
 patience with autoscaling."""
+NODE_ENV = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+}
+"""Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
+for a second, and a new one costs more than a case's reading and writing."""
 OBJECT_STORE_BYTES = 256 << 20
 """Rows are small: a local Ray needs no more."""
 MAX_BLOCKS = 1024
@@ -93,7 +99,7 @@ def running() -> Iterator[Resources]:
     if address:
         _join(address, quiet)
     else:
-        for name, value in {**WORKER_ENV, "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        for name, value in {**WORKER_ENV, **NODE_ENV}.items():
             os.environ.setdefault(name, value)
         with silenced():
             ray.init(

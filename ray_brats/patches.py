@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 ZOOM_RANGE = (0.85, 1.2)
 """How far a patch is shrunk or magnified at most."""
+LEAST_WEIGHT = np.float32(1e-3)
+"""Of a voxel in a window of a sliding window, relative to its centre."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,13 @@ class PatchLocation:
     def cut(self, array: Array) -> Array:
         """A copy of the box; zeros where it reaches past the array."""
         patch = np.zeros((*self.size_vox, *array.shape[3:]), array.dtype)
+        self.copy_to(patch, array)
+        return patch
+
+    def copy_to(self, patch: Array, array: Array) -> None:
+        """Copy what lies in the box to a patch of its size; the rest of the patch stays."""
         inside, outside = self._overlap(array.shape)
         patch[inside] = array[outside]
-        return patch
 
     def add(self, array: Array, patch: Array) -> None:
         """Add a patch to the box in place; what reaches past the array is dropped."""
@@ -133,12 +139,12 @@ def sliding_windows(shape: Sequence[int], window_vox: Shape, overlap: float) -> 
 def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:
     """Weight of each voxel of a window, shape `window_vox`, highest at the centre.
 
-    Deviation: an eighth of the side (Isensee et al. 2021, nnU-Net); never below 1e-3, so
-    that no voxel is left without weight.
+    Deviation: an eighth of the side (Isensee et al. 2021, nnU-Net); never below `LEAST_WEIGHT`,
+    so that no voxel is left without weight.
     """
     axes = []
     for size in window_vox:
         offset = (np.arange(size) - (size - 1) / 2) / (size / 8)
         axes.append(np.exp(-0.5 * offset**2))
     weights: Array = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return np.asarray(np.maximum(weights, 1e-3), np.float32)
+    return np.asarray(np.maximum(weights, LEAST_WEIGHT), np.float32)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,28 +22,26 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from ray_brats import labels, patches, preprocess, volume
+from ray_brats import labels, patches, preprocess, volume, windows
 from ray_brats.cohort import Case
-from ray_brats.config import InferenceConfig, NetworkConfig, PreprocessConfig, Recipe
+from ray_brats.config import NetworkConfig, PreprocessConfig, Recipe
 from ray_brats.errors import CaseRejected
 from ray_brats.geometry import Geometry
 from ray_brats.labels import LabelMap
 from ray_brats.naming import ALIASES
-from ray_brats.patches import PatchLocation
 from ray_brats.preprocess import Prepared
 from ray_brats.volume import Volume
+from ray_brats.windows import Forward, Probabilities
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
-Probabilities = npt.NDArray[np.float32]
-Forward = Callable[[npt.NDArray[np.float32]], Probabilities]
 Source = str | bytes | Volume
 """A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
 
 STAGE_VERSION = 2
 """Part of every prediction's sidecar: raise it when the same input gives another mask."""
 BATCH_BYTES = 512 << 20
-"""What the activations of one batch of windows may take; one window is always allowed."""
+"""What the activations of windows may take; one window is always allowed."""
 MAX_BATCH = 8
 _LIVE_TENSORS = 6
 _THIN_CHANNELS = 8
@@ -74,12 +72,13 @@ class Predictor:
     Args:
         forwards: the networks; their probabilities are averaged.
         recipe: how cases are prepared and probabilities become labels.
+        lanes: how many batches of windows pass a network side by side.
     """
 
-    def __init__(self, forwards: Sequence[Forward], recipe: Recipe) -> None:
+    def __init__(self, forwards: Sequence[Forward], recipe: Recipe, *, lanes: int = 1) -> None:
         self.forwards = list(forwards)
         self._recipe = recipe
-        self._batch = windows_a_batch(recipe)
+        self.lanes, self.batch = lanes, max(1, windows_at_once(recipe) // lanes)
 
     def segment(
         self, case: Case | Mapping[str, Source], *, with_probabilities: bool = False
@@ -117,8 +116,8 @@ class Predictor:
 
     def probabilities(self, image_HWDC: Array) -> Probabilities:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
-        image = np.asarray(image_HWDC, np.float32)
-        brain = image.any(axis=-1) if self._recipe.preprocess.normalise == "zscore" else None
+        image = windows.as_float32(np.asarray(image_HWDC))
+        brain = windows.occupied(image) if self._recipe.preprocess.normalise == "zscore" else None
         flips: list[tuple[int, ...]] = [()]
         if self._recipe.inference.tta == "flips":
             flips = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]
@@ -133,22 +132,30 @@ class Predictor:
         passes = len(self.forwards) * len(flips)
         mean = total if passes == 1 else np.divide(total, np.float32(passes), out=total)
         if brain is not None:
-            mean[~brain] = background(self._recipe.network)
+            windows.fill_outside(mean, brain, background(self._recipe.network))
         return mean
 
     def _one_pass(self, forward: Forward, image: Array, brain: Mask | None) -> Probabilities:
         inference = self._recipe.inference
         if image[..., 0].size <= inference.whole_limit_vox:
-            return whole_pass(forward, image, self._recipe.network.divisor_vox)
-        return sliding_window(forward, image, inference, brain=brain, batch=self._batch)
+            return windows.whole_pass(forward, image, self._recipe.network.divisor_vox)
+        return windows.sliding_window(
+            forward, image, inference, brain=brain, batch=self.batch, lanes=self.lanes
+        )
 
     def decode(self, probabilities: Probabilities) -> LabelMap:
         """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT."""
         inference = self._recipe.inference
-        if self._recipe.network.output == "classes":
-            index: LabelMap = np.argmax(probabilities, axis=-1).astype(np.uint8)
-        else:
-            index = labels.from_regions(probabilities >= np.float32(inference.threshold))
+        index: LabelMap = np.empty(probabilities.shape[:3], np.uint8)
+
+        def work(rows: slice) -> None:
+            if self._recipe.network.output == "classes":
+                index[rows] = np.argmax(probabilities[rows], axis=-1)
+            else:
+                over = probabilities[rows] >= np.float32(inference.threshold)
+                index[rows] = labels.from_regions(over)
+
+        windows.in_slabs(work, len(index))
         if inference.min_component_vox > 1:
             drop_small_components(index, inference.min_component_vox)
         enhancing = index == labels.ENHANCING
@@ -205,12 +212,17 @@ def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
     inference, whole = recipe.inference, math.prod(shape_vox)
     if whole <= inference.whole_limit_vox:
         return whole
-    windows = patches.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
-    return len(windows) * math.prod(inference.window_vox)
+    across = patches.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
+    return len(across) * math.prod(inference.window_vox)
 
 
-def windows_a_batch(recipe: Recipe) -> int:
-    """How many windows pass at once, so that their activations fit in `BATCH_BYTES`.
+def lanes_for(recipe: Recipe, threads: int) -> int:
+    """How many windows of a case should pass side by side where there are so many threads."""
+    return 1 if recipe.inference.whole_limit_vox else min(threads, windows_at_once(recipe))
+
+
+def windows_at_once(recipe: Recipe) -> int:
+    """How many windows are on their way at once, so that their activations fit in `BATCH_BYTES`.
 
     About six tensors of the finest level are alive at a time, and with a strided stem as many
     thin ones at full resolution.
@@ -221,70 +233,3 @@ def windows_a_batch(recipe: Recipe) -> int:
         channels += _LIVE_TENSORS * _THIN_CHANNELS
     window_bytes = 4 * channels * math.prod(recipe.inference.window_vox)
     return min(MAX_BATCH, max(1, int(BATCH_BYTES // window_bytes)))
-
-
-def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilities:
-    """One pass over the whole image, padded with zeros to multiples of `divisor_vox`."""
-    shape = image.shape[:3]
-    padding = [(0, -side % divisor_vox) for side in shape]
-    padded = np.pad(image, [*padding, (0, 0)])
-    height, width, depth = shape
-    found = forward(np.ascontiguousarray(padded)[None])[0, :height, :width, :depth]
-    return np.array(found, np.float32)
-
-
-def sliding_window(
-    forward: Forward,
-    image: Array,
-    inference: InferenceConfig,
-    *,
-    brain: Mask | None = None,
-    batch: int = 1,
-) -> Probabilities:
-    """Gaussian-weighted mean over overlapping windows; a constant stays that constant.
-
-    Args:
-        forward: the network.
-        image: `(H, W, D, C)`.
-        inference: size and overlap of the windows.
-        brain: `(H, W, D)`; windows without any such voxel are skipped, and voxels that no
-            window covered are 0.
-        batch: how many windows pass at once.
-    """
-    weights = patches.gaussian_weights(inference.window_vox)[..., None]
-    total: Array | None = None
-    weight_sum = np.zeros((*image.shape[:3], 1), np.float32)
-    windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
-    if brain is not None:
-        windows = [location for location in windows if location.holds(brain)] or windows[:1]
-
-    def cut(locations: Sequence[PatchLocation]) -> Array:
-        return np.stack([location.cut(image) for location in locations])
-
-    def stitch(locations: Sequence[PatchLocation], outputs: Probabilities) -> None:
-        nonlocal total
-        if total is None:
-            total = np.zeros((*image.shape[:3], outputs.shape[-1]), np.float32)
-        for location, output in zip(locations, outputs, strict=True):
-            location.add(total, output * weights)
-            location.add(weight_sum, weights)
-
-    # One thread cuts and stitches, in this order, while the network works on the batch between.
-    with ThreadPoolExecutor(1) as beside:
-        batches = list(_batches(windows, batch))
-        cuts = [beside.submit(cut, batches[0])]
-        stitched = []
-        for number, locations in enumerate(batches):
-            inputs = cuts.pop().result()
-            cuts = [beside.submit(cut, after) for after in batches[number + 1 : number + 2]]
-            stitched.append(beside.submit(stitch, locations, forward(inputs)))
-        for done in stitched:
-            done.result()
-    assert total is not None
-    np.divide(total, weight_sum, out=total, where=weight_sum > 0)
-    return total
-
-
-def _batches(windows: Sequence[PatchLocation], size: int) -> Iterator[Sequence[PatchLocation]]:
-    for first in range(0, len(windows), size):
-        yield windows[first : first + size]

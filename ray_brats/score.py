@@ -228,6 +228,7 @@ def _pipeline(
     A row for each case, or its parcel where it was put off.
     """
     engine.quiet_data()
+    ray.data.DataContext.get_current().op_resource_reservation_ratio = plan.reservation
     how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Two blocks an actor: one in work, the next one there when it is done.
     pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
@@ -253,13 +254,9 @@ def load_predictor(
     threads: int,
 ) -> Predictor:
     """In an actor: TensorFlow with so many threads, and the bundles."""
-    import tensorflow as tf
-
     from ray_brats import bundle
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap)
+    return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
 
 
 def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import file_of
 
-from ray_brats import cohort, labels, predict, preprocess, recipes, volume
+from ray_brats import cohort, labels, predict, preprocess, recipes, volume, windows
 from ray_brats.config import InferenceConfig, Recipe
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.predict import Predictor
@@ -163,7 +166,7 @@ def test_windows_without_brain_are_skipped_and_change_nothing() -> None:
 
     skipped = Predictor([lopsided], SMOKE).probabilities(image)
     few, seen = seen, 0
-    everything = predict.sliding_window(lopsided, image, SMOKE.inference)
+    everything = windows.sliding_window(lopsided, image, SMOKE.inference)
     assert 0 < few < seen
     brain = image.any(axis=-1)
     assert (skipped[brain] == everything[brain]).all()
@@ -180,6 +183,27 @@ def test_the_originals_recipe_knows_no_brain_mask() -> None:
     np.testing.assert_allclose(found, 0.25, rtol=1e-6)
 
 
+def test_windows_pass_side_by_side_and_are_stitched_in_one_order() -> None:
+    together, most, lock = 0, 0, threading.Lock()
+    slow = itertools.cycle([0.03, 0.0, 0.01])
+
+    def spy(batch: np.ndarray) -> np.ndarray:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most, pause = max(most, together), next(slow)
+        time.sleep(pause)
+        with lock:
+            together -= 1
+        return pointwise(batch)
+
+    many = dataclasses.replace(SMOKE.inference, overlap=0.75)
+    alone = windows.sliding_window(pointwise, IMAGE, many)
+    beside = windows.sliding_window(spy, IMAGE, many, lanes=2)
+    assert most == 2
+    assert beside.tobytes() == alone.tobytes()
+
+
 def test_batches_of_windows_are_bounded_by_memory_and_change_nothing() -> None:
     sizes = []
 
@@ -187,15 +211,17 @@ def test_batches_of_windows_are_bounded_by_memory_and_change_nothing() -> None:
         sizes.append(batch.shape)
         return pointwise(batch)
 
-    one = predict.sliding_window(spy, IMAGE, SMOKE.inference, batch=1)
+    one = windows.sliding_window(spy, IMAGE, SMOKE.inference, batch=1)
     assert {shape[:4] for shape in sizes} == {(1, *SMOKE.inference.window_vox)}
-    windows, sizes = len(sizes), []
-    many = predict.sliding_window(spy, IMAGE, SMOKE.inference, batch=3)
-    assert max(shape[0] for shape in sizes) == min(3, windows)
-    assert sum(shape[0] for shape in sizes) == windows
+    across, sizes = len(sizes), []
+    many = windows.sliding_window(spy, IMAGE, SMOKE.inference, batch=3)
+    assert max(shape[0] for shape in sizes) == min(3, across)
+    assert sum(shape[0] for shape in sizes) == across
     assert (one == many).all()
-    assert predict.windows_a_batch(recipes.get("baseline")) == 1
-    assert 1 < predict.windows_a_batch(SMOKE) <= predict.MAX_BATCH
+    assert predict.windows_at_once(recipes.get("baseline")) == 1
+    assert predict.lanes_for(recipes.get("baseline"), 8) == 1
+    assert predict.lanes_for(SMOKE, 2) == 2
+    assert 1 < predict.windows_at_once(SMOKE) <= predict.MAX_BATCH
 
 
 def test_small_pieces_of_tumour_are_dropped_before_the_rule_on_enhancing_tumour() -> None:

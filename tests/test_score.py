@@ -266,6 +266,21 @@ def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: 
         assert plan.actors == 32
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("workers", [None, 1])
+def test_what_ray_data_sets_aside_leaves_cpus_for_writing(cpus: int, workers: int | None) -> None:
+    """By the rule of its ReservationOpResourceAllocator, which serves the first steps first."""
+    there = resources(cpus=cpus, node_cpus=cpus, memory_bytes=1 << 40, node_memory_bytes=1 << 40)
+    plan = capacity.plan_for(there, workers, 1000)
+    read, write = plan.read["num_cpus"], plan.write["num_cpus"]
+    held = plan.actors * plan.segment["num_cpus"]
+    # After some seconds the cluster counts for what the steps ask for, and no more.
+    for limit in (cpus, read + held + write):
+        part = plan.reservation * limit / 3
+        left = limit - max(read, part) - max(held, part)
+        assert left >= max(write, part) - 1e-9
+
+
 def test_more_workers_than_cores_are_refused() -> None:
     with pytest.raises(UsageError, match="--workers 3"):
         capacity.plan_for(resources(), 3, 10)

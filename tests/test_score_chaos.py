@@ -37,7 +37,7 @@ class Patient:
         name = NAMES[image.shape[0] - FIRST_SIDE]
         with (self.notes / f"{name}.calls").open("a") as file:
             file.write("x")
-        time.sleep(0.4)
+        time.sleep(0.5)
         return (image[..., 0] > 0.5).astype(np.uint8)
 
 
@@ -127,6 +127,15 @@ def test_killed_workers_lose_nothing_and_redo_one_case_each(
     assert sum(made.values()) <= len(NAMES) + killer.killed
     table = ledger.read_table(f"{out}/scores.parquet")
     assert {row["case_id"]: row["attempts"] for row in table} == dict(made)
+
+
+def test_masks_are_written_while_other_cases_are_still_read(undisturbed: Path) -> None:
+    """Ray Data would rather read all of them first: see `capacity.Plan.reservation`."""
+    segmented = [path.stat().st_mtime for path in sorted((undisturbed / "notes").glob("*.calls"))]
+    written = [path.stat().st_mtime for path in sorted((undisturbed / "out").glob("*.nii.gz"))]
+    late = [mask - call for mask, call in zip(written, segmented, strict=True)]
+    assert max(late) < 8, "each mask soon after its own segmentation"
+    assert max(segmented) - min(segmented) > 15, "longer than Ray Data takes to settle"
 
 
 class OneInTwenty(list[Fault]):

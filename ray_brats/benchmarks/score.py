@@ -11,12 +11,24 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ray_brats import capacity, config, engine, modelcard, patches, scoring, storage
+from ray_brats import (
+    capacity,
+    config,
+    engine,
+    labels,
+    metrics,
+    modelcard,
+    patches,
+    preprocess,
+    scoring,
+    storage,
+)
 from ray_brats import cohort as cohorts
 from ray_brats import score as stage
 from ray_brats.benchmarks import measure
@@ -25,6 +37,7 @@ from ray_brats.cohort import Case
 from ray_brats.commands import CohortArgument
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
+from ray_brats.predict import Predictor
 from ray_brats.progress import say
 
 KINDS = {
@@ -88,6 +101,7 @@ def score(
         "cores": os.cpu_count(),
         "parameters": card["parameters"],
         "parameters_monai": monai.parameters if monai else None,
+        "mean_dice": _mean_dice(found, forward.predictor, recipe) if monai else None,
         "all_seconds_a_case": seconds,
         "peak_memory_gib": memory,
     }
@@ -100,10 +114,11 @@ def _per_case(way: Any, found: Sequence[Case]) -> float:
 
 
 class BareForward:
-    """The floor: nothing but the network over the windows of a prepared case."""
+    """The floor: nothing but the network over the windows of a prepared case, as many side by side
+    as the Predictor lets pass."""
 
     def __init__(self, bundle_uri: str, recipe: Recipe) -> None:
-        self._predictor = stage.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
+        self.predictor = stage.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
         self._recipe = recipe
 
     def __call__(self, case: Case) -> float:
@@ -113,25 +128,26 @@ class BareForward:
         image = predict.read(case, self._recipe.preprocess).image_HWDC.astype(np.float32)
         inference = self._recipe.inference
         windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
-        size = predict.windows_a_batch(self._recipe)
+        size = self.predictor.batch
         batches = [
             np.stack([window.cut(image) for window in windows[at : at + size]])
             for at in range(0, len(windows), size)
         ]
-        (forward,) = self._predictor.forwards
-        began = time.perf_counter()
-        for batch in batches:
-            forward(batch)
-        return time.perf_counter() - began
+        (forward,) = self.predictor.forwards
+        with ThreadPoolExecutor(self.predictor.lanes) as lanes:
+            began = time.perf_counter()
+            list(lanes.map(forward, batches))
+            return time.perf_counter() - began
 
 
 def ray_brats_seconds(
     found: Sequence[Case], bundle_uri: str, sha256: str, recipe: Recipe
 ) -> tuple[float, dict[str, float]]:
-    """Seconds a case in steady state (from the first mask to the last), and peak memory.
+    """Seconds a case in steady state (from the first mask on the disk to the last), peak memory.
 
     The cases stand twice in the cohort: between the first and the last mask lies more than what
-    was read ahead while the model was loading.
+    was read ahead while the model was loading. The files tell the time, for the driver hears of
+    several at once.
     """
     twice = [
         dataclasses.replace(case, case_id=f"{case.case_id}.{n}") for n in "ab" for case in found
@@ -143,11 +159,11 @@ def ray_brats_seconds(
                 session=uuid.uuid4().hex, preprocessing=recipe.preprocess, limit_seconds=1800
             )
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
-            moments = []
             for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
-                moments.append(time.perf_counter())
                 if row["status"] != "ok":
                     raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")
+        masks = [Path(out) / scoring.mask_name(case.case_id) for case in twice]
+        moments = sorted(mask.stat().st_mtime for mask in masks)
     return (moments[-1] - moments[0]) / (len(moments) - 1), peak.gib
 
 
@@ -200,6 +216,45 @@ class MonaiScorer:
             affine = np.asarray(item[names[0]].meta["original_affine"])
             nib.save(nib.Nifti1Image(mask, affine), Path(folder) / "mask.nii.gz")
         return time.perf_counter() - began
+
+
+def _mean_dice(
+    found: Sequence[Case], predictor: Predictor, recipe: Recipe
+) -> dict[str, float] | None:
+    """Mean Dice over regions and cases of one network behind both sliding windows.
+
+    Where the networks are of one size, only the way around them can lose Dice. On the prepared
+    crop, for the cases with a mask; None where none has one.
+    """
+    import torch
+    from monai.inferers import sliding_window_inference
+
+    (forward,) = predictor.forwards
+
+    def network(batch: Any) -> Any:
+        channels_last = np.ascontiguousarray(np.moveaxis(batch.numpy(), 1, -1))
+        return torch.from_numpy(np.moveaxis(forward(channels_last), -1, 1).copy())
+
+    inference = recipe.inference
+    dice: dict[str, list[float]] = {"ray_brats": [], "monai_around_the_same_network": []}
+    for case in found:
+        prepared = preprocess.preprocess_case(case, recipe.preprocess, keep_filtered=True)
+        if prepared.label_HWD is None:
+            continue
+        image = torch.from_numpy(np.moveaxis(prepared.image_HWDC, -1, 0)[None].astype(np.float32))
+        (probabilities,) = sliding_window_inference(
+            image, inference.window_vox, 1, network, inference.overlap, mode="gaussian"
+        ).numpy()
+        masks = {
+            "ray_brats": predictor.class_index(prepared.image_HWDC),
+            "monai_around_the_same_network": predictor.decode(np.moveaxis(probabilities, 0, -1)),
+        }
+        for way, mask in masks.items():
+            for region in labels.REGIONS:
+                dice[way].append(metrics.region_dice(prepared.label_HWD, mask, region))
+    if not dice["ray_brats"]:
+        return None
+    return {way: round(statistics.fmean(values), 4) for way, values in dice.items()}
 
 
 def _dynunet(recipe: Recipe, parameters: int) -> tuple[Any, int]:

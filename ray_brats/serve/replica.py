@@ -32,14 +32,14 @@ def load(
     bundles: tuple[str, ...], pinned: tuple[str, ...], options: Mapping[str, Any], threads: int
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
-    import tensorflow as tf
-
     from ray_brats import bundle
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     predictor = bundle.load_predictor(
-        bundles, pinned, tta=options.get("tta"), overlap=options.get("overlap")
+        bundles,
+        pinned,
+        tta=options.get("tta"),
+        overlap=options.get("overlap"),
+        threads=threads,
     )
     card, _ = modelcard.read(bundles[0])
     recipe = config.from_json(Recipe, card["recipe"])
