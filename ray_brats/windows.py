@@ -78,7 +78,7 @@ def fill_outside(probabilities: Probabilities, brain: Mask, background: Probabil
     """Set the voxels `(H, W, D)` outside a mask to `background` `(K,)`, in place."""
 
     def work(rows: slice) -> None:
-        probabilities[rows][~brain[rows]] = background
+        np.copyto(probabilities[rows], background, where=~brain[rows][..., None])
 
     in_slabs(work, len(brain))
 
