@@ -45,8 +45,9 @@ NODE_ENV = {
 }
 """Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
 for a second, and a new one costs more than a case's reading and writing."""
-OBJECT_STORE_BYTES = 256 << 20
-"""Rows are small: a local Ray needs no more."""
+OBJECT_STORE_BYTES, OBJECT_STORE_BYTES_A_CPU = 256 << 20, 128 << 20
+"""Of a local Ray, at least. Rows are small; what fills it are prepared images that wait for an
+actor, a few for each."""
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
@@ -105,7 +106,9 @@ def running() -> Iterator[Resources]:
             ray.init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=max(
+                    OBJECT_STORE_BYTES, (os.cpu_count() or 1) * OBJECT_STORE_BYTES_A_CPU
+                ),
                 **quiet,
             )
     try:
