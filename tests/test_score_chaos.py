@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import faulty_s3
+import nibabel as nib
 import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
@@ -37,11 +38,13 @@ class Patient:
         name = NAMES[image.shape[0] - FIRST_SIDE]
         with (self.notes / f"{name}.calls").open("a") as file:
             file.write("x")
-        time.sleep(0.5)
+        time.sleep(0.4)
         return (image[..., 0] > 0.5).astype(np.uint8)
 
 
-def score_all(folder: str, out: str, notes: Path, **options: Any) -> dict[str, Any]:
+def score_all(
+    folder: str, out: str, notes: Path, make: type[Any] = Patient, **options: Any
+) -> dict[str, Any]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -50,7 +53,7 @@ def score_all(folder: str, out: str, notes: Path, **options: Any) -> dict[str, A
         return score.score(
             cohort.find(folder, release="brats2020"),
             out,
-            make_segmenter=lambda threads: Patient(notes),
+            make_segmenter=lambda threads: make(notes),
             identity={},
             preprocessing=PREPROCESSING,
             release="brats2020",
@@ -129,13 +132,37 @@ def test_killed_workers_lose_nothing_and_redo_one_case_each(
     assert {row["case_id"]: row["attempts"] for row in table} == dict(made)
 
 
-def test_masks_are_written_while_other_cases_are_still_read(undisturbed: Path) -> None:
+class Slow:
+    """Takes longer than reading does, and notes when it is done."""
+
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+
+    def class_index(self, image: np.ndarray) -> np.ndarray:
+        time.sleep(0.6)
+        (self.notes / str(len(list(self.notes.iterdir())))).touch()
+        return np.zeros(image.shape[:3], np.uint8)
+
+
+def test_masks_are_written_while_other_cases_are_still_read(tmp_path: Path) -> None:
     """Ray Data would rather read all of them first: see `capacity.Plan.reservation`."""
-    segmented = [path.stat().st_mtime for path in sorted((undisturbed / "notes").glob("*.calls"))]
-    written = [path.stat().st_mtime for path in sorted((undisturbed / "out").glob("*.nii.gz"))]
-    late = [mask - call for mask, call in zip(written, segmented, strict=True)]
-    assert max(late) < 8, "each mask soon after its own segmentation"
-    assert max(segmented) - min(segmented) > 15, "longer than Ray Data takes to settle"
+    rng, count = np.random.default_rng(0), 50
+    for kind in PREPROCESSING.modalities:
+        voxels = rng.integers(1, 500, (130, 150, 130)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{kind}.nii.gz")
+    for number in range(count):
+        folder = tmp_path / "cohort" / f"case{number:02d}"
+        folder.mkdir(parents=True)
+        for kind in PREPROCESSING.modalities:
+            os.link(tmp_path / f"{kind}.nii.gz", folder / f"case{number:02d}_{kind}.nii.gz")
+    score_all(str(tmp_path / "cohort"), str(tmp_path / "out"), tmp_path / "notes", make=Slow)
+    times = {
+        name: sorted(path.stat().st_mtime for path in (tmp_path / name).glob(pattern))
+        for name, pattern in (("notes", "*"), ("out", "*.nii.gz"))
+    }
+    assert times["notes"][-1] - times["notes"][0] > 25, "longer than Ray Data takes to settle"
+    late = [mask - done for mask, done in zip(times["out"], times["notes"], strict=True)]
+    assert max(late) < 8, "each mask soon after its segmentation"
 
 
 class OneInTwenty(list[Fault]):
