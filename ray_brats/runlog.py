@@ -75,6 +75,8 @@ class RunLog:
         if kind is None:
             self.flush()
             self._compact()
+        if self._remote:
+            storage.delete(self._board_folder)
 
     def add(self, line: dict[str, Any]) -> None:
         """One step or event."""

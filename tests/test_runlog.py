@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,12 @@ def test_a_superseded_attempt_writes_nothing_more(run: str) -> None:
     assert [line["step"] for line in runlog.read(run)] == [1]
 
 
-def test_scalars_and_pictures_reach_tensorboard(run: str) -> None:
+def test_scalars_and_pictures_reach_tensorboard(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     label = np.zeros((12, 14, 10), np.uint8)
     label[4:8, 5:9, 3:6] = 2
     example = Example(
@@ -85,6 +91,7 @@ def test_scalars_and_pictures_reach_tensorboard(run: str) -> None:
     with started(run, 0) as log:
         log.add({"step": 1, "loss": 0.5, "soft_dice": {"WT": 0.25}})
         log.picture(1, example)
+    assert not list(temporary.iterdir()), "nothing is left behind"
     files = storage.list_files(storage.join(run, "tensorboard"))
     content = b"".join(storage.read_bytes(file.uri) for file in files)
     for word in (b"loss", b"soft_dice/WT", b"validation", b"PNG"):
