@@ -31,7 +31,7 @@ UriArguments = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(me
 PINNED = ("ray", "tensorflow", "keras")
 NODE_SECONDS = 180.0
 """The first task on a node starts a process and imports TensorFlow."""
-LEAST_SHM_BYTES = engine.OBJECT_STORE_BYTES
+LEAST_SHM_BYTES = engine.object_store_bytes(os.cpu_count() or 1)
 LEAST_DISK_BYTES = 2 << 30
 LOW_DISK_BYTES = 10 << 30
 

@@ -45,9 +45,6 @@ NODE_ENV = {
 }
 """Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
 for a second, and a new one costs more than a case's reading and writing."""
-OBJECT_STORE_BYTES, OBJECT_STORE_BYTES_A_CPU = 256 << 20, 128 << 20
-"""Of a local Ray, at least. Rows are small; what fills it are prepared images that wait for an
-actor, a few for each."""
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
@@ -84,6 +81,15 @@ class Resources:
     nodes: int
 
 
+def object_store_bytes(cpus: int) -> int:
+    """Of a local Ray on so many CPUs.
+
+    Rows are small; what fills it are prepared images that wait for an actor, a few for each. The
+    cap is for containers that see all cores of a machine and little of its memory.
+    """
+    return min(2 << 30, max(256 << 20, cpus * (128 << 20)))
+
+
 @contextlib.contextmanager
 def running() -> Iterator[Resources]:
     """Ray is there inside: the cluster of `RAY_ADDRESS`, or one sized to this machine.
@@ -106,9 +112,7 @@ def running() -> Iterator[Resources]:
             ray.init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=max(
-                    OBJECT_STORE_BYTES, (os.cpu_count() or 1) * OBJECT_STORE_BYTES_A_CPU
-                ),
+                object_store_memory=object_store_bytes(os.cpu_count() or 1),
                 **quiet,
             )
     try:

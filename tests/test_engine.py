@@ -232,3 +232,8 @@ def test_control_c_as_the_work_is_set_up_is_a_sentence_too(tmp_path: Path) -> No
     )
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
+
+
+def test_a_local_object_store_grows_with_the_actors_it_feeds_and_is_bounded() -> None:
+    sizes_mib = {cpus: engine.object_store_bytes(cpus) >> 20 for cpus in (1, 2, 8, 64)}
+    assert sizes_mib == {1: 256, 2: 256, 8: 1024, 64: 2048}
