@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from ray.experimental import internal_kv
 
-from ray_brats import attempts, ledger
+from ray_brats import attempts, frozen, ledger
 from ray_brats.ledger import Row, Work
 
 
@@ -104,6 +104,7 @@ class Alarm:
         self.rang = self._path.exists() and self._path.stat().st_size > 0
 
     def __enter__(self) -> None:
+        frozen.watch()
         self._file = self._path.open("w")
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
 

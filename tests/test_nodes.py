@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import nodes
+import psutil
 import pytest
 from conftest import s3_server
 from nodes import ROOT, Cluster, Node
@@ -19,7 +20,7 @@ from test_dataset import finished
 
 from ray_brats import ledger, phantom, runlog, storage
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 CASES = 8
 STEPS = 60
 SETTINGS = (
@@ -124,7 +125,9 @@ def at_work(cluster: Cluster) -> Node:
     return next((node for node in cluster.nodes[1:] if node.processes(WORKER)), cluster.nodes[1])
 
 
-@pytest.mark.parametrize("stage", BEGUN)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(one, marks=() if one == "train" else pytest.mark.slow) for one in BEGUN]
+)
 def test_a_node_that_dies_changes_nothing(cluster: Cluster, calm: str, stage: str) -> None:
     wild = f"s3://lab/node-{stage}"
     running = whole_run(cluster, wild)
@@ -136,6 +139,7 @@ def test_a_node_that_dies_changes_nothing(cluster: Cluster, calm: str, stage: st
     lost.start(cluster.head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", BEGUN)
 def test_a_driver_that_dies_is_resumed(cluster: Cluster, calm: str, stage: str) -> None:
     wild = f"s3://lab/driver-{stage}"
@@ -147,6 +151,7 @@ def test_a_driver_that_dies_is_resumed(cluster: Cluster, calm: str, stage: str) 
     check_equal(wild, calm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", BEGUN)
 def test_a_node_that_was_cut_off_overwrites_nothing(
     cluster: Cluster, calm: str, stage: str
@@ -164,16 +169,30 @@ def test_a_node_that_was_cut_off_overwrites_nothing(
     lost.start(cluster.head)
 
 
-def test_a_worker_that_is_frozen_is_replaced(cluster: Cluster, calm: str) -> None:
-    wild = "s3://lab/frozen"
+AT: dict[str, str] = {
+    "preprocess": "ray::MapBatches(run)",
+    "train": WORKER,
+    "score": "ray::MapWorker(MapBatches(Segment))",
+}
+"""Stage, and the start of the command of a process that does its work."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", AT)
+def test_a_process_that_is_frozen_is_replaced(cluster: Cluster, calm: str, stage: str) -> None:
+    wild = f"s3://lab/frozen-{stage}"
     running = whole_run(cluster, wild)
-    wait_until(lambda: BEGUN["train"](wild), running)
-    (frozen,) = at_work(cluster).processes(WORKER)
-    frozen.suspend()
+
+    def working() -> list[psutil.Process]:
+        return [one for node in cluster.nodes for one in node.processes(AT[stage])]
+
+    wait_until(lambda: BEGUN[stage](wild) and working(), running)
+    working()[0].suspend()
     assert finished(running)["counts"] == {"ok": CASES}
     check_equal(wild, calm)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_then_no_matter(cluster: Cluster, calm: str) -> None:
     wild = "s3://lab/full"
     ballast = f"{cluster.mount}/ballast"
@@ -191,6 +210,7 @@ def test_a_full_disk_is_a_sentence_and_then_no_matter(cluster: Cluster, calm: st
     check_equal(wild, calm)
 
 
+@pytest.mark.slow
 def test_serving_from_the_cluster_gives_the_masks_of_score(cluster: Cluster, calm: str) -> None:
     serving = cluster.command(
         *("serve", "--bundle", f"{calm}/run/bundle", "--host", "0.0.0.0", "--no-auth"),
@@ -218,6 +238,7 @@ def test_serving_from_the_cluster_gives_the_masks_of_score(cluster: Cluster, cal
     serving.communicate(timeout=200)
 
 
+@pytest.mark.slow
 def test_a_job_on_a_cluster_that_asks_for_a_token(tmp_path: Path) -> None:
     secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-test-" + "x" * 32}
     with lab(tmp_path, **secrets) as cluster:
