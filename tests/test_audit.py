@@ -1,0 +1,66 @@
+"""The audit of dependencies finds what it knows, also behind other packages, without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.version import Version
+
+SCRIPT = Path(__file__).parents[1] / ".ci/audit.py"
+
+
+@pytest.fixture(scope="module")
+def audit() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("audit", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_affected_versions_are_named_and_others_are_not(audit: ModuleType) -> None:
+    versions = {"ray": Version("2.51.0"), "starlette": Version("0.49.1"), "other": Version("1")}
+    assert audit.affected(versions) == ["ray 2.51.0: CVE-2025-62593 affects <2.52"]
+    assert audit.affected({"pillow": Version("11.1")}) == []
+    assert len(audit.affected({"pillow": Version("11.2.1")})) == 1
+
+
+def test_dependencies_of_dependencies_and_of_extras_are_there(audit: ModuleType) -> None:
+    found = audit.installed()
+    # FastAPI brings the first, `ray[serve]` the second.
+    assert {"ray", "starlette", "watchfiles", "h11"} <= set(found)
+    assert "pytest" not in found
+
+
+def test_no_version_that_the_project_lets_in_is_affected(audit: ModuleType) -> None:
+    assert audit.lowest()["ray"] >= Version("2.60")
+    assert audit.affected(audit.lowest()) == []
+
+
+def test_the_script_says_what_it_asked_and_fails_where_something_is_affected(
+    audit: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "advisories.toml").write_text(
+        'published = 2026-01-01\n[ray]\nCVE-0 = ["<1"]\nCVE-1 = [">=2"]\n'
+    )
+    changed = SCRIPT.read_text().replace("parents[1]", "parents[0]")
+    (tmp_path / "audit.py").write_text(changed)
+    (tmp_path / "pyproject.toml").write_text((SCRIPT.parents[1] / "pyproject.toml").read_text())
+    done = subprocess.run(
+        [sys.executable, tmp_path / "audit.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "2 advisories up to 2026-01-01" in done.stdout
+    assert "the database of advisories" in done.stdout
+    assert f"ray {audit.installed()['ray']}: CVE-1 affects >=2" in done.stdout
+    assert "CVE-0" not in done.stdout
