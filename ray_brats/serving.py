@@ -42,6 +42,7 @@ def serve(
     max_inflated_mib: int = 1024,
     answer_seconds: float = 600.0,
     drain_seconds: float = 120.0,
+    keep_days: float = 30.0,
     log_names: bool = False,
     tta: Literal["none", "flips"] | None = None,
     overlap: float | None = None,
@@ -66,6 +67,7 @@ def serve(
         max_inflated_mib: Most that the files of a case may inflate to.
         answer_seconds: Longest time to a mask.
         drain_seconds: How long accepted cases may still take after Ctrl-C.
+        keep_days: How long an ended job and its mask are kept.
         log_names: Write case names to the log as they are, not as HMACs.
         tta: Average over mirrored inputs; by default as the bundle says.
         overlap: Segment by sliding windows that overlap by this share (0-1).
@@ -78,6 +80,7 @@ def serve(
         max_inflated_mib=max_inflated_mib,
         answer_seconds=answer_seconds,
         drain_seconds=drain_seconds,
+        keep_days=keep_days,
         replicas=1 if replicas is None else replicas,
     )
     from ray_brats.serve import deploy
@@ -89,6 +92,7 @@ def serve(
         inflated_bytes=max_inflated_mib << 20,
         answer_seconds=answer_seconds,
         waiting=waiting,
+        keep_days=keep_days,
         uri_prefixes=tuple(_prefix(uri) for uri in allow_uri),
     )
     settings = deployments.Settings(

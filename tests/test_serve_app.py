@@ -406,6 +406,22 @@ def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> N
     assert not list((tmp_path / "jobs" / job).glob("*.bin"))
 
 
+def test_a_starting_server_forgets_jobs_that_ended_long_ago(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def work() -> None:
+        old = Double(tmp_path).store.add({"model": "default"}, {})["id"]
+        double = Double(tmp_path, limits=Limits(keep_days=1e-6))
+        double.store.update(old, state="cancelled")
+        await asyncio.sleep(0.2)  # Two of its "days".
+        async with double.client() as client:
+            answer = await client.post("/v1/jobs", files=parts(files))
+            await wait_for(client, answer.json()["id"], ("done",))
+            assert (await client.get(f"/v1/jobs/{old}")).status_code == 404
+
+    run(work())
+
+
 def test_metrics_count_cases_of_requests_and_of_jobs(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ models' and the server.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from ray_brats.serve.telemetry import Telemetry
 from ray_brats.serve.uploads import Submission
 
 PAUSES_SECONDS = (1.0, 5.0, 15.0)
+TIDY_SECONDS = 3600.0
+DAY_SECONDS = 86400.0
 
 
 class Jobs:
@@ -60,6 +63,7 @@ class Jobs:
                 await asyncio.to_thread(self._store.update, job_id, state="queued", progress=0.0)
                 self._queue.put_nowait(job_id)
             self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
+            self._workers.append(asyncio.create_task(self._tidy()))
 
     async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job; raises `Refusal` 429 where too many wait."""
@@ -115,6 +119,19 @@ class Jobs:
                 del self._running[job_id]
                 if not task.done():
                     task.cancel()
+
+    async def _tidy(self) -> None:
+        """Every hour, remove what ended long enough ago."""
+        while True:
+            oldest = time.time() - self._limits.keep_days * DAY_SECONDS
+            try:
+                count = await asyncio.to_thread(self._store.forget, oldest)
+            except OSError as error:
+                say(f"serve: old jobs could not be removed: {type(error).__name__}")
+            else:
+                if count:
+                    say(f"serve: {count} job(s) ended over {self._limits.keep_days:g} days ago")
+            await asyncio.sleep(TIDY_SECONDS)
 
     async def _run(self, job_id: str) -> None:
         store = self._store

@@ -5,12 +5,15 @@
 <state>/jobs/<id>/job.json          the state, as clients read it
 <state>/jobs/<id>/mask.nii.gz       the result, written before the state says `done`
 <state>/jobs/<id>/cancel            somebody asked to stop
+
+Ended jobs stay until `forget` removes them: masks are patient data.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +88,8 @@ class JobsStore:
         if job["state"] in ENDED:
             return job
         job |= facts
-        storage.write_json(self._uri(job_id, "job.json"), job)
+        when = {"ended_unix": time.time()} if job["state"] in ENDED else {}
+        storage.write_json(self._uri(job_id, "job.json"), {**job, **when})
         if job["state"] in ENDED:
             for kind in self.request(job_id).get("files", []):
                 storage.delete(self._uri(job_id, f"{kind}.bin"))
@@ -112,16 +116,36 @@ class JobsStore:
 
     def unfinished(self) -> list[str]:
         """Jobs that have not ended; what half-written submissions left is removed."""
-        names: dict[str, set[str]] = {}
-        for file in storage.list_files(self._root):
-            job_id, _, name = file.uri.removeprefix(self._root + "/").rpartition("/")
-            names.setdefault(job_id, set()).add(name)
         found = []
-        for job_id, there in sorted(names.items()):
-            if not _ID.fullmatch(job_id):
-                continue
+        for job_id, there in self._files().items():
             if "request.json" not in there:
                 storage.delete(storage.join(self._root, job_id))
             elif (job := self.get(job_id)) and job["state"] not in ENDED:
                 found.append(job_id)
         return found
+
+    def forget(self, ended_before_unix: float) -> int:
+        """Remove the jobs that ended before a moment, masks and all; how many these were."""
+        count = 0
+        for job_id, there in self._files().items():
+            if not {"request.json", "job.json"} <= there:
+                continue
+            job = storage.read_json_or_none(self._uri(job_id, "job.json")) or {}
+            # Jobs of before this was written down count as just ended, from the first look on.
+            if job.get("state") in ENDED and "ended_unix" not in job:
+                storage.write_json(self._uri(job_id, "job.json"), job | {"ended_unix": time.time()})
+            elif job.get("state") in ENDED and job["ended_unix"] < ended_before_unix:
+                # First what makes it a job: a death in between leaves a half-written submission.
+                storage.delete(self._uri(job_id, "request.json"))
+                storage.delete(storage.join(self._root, job_id))
+                count += 1
+        return count
+
+    def _files(self) -> dict[str, set[str]]:
+        """Name of each job to the names of its files."""
+        names: dict[str, set[str]] = {}
+        for file in storage.list_files(self._root):
+            job_id, _, name = file.uri.removeprefix(self._root + "/").rpartition("/")
+            if _ID.fullmatch(job_id):
+                names.setdefault(job_id, set()).add(name)
+        return dict(sorted(names.items()))

@@ -56,6 +56,8 @@ class Limits:
     uploads: int = 16
     """Bodies of jobs read side by side."""
     queued_jobs: int = 1000
+    keep_days: float = 30.0
+    """How long an ended job and its mask are kept."""
     uri_prefixes: tuple[str, ...] = ()
     """Of `s3://` URIs that clients may name; none by default."""
 
