@@ -42,9 +42,14 @@ patience with autoscaling."""
 NODE_ENV = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_local_fs_monitor_interval_ms": "1000",
 }
 """Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
-for a second, and a new one costs more than a case's reading and writing."""
+for a second, and a new one costs more than a case's reading and writing. What it counts for a
+dashboard nobody sees: there is none."""
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
@@ -248,6 +253,9 @@ def quiet_data() -> None:
     """Ray Data without its own bars and lines, and rows as they finish."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # What only its dashboard and its log would tell, at some milliseconds a block.
+    context.memory_usage_poll_interval_s = None
+    context.issue_detectors_config.detectors = []
     context.execution_options.preserve_order = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -107,9 +107,17 @@ class Geometry:
         return whole
 
     def to_native(self, cropped: Array) -> Array:
-        """A cropped mask in the grid of the file it came from; zero outside the crop."""
-        whole = self.to_canonical(cropped)[self._flipping()]
-        return np.ascontiguousarray(np.transpose(whole, np.argsort(self.axes)))
+        """A cropped mask in the grid of the file it came from; zero outside the crop.
+
+        In the memory order of NIfTI files, the first axis fastest.
+        """
+        native = np.zeros((*self.native_shape, *cropped.shape[3:]), cropped.dtype, order="F")
+        if self.resampled_shape is not None:
+            self.canonical(native)[...] = self.to_canonical(cropped)
+            return native
+        inside, outside = self._overlap()
+        self.canonical(native)[outside] = cropped[inside]
+        return native
 
     def _flipping(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)

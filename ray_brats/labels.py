@@ -126,11 +126,10 @@ def _unknown(values: list[float], release: str) -> str:
 
 def from_class_index(index: npt.NDArray[Any], release: str) -> LabelMap:
     """Turn class indices into the raw labels of a release; uint8 of the same shape."""
-    table = np.zeros(CLASS_COUNT, np.uint8)
+    raw = np.zeros_like(index, np.uint8)
     for integer, meaning in RELEASES[check_release(release)].items():
         if meaning != BACKGROUND:
-            table[meaning] = integer
-    raw: LabelMap = table[index]
+            np.copyto(raw, np.uint8(integer), where=index == meaning)
     return raw
 
 

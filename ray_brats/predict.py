@@ -59,9 +59,11 @@ class Prediction:
 
     def region_ml(self) -> dict[str, float]:
         """Volume of each region in millilitres."""
-        counts = np.bincount(self.mask_native.ravel(), minlength=labels.CLASS_COUNT)
+        mask, voxel_ml = self.mask_native, self.geometry.voxel_ml
+        # A comparison a class: `bincount` takes ten times as long over bytes.
+        counts = [int(np.count_nonzero(mask == one)) for one in range(labels.CLASS_COUNT)]
         return {
-            region: float(counts[list(members)].sum()) * self.geometry.voxel_ml
+            region: sum(counts[one] for one in members) * voxel_ml
             for region, members in labels.REGIONS.items()
         }
 
@@ -112,10 +114,17 @@ class Predictor:
 
     def class_index(self, image_HWDC: Array) -> LabelMap:
         """Class indices `(H, W, D)` of a prepared image `(H, W, D, C)`."""
-        return self.decode(self.probabilities(image_HWDC))
+        return self.decode(*self._mean(image_HWDC))
 
     def probabilities(self, image_HWDC: Array) -> Probabilities:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
+        mean, brain = self._mean(image_HWDC)
+        if brain is not None:
+            np.copyto(mean, background(self._recipe.network), where=~brain[..., None])
+        return mean
+
+    def _mean(self, image_HWDC: Array) -> tuple[Probabilities, Mask | None]:
+        """The networks' mean, and where it counts: elsewhere is background; None is everywhere."""
         image = windows.as_float32(np.asarray(image_HWDC))
         brain = windows.occupied(image) if self._recipe.preprocess.normalise == "zscore" else None
         flips: list[tuple[int, ...]] = [()]
@@ -130,10 +139,9 @@ class Predictor:
                 total = one if total is None else np.add(total, one, out=total)
         assert total is not None
         passes = len(self.forwards) * len(flips)
-        mean = total if passes == 1 else np.divide(total, np.float32(passes), out=total)
-        if brain is not None:
-            windows.fill_outside(mean, brain, background(self._recipe.network))
-        return mean
+        if passes > 1:
+            np.divide(total, np.float32(passes), out=total)
+        return total, brain
 
     def _one_pass(self, forward: Forward, image: Array, brain: Mask | None) -> Probabilities:
         inference = self._recipe.inference
@@ -143,17 +151,31 @@ class Predictor:
             forward, image, inference, brain=brain, batch=self.batch, lanes=self.lanes
         )
 
-    def decode(self, probabilities: Probabilities) -> LabelMap:
-        """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT."""
+    def decode(self, probabilities: Probabilities, brain: Mask | None = None) -> LabelMap:
+        """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT.
+
+        Args:
+            probabilities: `(H, W, D, K)`.
+            brain: `(H, W, D)`; voxels outside it are background.
+        """
         inference = self._recipe.inference
-        index: LabelMap = np.empty(probabilities.shape[:3], np.uint8)
+        threshold = np.float32(inference.threshold)
+        index: LabelMap = np.zeros(probabilities.shape[:3], np.uint8)
 
         def work(rows: slice) -> None:
+            found = probabilities[rows]
             if self._recipe.network.output == "classes":
-                index[rows] = np.argmax(probabilities[rows], axis=-1)
-            else:
-                over = probabilities[rows] >= np.float32(inference.threshold)
-                index[rows] = labels.from_regions(over)
+                index[rows] = np.argmax(found, axis=-1)
+                if brain is not None:
+                    index[rows] *= brain[rows]
+                return
+            whole = found[..., 0] >= threshold
+            if brain is not None:
+                whole &= brain[rows]
+            # The other regions lie within, and few voxels do.
+            tumour = np.flatnonzero(whole)
+            over = found.reshape(-1, found.shape[-1])[tumour] >= threshold
+            index[rows].reshape(-1)[tumour] = labels.from_regions(over)
 
         windows.in_slabs(work, len(index))
         if inference.min_component_vox > 1:

@@ -74,15 +74,6 @@ def occupied(image: Array) -> Mask:
     return found
 
 
-def fill_outside(probabilities: Probabilities, brain: Mask, background: Probabilities) -> None:
-    """Set the voxels `(H, W, D)` outside a mask to `background` `(K,)`, in place."""
-
-    def work(rows: slice) -> None:
-        np.copyto(probabilities[rows], background, where=~brain[rows][..., None])
-
-    in_slabs(work, len(brain))
-
-
 def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilities:
     """One pass over the whole image, padded with zeros to multiples of `divisor_vox`."""
     shape = image.shape[:3]
