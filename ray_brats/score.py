@@ -8,7 +8,6 @@ predictions/score.json          what made them; written last
 
 from __future__ import annotations
 
-import json
 import statistics
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,7 +240,7 @@ def _pipeline(
     )
     try:
         for item in done.iter_rows():
-            yield json.loads(item["row"]) if item["row"] else scoring.resumed(item["parcel"])
+            yield ledger.parse_row(item["row"]) if item["row"] else scoring.resumed(item["parcel"])
     finally:
         blocks.forget_notes(frame.session)
 

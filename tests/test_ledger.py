@@ -24,6 +24,13 @@ def test_a_table_gives_back_its_rows(table: Path) -> None:
     assert ledger.read_table(str(table), required=("case_id", "status")) == ROWS
 
 
+def test_rows_share_their_names_and_words() -> None:
+    first, second = (ledger.parse_row(f'{{"status": "ok", "n": {n}}}') for n in range(2))
+    assert (first, second) == ({"status": "ok", "n": 0}, {"status": "ok", "n": 1})
+    assert first["status"] is second["status"]
+    assert all(a is b for a, b in zip(first, second, strict=True))
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_a_damaged_table_is_named(table: Path, kept: float) -> None:
     content = table.read_bytes()
