@@ -1,17 +1,21 @@
-"""`benchmark.py score`: from `.nii.gz` to `.nii.gz`, beside the bare forward passes and MONAI."""
+"""`benchmark.py score`: from `.nii.gz` to `.nii.gz`, beside the bare forward passes and MONAI.
+
+The bare passes twice: window by window as TensorFlow alone would, and side by side as ours.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +75,17 @@ def score(
     uri = storage.absolute(bundle)
     card, sha256 = modelcard.read(uri)
     recipe = config.from_json(Recipe, card["recipe"])
-    forward = BareForward(uri, recipe)
+    forward = BareForward(uri, recipe, os.cpu_count() or 1)
     if peer and importlib.util.find_spec("monai") is None:
         say("MONAI is not installed, so it is not measured: pip install 'ray-brats[bench]'")
         peer = False
     monai = MonaiScorer(recipe, card["parameters"]) if peer else None
-    seconds: dict[str, list[float]] = {"forward": [], "ray_brats": [], "monai": []}
+    ways = ("plain forward", "forward", "ray_brats", "monai")
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     memory: dict[str, float] = {}
     for number in range(repeats):
         say(f"benchmark score: repeat {number + 1} of {repeats}")
+        seconds["plain forward"].append(_plain_forward_seconds(uri, recipe, found))
         seconds["forward"].append(_per_case(forward, found))
         measured, peaks = ray_brats_seconds(found, uri, sha256, recipe)
         seconds["ray_brats"].append(measured)
@@ -93,6 +99,7 @@ def score(
     return {
         "measured": {f"{name} seconds a case": value for name, value in medians.items()},
         "ratios": {
+            "score_vs_plain_forward": measure.ratio(ours, medians["plain forward"]),
             "score_vs_forward": measure.ratio(ours, medians["forward"]),
             "score_vs_monai": measure.ratio(medians["monai"], ours),
         },
@@ -113,12 +120,33 @@ def _per_case(way: Any, found: Sequence[Case]) -> float:
     return statistics.fmean(taken[1:])
 
 
-class BareForward:
-    """The floor: nothing but the network over the windows of a prepared case, as many side by side
-    as the Predictor lets pass."""
+def _plain_forward_seconds(uri: str, recipe: Recipe, found: Sequence[Case]) -> float:
+    """One window after the other, with TensorFlow's own threads: what anybody's first loop does.
 
-    def __init__(self, bundle_uri: str, recipe: Recipe) -> None:
-        self.predictor = stage.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
+    In a process of its own, for a process chooses its threads once.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_plain_forward, uri, recipe, found).result()
+
+
+def _plain_forward(uri: str, recipe: Recipe, found: Sequence[Case]) -> float:
+    return _per_case(BareForward(uri, recipe, None), found)
+
+
+class BareForward:
+    """The floor: nothing but the network over the windows of a prepared case.
+
+    Args:
+        bundle_uri: the network.
+        recipe: of the bundle.
+        threads: as many windows side by side as the Predictor lets pass with so many threads;
+            None: one after the other.
+    """
+
+    def __init__(self, bundle_uri: str, recipe: Recipe, threads: int | None) -> None:
+        from ray_brats import bundle
+
+        self.predictor = bundle.load_predictor((bundle_uri,), threads=threads)
         self._recipe = recipe
 
     def __call__(self, case: Case) -> float:
