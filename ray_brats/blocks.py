@@ -36,6 +36,7 @@ class Keeper:
     """The actor: keeps one instance of the task's class."""
 
     def __init__(self, frame: Frame, task: Any, arguments: Sequence[Any]) -> None:
+        frozen.watch()
         self._frame, self._task = frame, task(*arguments)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
