@@ -12,6 +12,8 @@ from ray_brats.progress import say
 ACTOR_BYTES = 3 << 30
 READ_BYTES = 1 << 30
 WRITE_BYTES = 512 << 20
+CPUS_A_GPU = 8
+"""More than that a training worker with a GPU has no use for."""
 CPUS_AN_ACTOR = 2
 """Two cores share one forward pass well; more actors need more memory."""
 SEGMENT_SHARE, READ_SHARE, WRITE_SHARE = 0.5, 0.25, 0.25
@@ -53,12 +55,38 @@ def workers_for(asked: int | None, there: Resources) -> int:
     """
     workers = default_workers(there) if asked is None else asked
     units, kind = _units(there)
+    if units == 0:
+        raise UsageError("the cluster has no CPUs: add nodes, or start its head with --num-cpus")
     if not 1 <= workers <= units:
         raise UsageError(
             f"--workers {workers}: expected 1 to {units}, as the cluster has {units} {kind} and "
             "each worker needs one"
         )
     return workers
+
+
+def cpus_of_worker(workers: int, there: Resources) -> int:
+    """The most CPUs that each of so many training workers can have, all of them placed at once.
+
+    Nodes may differ: what counts is how many workers fit on each of them.
+
+    Raises:
+        UsageError: not even one CPU each, beside a GPU where there are any.
+    """
+    most = min(there.cpus // workers, there.node_cpus)
+    if there.gpus:
+        most = min(most, CPUS_A_GPU)
+    for each in range(most, 0, -1):
+        rooms = (
+            min(cpus // each, gpus) if there.gpus else cpus // each for cpus, gpus in there.shapes
+        )
+        if sum(rooms) >= workers:
+            return each
+    kind = "a GPU and a CPU" if there.gpus else "a CPU"
+    raise UsageError(
+        f"{workers} worker(s) with {kind} each do not fit on the {there.nodes} node(s): lower "
+        "--workers, or give the nodes with GPUs more CPUs"
+    )
 
 
 def _units(there: Resources) -> tuple[int, str]:

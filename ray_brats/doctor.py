@@ -44,6 +44,8 @@ def doctor(uris: UriArguments = (), /, *, working_dir: str | None = None) -> dic
         working_dir: The folder of a `ray job submit --working-dir`: would it be taken, and is
             everything in it that the job needs?
     """
+    if "" in uris:
+        raise UsageError("a URI is empty: expected folders or s3:// prefixes to try")
     checks = [*versions(), authentication()]
     for uri in uris:
         checks += probe.checks(storage.absolute(uri))
@@ -114,7 +116,7 @@ def cluster() -> list[Check]:
     address = os.environ.get("RAY_ADDRESS")
     place = f"the cluster at {address}" if address else "this machine"
     try:
-        with engine.running() as there:
+        with engine.running(patience_seconds=0) as there:
             found = f"{place}: {there.nodes} node(s), {there.cpus} CPUs, {there.gpus} GPUs"
             return [check_row("ray starts", "ok", found), *_nodes(), *usage(there)]
     except (UsageError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
 import re
 import socket
 import sys
+import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from ray_brats import blocks
+from ray_brats import blocks, ledger
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.progress import Progress, say
@@ -53,6 +53,8 @@ dashboard nobody sees: there is none."""
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
+NODES_SECONDS = 900.0
+"""How long a cluster's first worker node may take to join."""
 _OWN_ERROR = re.compile(r"^ray_brats\.errors\.\w+: ")
 
 
@@ -84,6 +86,8 @@ class Resources:
     node_memory_bytes: int
     memory_bytes: int
     nodes: int
+    shapes: tuple[tuple[int, int], ...]
+    """CPUs and GPUs of each node."""
 
 
 def object_store_bytes(cpus: int) -> int:
@@ -96,11 +100,15 @@ def object_store_bytes(cpus: int) -> int:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Resources]:
+def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
     """Ray is there inside: the cluster of `RAY_ADDRESS`, or one sized to this machine.
 
+    Args:
+        patience_seconds: how long a cluster may still be without any CPU, since a head that does
+            no work itself takes jobs before its workers have joined.
+
     Raises:
-        UsageError: `RAY_ADDRESS` names a cluster that does not answer.
+        UsageError: `RAY_ADDRESS` names a cluster that does not answer, or has no CPUs.
     """
     if ray.is_initialized():
         yield resources()
@@ -121,7 +129,7 @@ def running() -> Iterator[Resources]:
                 **quiet,
             )
     try:
-        found = resources()
+        found = _with_nodes(resources, patience_seconds) if address else resources()
         place = f"the cluster at {address}" if address else "this machine"
         say(f"Ray on {place}: {found.nodes} node(s), {found.cpus} CPUs, {found.gpus} GPUs")
         yield found
@@ -130,6 +138,24 @@ def running() -> Iterator[Resources]:
         raise
     finally:
         ray.shutdown()
+
+
+def _with_nodes(
+    look: Callable[[], Resources], patience_seconds: float, pause_seconds: float = 5.0
+) -> Resources:
+    """What the cluster offers once any node offers CPUs."""
+    until, told = time.monotonic() + patience_seconds, False
+    while (found := look()).cpus == 0 and time.monotonic() < until:
+        if not told:
+            say(f"Ray: no node with CPUs has joined yet; waiting up to {patience_seconds:g} s")
+            told = True
+        time.sleep(pause_seconds)
+    if found.cpus == 0 and patience_seconds > 0:
+        raise UsageError(
+            f"RAY_ADDRESS: the cluster has no CPUs, and no node with any joined within "
+            f"{patience_seconds:g} s: look at `ray status`, or start the head with --num-cpus"
+        )
+    return found
 
 
 def _let_go(error: BaseException) -> None:
@@ -171,6 +197,7 @@ def resources() -> Resources:
         node_memory_bytes=max(memory, default=0),
         memory_bytes=sum(memory),
         nodes=len(nodes),
+        shapes=tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes),
     )
 
 
@@ -244,7 +271,7 @@ def stream_cases(
         done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
     try:
         for item in done.iter_rows():
-            yield json.loads(item["row"])
+            yield ledger.parse_row(item["row"])
     finally:
         blocks.forget_notes(frame.session)
 

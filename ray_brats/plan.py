@@ -20,14 +20,18 @@ from ray_brats import rates as tables
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
+from ray_brats.progress import say
 from ray_brats.rates import Rate, Rates
 from ray_brats.recipes import RecipeName
 
 CohortArgument = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="COHORT")]
 NodesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar='"N x(8cpu,1gpu,32GiB)@PRICE"')]
 GIB = 1 << 30
-_NODES = re.compile(r"(\d+)x\((.*)\)(?:@(\d+(?:\.\d+)?))?")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(cpu|gpu|gib)")
+MOST = 10**9
+"""Of anything counted: what is beyond is a slip of the keyboard."""
+MOST_NODES = 10_000
+_NODES = re.compile(r"(\d{1,9})x\((.*)\)(?:@(\d{1,9}(?:\.\d+)?))?")
+_PART = re.compile(r"(\d{1,9}(?:\.\d+)?)(cpu|gpu|gib)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +84,21 @@ def plan(
         raise UsageError('--nodes: expected groups of nodes, as "4x(8cpu,1gpu,32GiB)"')
     if (cohort is None) == (cases is None):
         raise UsageError("expected either COHORT or --cases N, to know how many cases there are")
-    if cohort is not None:
-        cases = len(cohorts.find(cohort).cases)
-    if cases is None or cases < 1:
-        raise UsageError(f"--cases {cases}: expected at least 1")
     chosen = recipes.get(recipe, steps=steps)
+    if cohort is not None:
+        wanted = set(chosen.preprocess.modalities)
+        found = cohorts.find(cohort)
+        cases = sum(wanted <= set(case.images) for case in found.cases)
+        left_out = len(found.cases) + len(found.rejected) - cases
+        if left_out:
+            say(f"plan: {left_out} case(s) are not usable and not counted (`ray-brats check`)")
+    if cases is None or not 1 <= cases <= MOST:
+        raise UsageError(f"{cases} case(s): expected 1 to {MOST:,}")
+    if steps is not None and steps > MOST:
+        raise UsageError(f"--steps {steps}: expected at most {MOST:,}")
     table = tables.read(rates)
+    if sum(group.count for group in groups) > MOST_NODES:
+        raise UsageError(f"--nodes: expected at most {MOST_NODES:,} nodes")
     there = total(groups)
     made = [
         preprocessing(cases, there, chosen, table),
@@ -135,6 +148,7 @@ def total(groups: Sequence[NodeGroup]) -> Resources:
         node_memory_bytes=max(group.memory_bytes for group in groups),
         memory_bytes=sum(group.count * group.memory_bytes for group in groups),
         nodes=sum(group.count for group in groups),
+        shapes=tuple((group.cpus, group.gpus) for group in groups for _ in range(group.count)),
     )
 
 
@@ -159,7 +173,8 @@ def training(
     """Every worker makes every step: more workers see more patches in the same time."""
     count = capacity.workers_for(workers, there)
     rate = table.find("train", recipe.name, "gpu" if there.gpus else "cpu")
-    cores = 1 if there.gpus else max(1, min(there.cpus // count, there.node_cpus))
+    placed = capacity.cpus_of_worker(count, there)
+    cores = 1 if there.gpus else placed
     settings = recipe.train
     made = (settings.steps or 0) * settings.batch_per_worker * settings.accumulate
     told = f"{settings.steps:,} steps × {settings.batch_per_worker * settings.accumulate} patch(es)"
@@ -167,8 +182,9 @@ def training(
     per = "GPU" if there.gpus else "core(s) of a worker"
     hours, shown = _hours(told, made, rate, unit, cores, per)
     memory = f"{count} worker(s) × {_gib(footprint.training_bytes(recipe))}"
+    memory += _beyond(-(-count // there.nodes) * footprint.training_bytes(recipe), there)
     if there.gpus:
-        memory = f"{count} worker(s), GPU memory not measured"
+        memory += "; GPU memory not measured"
     return Estimate(
         stage="train",
         hours=hours,
@@ -186,11 +202,13 @@ def scoring(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estim
     unit, per = ("GPU-s", "GPUs") if there.gpus else ("core-s", "cores at work")
     hours, shown = _hours(f"{cases:,} cases", cases, rate, unit, units, per)
     together = capacity.ACTOR_BYTES + capacity.READ_BYTES + capacity.WRITE_BYTES
+    memory = f"{plan_.actors:,} worker(s) × {_gib(together)}"
+    memory += _beyond(-(-plan_.actors // there.nodes) * together, there)
     return Estimate(
         stage="score",
         hours=hours,
         arithmetic=shown,
-        memory=f"{plan_.actors:,} worker(s) × {_gib(together)}",
+        memory=memory,
         storage_gb=cases * table.storage_mb["predictions"] / 1000,
     )
 
@@ -205,6 +223,13 @@ def _hours(
         f"{told} × {rate.seconds:g} {unit} ÷ {units:,} {per} ÷ 3600 = {hours:,.2f} h "
         f"({rate.source})"
     )
+
+
+def _beyond(on_a_node_bytes: int, there: Resources) -> str:
+    """What the plan says where a node has less memory than that."""
+    if on_a_node_bytes <= there.node_memory_bytes:
+        return ""
+    return f", which is more than a node has ({_gib(there.node_memory_bytes)})"
 
 
 def _gib(size: float) -> str:

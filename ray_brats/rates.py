@@ -12,6 +12,7 @@ from ray_brats.errors import UsageError
 
 Stage = Literal["preprocess", "train", "score"]
 STAGES: tuple[Stage, ...] = ("preprocess", "train", "score")
+MOST = 1e9
 STORED = ("raw", "dataset", "predictions", "run")
 
 
@@ -84,16 +85,25 @@ def _parse(table: dict[str, Any]) -> Rates:
     stored = table["storage_mb"]
     return Rates(
         rates=tuple(_rate(row) for row in table["rate"]),
-        storage_mb={name: float(stored[name]) for name in STORED},
+        storage_mb={name: _amount(name, stored[name]) for name in STORED},
         storage_source=f"{stored['hardware']}, {stored['date']}",
     )
 
 
+def _amount(name: str, value: Any) -> float:
+    """More than nothing and less than a slip of the keyboard."""
+    if not 0 <= float(value) <= MOST:
+        raise ValueError(f"{name} = {value}; expected 0 to {MOST:g}")
+    return float(value)
+
+
 def _rate(row: dict[str, Any]) -> Rate:
-    seconds = None if "seconds" not in row else float(row["seconds"])
+    if unknown := set(row) - {"stage", "recipe", "on", "seconds", "hardware", "date"}:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    seconds = None if "seconds" not in row else _amount("seconds", row["seconds"])
     if row["stage"] not in STAGES or row["on"] not in ("cpu", "gpu"):
         raise ValueError(f"stage {row['stage']!r} on {row['on']!r}")
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ValueError(f"seconds = {seconds:g}; expected more than 0")
+    if seconds == 0:
+        raise ValueError("seconds = 0; expected more than 0")
     named = {name: str(row[name]) for name in ("recipe", "hardware", "date")}
     return Rate(stage=row["stage"], on=row["on"], seconds=seconds, **named)

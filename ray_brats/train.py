@@ -214,9 +214,7 @@ def _fit(
     here = ray.get_runtime_context().get_node_id()
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=_on(here)).remote()
     resources = {"GPU": 1.0} if there.gpus else {}
-    cpus = min(there.cpus // workers, there.node_cpus)
-    if there.gpus:
-        cpus = min(cpus, 8)
+    cpus = capacity.cpus_of_worker(workers, there)
     # Ray Train's own notes; ours are the checkpoints.
     notes = storage.join(run_uri, ".ray-train")
     trainer = TensorflowTrainer(
@@ -229,14 +227,14 @@ def _fit(
             "training": [row["case_id"] for row in data.training],
             "validation": [row["case_id"] for row in data.validation],
             "validation_vox": sum(network_vox(row["shape_vox"], recipe) for row in data.validation),
-            "threads": max(1, cpus),
+            "threads": cpus,
             **waits,
             "board": board,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=bool(there.gpus),
-            resources_per_worker={"CPU": float(max(1, cpus)), **resources},
+            resources_per_worker={"CPU": float(cpus), **resources},
         ),
         run_config=ray.train.RunConfig(
             name=f"attempt-{attempt.number:06d}",
@@ -265,16 +263,21 @@ def _fit(
 
 def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
     """Export in a task of its own: the driver stays without TensorFlow."""
-    from ray_brats import export
-
-    task = ray.remote(num_cpus=1)(export.export_run)
+    task = ray.remote(num_cpus=1)(_exported)
     facts = {
         "release": data.description["release"],
         "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
     }
     bundle_uri = storage.join(run_uri, "bundle")
-    card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, None, facts))
+    card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, facts))
     return card
+
+
+def _exported(run_uri: str, bundle_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
+    from ray_brats import export, frozen
+
+    frozen.watch()
+    return export.export_run(run_uri, bundle_uri, None, facts)
 
 
 def _summary(run_uri: str) -> dict[str, Any]:

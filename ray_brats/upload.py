@@ -59,7 +59,7 @@ def checks(folder: str) -> list[Check]:
 
 def _size(sizes: dict[Path, int]) -> Check:
     whole = sum(sizes.values())
-    found = f"{len(sizes)} files, {whole / MIB:.1f} MiB before compression"
+    found = f"{len(sizes)} files, {whole / MIB:.1f} MiB"
     if whole <= LIMIT_BYTES:
         return check_row("upload: size", "ok", found)
     parts: dict[str, int] = {}

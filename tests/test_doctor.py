@@ -12,6 +12,7 @@ from test_cli import ray_brats
 import ray_brats as package
 from ray_brats import doctor
 from ray_brats.engine import Resources
+from ray_brats.errors import UsageError
 
 GIB = 1 << 30
 
@@ -90,12 +91,23 @@ def test_authentication(
 def test_what_would_be_used_warns_of_little_memory() -> None:
     def rows(memory: int) -> list[dict[str, str]]:
         there = Resources(
-            cpus=8, gpus=0, node_cpus=4, node_memory_bytes=memory, memory_bytes=2 * memory, nodes=2
+            cpus=8,
+            gpus=0,
+            node_cpus=4,
+            node_memory_bytes=memory,
+            memory_bytes=2 * memory,
+            nodes=2,
+            shapes=((4, 0), (4, 0)),
         )
         return doctor.usage(there)
 
     assert worst(rows(32 * GIB)) == []
     assert worst(rows(GIB)) == ["warn"]
+
+
+def test_an_empty_uri_is_refused() -> None:
+    with pytest.raises(UsageError, match="a URI is empty"):
+        doctor.doctor(("",))
 
 
 def test_a_cluster_that_does_not_answer_is_exit_status_1() -> None:

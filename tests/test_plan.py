@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_cli import ray_brats
 
-from ray_brats import plan, rates
+from ray_brats import phantom, plan, rates
 from ray_brats.errors import UsageError
 
 TABLE = """
@@ -64,6 +64,17 @@ def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
     assert "a machine, 2026-01-01" in made["lines"][0]
 
 
+def test_workers_get_what_fits_on_unequal_nodes(table: str) -> None:
+    made = plan.plan(cases=10, nodes=("1x(16cpu,32GiB)", "1x(2cpu,8GiB)"), steps=4000, rates=table)
+    # Two workers of 8 on the larger node; 9 each, half of all, would fit nowhere.
+    assert "÷ 8 core(s) of a worker" in "".join(made["lines"])
+
+
+def test_more_memory_than_a_node_has_is_said(table: str) -> None:
+    made = plan.plan(cases=10, nodes=("2x(2cpu,0.5GiB)",), rates=table)
+    assert "more than a node has (0.5 GiB)" in "".join(made["lines"])
+
+
 def test_memory_bounds_the_tasks(table: str) -> None:
     made = plan.plan(cases=1000, nodes=("1x(64cpu,8GiB)",), rates=table)
     assert "÷ 8 tasks at a time" in made["lines"][0]
@@ -92,6 +103,7 @@ def test_every_shipped_rate_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize(
     "text",
     ["4x8cpu", "x(8cpu,1GiB)", "4x(8cpu)", "0x(8cpu,1GiB)", "4x(0cpu,1GiB)", "1x(1cpu,1cpu,1GiB)",
+     "9" * 400 + "x(8cpu,1GiB)", "1x(8cpu," + "9" * 400 + "GiB)", "1x(8cpu,1GiB)@" + "9" * 400,
      "1x(1.5cpu,1GiB)", "1x(1cpu,0.5gpu,1GiB)", "1x(1cpu,1GiB)@", "1x(1cpu,1TB)", ""],
 )  # fmt: skip
 def test_nodes_of_another_form_are_refused(text: str) -> None:
@@ -113,6 +125,10 @@ def test_nodes_are_read() -> None:
         (b"a = 1", "not a table"),
         (b"][", "not a table"),
         (TABLE.replace("36", "-1").encode(), "not a table"),
+        (TABLE.replace("36", "1e308").encode(), "expected 0 to 1e"),
+        (TABLE.replace("raw = 10", "raw = -600").encode(), "raw = -600"),
+        (TABLE.replace("raw = 10", "raw = nan").encode(), "raw = nan"),
+        (TABLE.replace("seconds = 9", "secs = 9").encode(), "unknown: secs"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
@@ -122,10 +138,32 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, content: bytes | None, 
         rates.read(str(tmp_path / "t.toml"))
 
 
-@pytest.mark.parametrize("options", [{}, {"cases": 0}, {"cases": 3, "workers": 9}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cases": 0},
+        {"cases": 3, "workers": 9},
+        {"cases": 10**400},
+        {"cases": 3, "steps": 10**400},
+    ],
+)
 def test_wrong_calls_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         plan.plan(nodes=("1x(2cpu,16GiB)",), **options)  # type: ignore[arg-type]
+
+
+def test_cases_that_the_recipe_cannot_use_are_not_counted(
+    tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (case_id,) = phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=(32, 32, 32))
+    lonely = tmp_path / "cohort" / "BraTS20_Training_900"
+    lonely.mkdir()
+    content = (tmp_path / "cohort" / case_id / f"{case_id}_flair.nii.gz").read_bytes()
+    (lonely / "BraTS20_Training_900_flair.nii.gz").write_bytes(content)
+    made = plan.plan(str(tmp_path / "cohort"), nodes=("1x(2cpu,16GiB)",), rates=table)
+    assert made["planned_cases"] == 1
+    assert "1 case(s) are not usable" in capsys.readouterr().err
 
 
 def test_the_command_counts_a_cohort(cohort_folder: Path) -> None:

@@ -235,7 +235,9 @@ def test_in_shared_blocks_a_death_costs_one_case(
 def resources(**values: int) -> Resources:
     there = {"cpus": 2, "gpus": 0, "node_cpus": 2, "nodes": 1}
     memory = {"node_memory_bytes": 16 << 30, "memory_bytes": 16 << 30}
-    return Resources(**(there | memory | values))
+    every = there | memory | values
+    shapes = ((every["node_cpus"], every["gpus"] // every["nodes"]),) * every["nodes"]
+    return Resources(**every, shapes=shapes)
 
 
 @pytest.mark.parametrize(
