@@ -90,7 +90,15 @@ SERVICE_FIELDS = frozenset(
 )
 # Of a Kubernetes 1.30 pod and its containers, what these files use (kubernetes.io, Pod v1 core).
 POD_FIELDS = frozenset(
-    ["containers", "restartPolicy", "serviceAccountName", "tolerations", "volumes", "nodeSelector"]
+    [
+        "containers",
+        "restartPolicy",
+        "serviceAccountName",
+        "tolerations",
+        "automountServiceAccountToken",
+        "volumes",
+        "nodeSelector",
+    ]
 )
 CONTAINER_FIELDS = frozenset(
     [
