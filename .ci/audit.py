@@ -80,8 +80,8 @@ def affected(versions: dict[str, Version]) -> list[str]:
     ]
 
 
-def ask_database() -> tuple[list[str], str]:
-    """What pip-audit finds, and how it went."""
+def ask_database() -> tuple[list[str], bool, str]:
+    """What pip-audit finds, whether it reached the database, and a sentence about that."""
     command = ("-m", "pip_audit", "-s", "osv", "--local", "--timeout", "10", "-f", "json")
     done = subprocess.run(
         [sys.executable, *command, "--progress-spinner", "off"],
@@ -94,14 +94,14 @@ def ask_database() -> tuple[list[str], str]:
     except (ValueError, KeyError):
         # The whole error is a page; its innermost cause stands last.
         *_, cause = re.split(r"[:>] ", done.stderr.strip() or f"status {done.returncode}")
-        return [], "was not reached: " + cause.rstrip(')"')
+        return [], False, "was not reached: " + cause.rstrip(')"')
     found = [
         f"{one['name']} {one['version']}: {bug['id']}, mended in {', '.join(bug['fix_versions'])}"
         for one in packages
         for bug in one.get("vulns", [])
     ]
     asked = sum("vulns" in one for one in packages)
-    return found, f"knows {asked} of {len(packages)} packages"
+    return found, True, f"knows {asked} of {len(packages)} packages"
 
 
 def main() -> int:
@@ -112,12 +112,14 @@ def main() -> int:
     found = affected(versions)
     found += [f"pyproject.toml lets in {sentence}" for sentence in affected(lowest())]
     print(f"audit: {len(versions)} packages; {count} advisories up to {published}")
-    online, how = ask_database()
+    online, asked, how = ask_database()
     print(f"audit: the database of advisories {how}")
     found += online
     for sentence in found:
         print(f"audit: {sentence}")
-    print("audit: " + ("raise what is named above" if found else "nothing known affects them"))
+    until = "today" if asked else published
+    nothing = f"nothing affects them that was known until {until}"
+    print("audit: " + ("raise what is named above" if found else nothing))
     return 1 if found else 0
 
 
