@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from ray.experimental import internal_kv
 
-from ray_brats import attempts, frozen, ledger
+from ray_brats import attempts, ledger
 from ray_brats.ledger import Row, Work
 
 
@@ -36,7 +36,6 @@ class Keeper:
     """The actor: keeps one instance of the task's class."""
 
     def __init__(self, frame: Frame, task: Any, arguments: Sequence[Any]) -> None:
-        frozen.watch()
         self._frame, self._task = frame, task(*arguments)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
@@ -105,7 +104,6 @@ class Alarm:
         self.rang = self._path.exists() and self._path.stat().st_size > 0
 
     def __enter__(self) -> None:
-        frozen.watch()
         self._file = self._path.open("w")
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
 

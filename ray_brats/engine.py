@@ -39,6 +39,8 @@ WORKER_ENV = {
 """In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
 where they are ten times as fast as its own), no TensorFlow noise, GPU memory taken as needed,
 patience with autoscaling."""
+WATCH = "ray_brats.frozen.watch"
+"""What every worker does first."""
 NODE_ENV = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -126,6 +128,7 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=object_store_bytes(os.cpu_count() or 1),
+                runtime_env={"worker_process_setup_hook": WATCH},
                 **quiet,
             )
     try:
@@ -177,7 +180,8 @@ def _join(address: str, quiet: Mapping[str, Any]) -> None:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, **quiet)
+        ours = {"env_vars": WORKER_ENV, "worker_process_setup_hook": WATCH}
+        ray.init(address=address, runtime_env=ours, **quiet)
     except OSError as error:
         raise UsageError(
             f"RAY_ADDRESS is {address}, and no Ray cluster answers there: start one with "

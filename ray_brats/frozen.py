@@ -1,7 +1,8 @@
 """A process that somebody stopped (SIGSTOP) is ended, so that its work begins anew elsewhere.
 
 It cannot help itself, and neither Ray nor a time limit inside it notices: the process is alive,
-and its timers stand as still as the rest. A small companion process looks at it once a second.
+and its timers stand as still as the rest. A small companion process looks at it once a second;
+every worker starts one before its first task (`engine.WATCH`).
 On systems without /proc there is none.
 
 The companion is this file, run without the package: it costs some ten milliseconds to start.
@@ -9,6 +10,7 @@ The companion is this file, run without the package: it costs some ten milliseco
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -23,16 +25,18 @@ PATIENCE_SECONDS = 30
 
 @functools.cache
 def watch(patience_seconds: int = PATIENCE_SECONDS) -> subprocess.Popen[bytes] | None:
-    """Start this process's companion; it ends with the process. Once is enough."""
+    """Start this process's companion, which ends with it; None where there can be none."""
     if not Path("/proc/self/stat").exists():
         return None
-    # In our process group: Ctrl-Z, which stops a whole group, stops the companion too.
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(patience_seconds)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with contextlib.suppress(OSError):
+        # In our process group: Ctrl-Z, which stops a whole group, stops the companion too.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(patience_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    return None
 
 
 def _main(pid: int, patience_seconds: int) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_brats import attempts, blocks, frozen, labels, ledger, predict, storage
+from ray_brats import attempts, blocks, labels, ledger, predict, storage
 from ray_brats import geometry as geometries
 from ray_brats.cohort import Case
 from ray_brats.config import PreprocessConfig
@@ -141,7 +141,6 @@ class Segment:
     """The actor: keeps the model loaded; prepared images to class indices."""
 
     def __init__(self, frame: Frame, make_segmenter: MakeSegmenter, threads: int) -> None:
-        frozen.watch()
         self._frame, self._segmenter = frame, make_segmenter(threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

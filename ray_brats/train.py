@@ -263,21 +263,16 @@ def _fit(
 
 def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
     """Export in a task of its own: the driver stays without TensorFlow."""
-    task = ray.remote(num_cpus=1)(_exported)
+    from ray_brats import export
+
+    task = ray.remote(num_cpus=1)(export.export_run)
     facts = {
         "release": data.description["release"],
         "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
     }
     bundle_uri = storage.join(run_uri, "bundle")
-    card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, facts))
+    card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, None, facts))
     return card
-
-
-def _exported(run_uri: str, bundle_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
-    from ray_brats import export, frozen
-
-    frozen.watch()
-    return export.export_run(run_uri, bundle_uri, None, facts)
 
 
 def _summary(run_uri: str) -> dict[str, Any]:
