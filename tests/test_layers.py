@@ -12,7 +12,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors labels config recipes listing placing storage folders ledger attempts progress "
-        "fence watchdog probe rates",
+        "fence watchdog frozen probe rates",
         "naming manifest cohort splits geometry nifti volume intensities preprocess inspection "
         "patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
