@@ -51,7 +51,7 @@ def workers_for(asked: int | None, there: Resources) -> int:
     """How many workers train: as many as asked for, or the default.
 
     Raises:
-        UsageError: the cluster has no GPUs or CPUs for so many.
+        UsageError: the cluster has no GPUs or CPUs for so many, or not on the same nodes.
     """
     workers = default_workers(there) if asked is None else asked
     units, kind = _units(there)
@@ -62,6 +62,7 @@ def workers_for(asked: int | None, there: Resources) -> int:
             f"--workers {workers}: expected 1 to {units}, as the cluster has {units} {kind} and "
             "each worker needs one"
         )
+    cpus_of_worker(workers, there)
     return workers
 
 

@@ -27,8 +27,6 @@ from ray_brats.recipes import RecipeName
 CohortArgument = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="COHORT")]
 NodesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar='"N x(8cpu,1gpu,32GiB)@PRICE"')]
 GIB = 1 << 30
-MOST = 10**9
-"""Of anything counted: what is beyond is a slip of the keyboard."""
 MOST_NODES = 10_000
 _NODES = re.compile(r"(\d{1,9})x\((.*)\)(?:@(\d{1,9}(?:\.\d+)?))?")
 _PART = re.compile(r"(\d{1,9}(?:\.\d+)?)(cpu|gpu|gib)")
@@ -92,10 +90,10 @@ def plan(
         left_out = len(found.cases) + len(found.rejected) - cases
         if left_out:
             say(f"plan: {left_out} case(s) are not usable and not counted (`ray-brats check`)")
-    if cases is None or not 1 <= cases <= MOST:
-        raise UsageError(f"{cases} case(s): expected 1 to {MOST:,}")
-    if steps is not None and steps > MOST:
-        raise UsageError(f"--steps {steps}: expected at most {MOST:,}")
+    if cases is None or not 1 <= cases <= tables.MOST:
+        raise UsageError(f"{cases} case(s): expected 1 to {tables.MOST:,}")
+    if steps is not None and steps > tables.MOST:
+        raise UsageError(f"--steps {steps}: expected at most {tables.MOST:,}")
     table = tables.read(rates)
     if sum(group.count for group in groups) > MOST_NODES:
         raise UsageError(f"--nodes: expected at most {MOST_NODES:,} nodes")

@@ -12,7 +12,8 @@ from ray_brats.errors import UsageError
 
 Stage = Literal["preprocess", "train", "score"]
 STAGES: tuple[Stage, ...] = ("preprocess", "train", "score")
-MOST = 1e9
+MOST = 10**9
+"""Of anything that is counted or measured: what is beyond is a slip of the keyboard."""
 STORED = ("raw", "dataset", "predictions", "run")
 
 
@@ -91,9 +92,9 @@ def _parse(table: dict[str, Any]) -> Rates:
 
 
 def _amount(name: str, value: Any) -> float:
-    """More than nothing and less than a slip of the keyboard."""
+    """The number, neither negative nor beyond reason."""
     if not 0 <= float(value) <= MOST:
-        raise ValueError(f"{name} = {value}; expected 0 to {MOST:g}")
+        raise ValueError(f"{name} = {value}; expected 0 to {MOST:,}")
     return float(value)
 
 

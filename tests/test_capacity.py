@@ -41,9 +41,10 @@ def test_workers_get_what_fits(shapes: Shapes, workers: int, cpus: int) -> None:
     assert capacity.cpus_of_worker(workers, cluster(shapes)) == cpus
 
 
-def test_gpus_without_cpus_are_refused_with_the_reason() -> None:
+def test_gpus_without_cpus_are_refused_with_the_reason_before_anything_runs() -> None:
     with pytest.raises(UsageError, match="a GPU and a CPU each do not fit"):
-        capacity.cpus_of_worker(2, cluster([(16, 0), (1, 2)]))
+        capacity.workers_for(None, cluster([(16, 0), (1, 2)]))
+    assert capacity.workers_for(1, cluster([(16, 0), (1, 2)])) == 1
 
 
 def test_a_cluster_without_cpus_is_named() -> None:

@@ -125,7 +125,7 @@ def test_nodes_are_read() -> None:
         (b"a = 1", "not a table"),
         (b"][", "not a table"),
         (TABLE.replace("36", "-1").encode(), "not a table"),
-        (TABLE.replace("36", "1e308").encode(), "expected 0 to 1e"),
+        (TABLE.replace("36", "1e308").encode(), "expected 0 to 1,000,000,000"),
         (TABLE.replace("raw = 10", "raw = -600").encode(), "raw = -600"),
         (TABLE.replace("raw = 10", "raw = nan").encode(), "raw = nan"),
         (TABLE.replace("seconds = 9", "secs = 9").encode(), "unknown: secs"),
