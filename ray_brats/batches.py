@@ -221,6 +221,7 @@ class BatchStream:
             label,
             self._train.patch_vox,
             foreground_share=self._train.foreground_share,
+            foreground=self._train.foreground,
             rng=rng,
         )
         if self._train.zoom_probability:

@@ -58,7 +58,7 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
     card, sha256 = modelcard.read(uri, pinned=pinned)
     recipe = config.from_json(Recipe, card["recipe"])
     _check_versions(card, uri)
-    with folders.local(uri) as folder:
+    with folders.local(modelcard.place(uri)) as folder:
         modelcard.verify(card, folder, uri)
         loaded = tf.saved_model.load(str(folder / "saved_model"))
     _check_architecture(card, recipe, loaded, uri)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ray_brats import cohort as cohorts
-from ray_brats import engine, ledger, recipes, runlog, splits, storage
+from ray_brats import engine, ledger, modelcard, recipes, runlog, splits, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, UsageError
@@ -203,7 +203,12 @@ def train(
 
 
 def export(
-    run: RunArgument, bundle: BundleArgument, /, *, checkpoint: str | None = None
+    run: RunArgument,
+    bundle: BundleArgument,
+    /,
+    *,
+    checkpoint: str | None = None,
+    slim: bool = False,
 ) -> Summary:
     """Export a checkpoint of a run as a bundle: SavedModel, .keras, .h5 and model card.
 
@@ -211,12 +216,13 @@ def export(
         run: What train wrote.
         bundle: Where the bundle goes.
         checkpoint: Name below RUN/checkpoints; by default the best by validation.
+        slim: Without .keras and .h5: score and serve need the SavedModel alone.
     """
     with engine.silenced():
         from ray_brats import export as stage
 
     target = storage.absolute(bundle)
-    card = stage.export_run(storage.absolute(run), target, checkpoint)
+    card = stage.export_run(storage.absolute(run), target, checkpoint, slim=slim)
     return {"bundle": target, "measured": card["measured"], "failures": []}
 
 
@@ -241,8 +247,9 @@ def score(
     Args:
         cohort: Folder, s3:// prefix or CSV.
         predictions: Where <case_id>.nii.gz and scores.parquet go.
-        bundle: One or several bundles; the probabilities of several are averaged. A SavedModel
-            can read and write files, so name only bundles you trust.
+        bundle: One or several bundles; the probabilities of several are averaged; by default the
+            starter model, where the installation has one. A SavedModel can read and write files,
+            so name only bundles you trust.
         bundle_sha256: Of each bundle's bundle.json: any other bundle is refused.
         split: CSV with case_id and split.
         subset: Only the cases of this subset of the split.
@@ -283,7 +290,7 @@ def score(
         return segment(
             found,
             storage.absolute(predictions),
-            [storage.absolute(uri) for uri in bundle],
+            [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)],
             there,
             release=release,
             pinned=bundle_sha256,
@@ -326,11 +333,8 @@ def segment(
     workers: int | None = None,
 ) -> Summary:
     """`score` for a cohort that is found already, inside a running Ray."""
-    from ray_brats import modelcard
     from ray_brats import score as stage
 
-    if not bundles:
-        raise UsageError("no --bundle: expected the bundle/ folder that `ray-brats train` writes")
     if pinned and len(pinned) != len(bundles):
         raise UsageError(
             f"--bundle-sha256 names {len(pinned)} and --bundle {len(bundles)}: expected one each"
@@ -352,6 +356,11 @@ def segment(
         workers=workers,
     )
     _say_done("score", summary)
+    if len(read) == 1:
+        (card, _), *_ = read
+        summary["measured"] = card.get("measured")
+        say(f"score: {modelcard.quality(card)}")
+        say(f"score: {card['intended_use']}")
     return summary
 
 

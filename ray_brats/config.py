@@ -118,6 +118,9 @@ class TrainConfig:
     """Batches whose gradients are averaged before each optimizer step, one after the other."""
     foreground_share: float = 0.5
     """Share of the patches that are centred on a tumour voxel."""
+    foreground: Literal["tumour", "region"] = "tumour"
+    """`tumour`: any of them is as likely; `region`: first WT, TC or ET is drawn, then a voxel of
+    it, so that small cores are seen as often as large edemas."""
     flip: bool = True
     """Mirror each axis with probability one half."""
     intensity_jitter: float = 0.1

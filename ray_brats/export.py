@@ -21,6 +21,7 @@ from ray_brats import (
     labels,
     modelcard,
     storage,
+    summaries,
     unet,
     volume,
 )
@@ -37,14 +38,35 @@ LIMITS = (
     "skull-stripped, co-registered modalities on one grid, background exactly 0",
     "about 1 mm voxels",
 )
+KEPT_FACTS = ("release", "training_cases_sha256", "validation_cases_sha256")
+"""What a card takes over from the one that training wrote."""
+BRATS_CITATIONS = (
+    "Menze et al. 2015, IEEE Transactions on Medical Imaging 34(10)",
+    "Bakas et al. 2017, Scientific Data 4, 170117",
+    "Bakas et al. 2018, arXiv 1811.02629",
+    "Baid et al. 2021, arXiv 2107.02314",
+)
+"""What the BraTS challenge asks to be cited where its cases were used."""
 SEGMENT_AGREES = 0.9999
 """Share of voxels in which `segment` must give the Predictor's mask."""
 
 
 def export_run(
-    run_uri: str, bundle_uri: str, name: str | None, facts: Mapping[str, Any] | None = None
+    run_uri: str,
+    bundle_uri: str,
+    name: str | None,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    slim: bool = False,
 ) -> dict[str, Any]:
     """Write the best or a named checkpoint of a run as a bundle; returns its card.
+
+    Args:
+        run_uri: what `train` wrote.
+        bundle_uri: where the bundle goes.
+        name: of the checkpoint; None: the best by validation.
+        facts: more of the card; None: those of the run's own bundle.
+        slim: the SavedModel alone.
 
     Raises:
         UsageError: no run, or no checkpoint of that name.
@@ -65,15 +87,24 @@ def export_run(
     if facts is None:
         # Of any format: exporting again is what mends an old one.
         earlier = storage.read_json_or_none(storage.join(run_uri, "bundle", modelcard.CARD)) or {}
-        facts = {name: earlier.get(name) for name in ("release", "training_cases_sha256")}
-    scores = {
-        key: chosen.facts[key]
-        for key in ("dice", "mean_dice", "original_soft_on_crops")
-        if key in chosen.facts
-    }
-    measured = {"step": chosen.step, "validation": scores, "cases": description["cases"]}
-    card = {**facts, "measured": measured}
-    return write(unet.for_inference(model), recipe, bundle_uri, facts=card)
+        facts = {name: earlier.get(name) for name in KEPT_FACTS}
+    measured = {"step": chosen.step, "validation": _measured(chosen.facts)}
+    card = {**facts, "measured": {**measured, "cases": description["cases"]}}
+    return write(unet.for_inference(model), recipe, bundle_uri, facts=card, slim=slim)
+
+
+def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint's validation: means, their intervals, and each case without its name."""
+    names = ("dice", "mean_dice", "original_soft_on_crops")
+    found = {name: facts[name] for name in names if name in facts}
+    by_case = list(facts.get("dice_by_case", {}).values())
+    if by_case:
+        found["dice_ci95"] = {
+            region: summaries.interval([case[region] for case in by_case])
+            for region in labels.REGIONS
+        }
+        found["dice_of_cases"] = by_case
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -85,7 +116,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write(
+    model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any], slim: bool = False
+) -> dict[str, Any]:
     """Write, reload and compare all three formats, then the card; returns the card.
 
     Args:
@@ -93,6 +126,7 @@ def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> 
         recipe: goes into the card whole.
         uri: where the bundle goes; a bundle already there is replaced.
         facts: more of the card: label release, training cases by hash, measured scores.
+        slim: the SavedModel alone, a third of the bytes.
 
     Raises:
         ArtefactError: a reloaded model does not give the outputs of the one in memory.
@@ -102,8 +136,9 @@ def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> 
         folder = Path(name) / "bundle"
         folder.mkdir()
         _save_model(model, recipe, release, folder / "saved_model")
-        model.save(folder / "model.keras")
-        model.save(folder / "model.h5", include_optimizer=False)
+        if not slim:
+            model.save(folder / "model.keras")
+            model.save(folder / "model.h5", include_optimizer=False)
         _compare(model, folder, recipe)
         _compare_segment(folder, recipe, release)
         card = {
@@ -117,6 +152,7 @@ def write(model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any]) -> 
             "versions": versions(),
             "intended_use": INTENDED_USE,
             "limits": list(LIMITS),
+            "cite_for_brats_cases": list(BRATS_CITATIONS),
             **facts,
             "sha256": modelcard.hashes(folder),
         }
@@ -173,10 +209,11 @@ def _compare(model: Any, folder: Path, recipe: Recipe) -> None:
     sample = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = np.asarray(model(sample, training=False))
     outputs = {
-        "saved_model": bundle.forward_of(tf.saved_model.load(str(folder / "saved_model")))(sample),
-        "model.keras": np.asarray(keras.saving.load_model(folder / "model.keras")(sample)),
-        "model.h5": np.asarray(keras.saving.load_model(folder / "model.h5", compile=False)(sample)),
+        "saved_model": bundle.forward_of(tf.saved_model.load(str(folder / "saved_model")))(sample)
     }
+    for path in folder.glob("model.*"):
+        loaded = keras.saving.load_model(path, compile=False)
+        outputs[path.name] = np.asarray(loaded(sample))
     for name, output in outputs.items():
         difference = float(np.abs(output - expected).max())
         if not difference < 1e-4:

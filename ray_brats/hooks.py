@@ -33,5 +33,8 @@ class Data:
 
     training: Sequence[PreparedCase]
     validation: Sequence[PreparedCase]
+    """Of R ranks, rank r has every R-th of `validation_ids`, from the r-th on."""
+    validation_ids: Sequence[str]
+    """The validation cases of all ranks."""
     validation_vox: int
     """Voxels that pass through the network for the validation cases of all ranks."""

@@ -61,6 +61,7 @@ class Loop:
         self.plan: Plan | None = None
         self.best_mean_dice = -1.0
         self.stale_validations = 0
+        self.validated = 0
         self._began_unix = time.time() if began_unix is None else began_unix
         self._counted_from = self._began_unix
         self._seconds_before = 0.0
@@ -157,12 +158,14 @@ class Loop:
         if elapsed <= PLAN_SHARE * train.minutes * 60:
             return False
         # The first step compiles: alone it would promise far too few.
-        return len(self._step_seconds) > 1 or schedule.is_late(
+        allowed = schedule.steps_by_the_clock(
             train,
+            step=self.step,
+            step_seconds=last,
             elapsed_seconds=elapsed,
-            until_next_look=last,
-            to_end_seconds=self._validation_seconds(last),
+            to_come_seconds=self._validation_seconds(last),
         )
+        return len(self._step_seconds) > 1 or allowed == self.step
 
     def _make_plan(self) -> None:
         """Rank 0's measurement decides; every rank gets the same plan."""
@@ -201,18 +204,29 @@ class Loop:
 
     def _keep_what_is_due(self) -> None:
         assert self.plan is not None
-        self._end_early_if_late()
-        if self.step in self.plan.validate_at:
+        self._keep_pace()
+        if self._validation_is_due():
             began = time.monotonic()
             scores = self._validate()
+            self.validated += 1
             self._end_early_if_stale(scores)
             self._checkpoint(scores)
             self._end_seconds = time.monotonic() - began
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
 
-    def _end_early_if_late(self) -> None:
-        """With a length by the clock: this step becomes the last where the time is up."""
+    def _validation_is_due(self) -> bool:
+        """By how many there were, as a plan that keeps pace may move what is to come."""
+        assert self.plan is not None
+        at = self.plan.validate_at
+        return self.step >= at[-1] or self.step >= at[min(self.validated, len(at) - 1)]
+
+    def _keep_pace(self) -> None:
+        """With a length by the clock: as many steps as the time that is left allows.
+
+        A machine that others use as well is not always as fast as at the start. The learning
+        rate, a function of the step's share of the whole, so reaches its end with the time.
+        """
         train = self.recipe.train
         assert self.plan is not None
         if train.minutes is None or self.step >= self.plan.total_steps:
@@ -220,15 +234,17 @@ class Loop:
         every = schedule.clock_every(self.plan, train)
         if self.step % every:
             return
-        speed = float(np.mean(self._step_seconds[-every:]))
-        late = schedule.is_late(
+        speed = float(np.mean(self._step_seconds[-max(every, MEASURED_STEPS) :]))
+        each = self._end_seconds or self._validation_seconds(speed)
+        total = schedule.steps_by_the_clock(
             train,
+            step=self.step,
+            step_seconds=speed,
             elapsed_seconds=self._elapsed_seconds(),
-            until_next_look=min(every, self.plan.total_steps - self.step) * speed,
-            to_end_seconds=self._end_seconds or self._validation_seconds(speed),
+            to_come_seconds=max(1, train.validations - self.validated) * each,
         )
-        if self.hooks.broadcast(late):
-            self.plan = self.plan.ends_at(self.step)
+        values = {**self.plan.as_json(), "total_steps": self.hooks.broadcast(total)}
+        self.plan = schedule.plan_of(values, train.validations)
 
     def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
         """After `patience` validations without a better mean Dice this step is the last."""
@@ -247,16 +263,21 @@ class Loop:
     # --- validation and checkpoints ----------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
-        """Mean scores over the validation cases, each rank its share of them."""
+        """Scores of the validation cases, each rank its share of them; {} without any."""
+        case_ids = self.data.validation_ids
+        if not case_ids:
+            return {}
         began = time.monotonic()
-        sums, example = validation.scores(
+        rows, example = validation.scores(
             self.trainee.averaged, self.data.validation, self.recipe, self.hooks.beat
         )
-        total = self.trainee.all_sum(sums)
-        scores = validation.means(self.recipe, total.tolist())
-        if scores and self.rank == 0:
+        table = np.zeros((len(case_ids), rows.shape[1]))
+        table[self.rank :: self.ranks] = rows
+        table = self.trainee.all_sum(table.ravel().tolist()).reshape(table.shape)
+        scores = validation.summary(self.recipe, case_ids, table)
+        if self.rank == 0:
             seconds = round(time.monotonic() - began, 2)
-            event = {"event": "validation", "step": self.step, "cases": int(total[-1])}
+            event = {"event": "validation", "step": self.step, "cases": len(case_ids)}
             self.hooks.event({**event, "seconds": seconds, **scores})
             if example is not None:
                 self.hooks.picture(self.step, example)
@@ -301,5 +322,6 @@ class Loop:
             ),
             self.recipe.train.validations,
         )
+        self.validated = sum(at <= self.step for at in self.plan.validate_at)
         if self.rank == 0:
             self.hooks.event({"event": "resume", "step": self.step})

@@ -7,6 +7,8 @@
     bundle/model.h5       the same in the original project's format
     bundle/bundle.json    the model card, written last: sha256 of every other file
 
+The starter model that comes with the package has the SavedModel alone.
+
 The sha256 of bundle.json (`sha256sum bundle/bundle.json`) therefore pins the whole bundle.
 """
 
@@ -23,7 +25,31 @@ from ray_brats.errors import ArtefactError
 
 CARD = "bundle.json"
 FORMAT_VERSION = 2
+STARTER = "starter"
+"""Stands for the bundle that comes with the package, wherever that is installed."""
+_STARTER_FOLDER = Path(__file__).parent / "starter"
 REQUIRED = ("recipe", "sha256", "versions", "parameters")
+
+
+def uri_of(text: str) -> str:
+    """The URI of a bundle that a user names: absolute, or `STARTER`."""
+    return text if text == STARTER else storage.absolute(text)
+
+
+def place(uri: str) -> str:
+    """Where the files of a bundle are, on the node that asks.
+
+    Raises:
+        ArtefactError: the starter model is asked for, and this installation has none.
+    """
+    if uri != STARTER:
+        return uri
+    if not (_STARTER_FOLDER / CARD).is_file():
+        raise ArtefactError(
+            "this installation of ray-brats has no starter model: pass --bundle with the bundle/ "
+            "folder that `ray-brats train` writes"
+        )
+    return str(_STARTER_FOLDER)
 
 
 def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
@@ -37,7 +63,7 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
         ArtefactError: no bundle of this version, or not the pinned one.
     """
     try:
-        content = storage.read_bytes(storage.join(uri, CARD))
+        content = storage.read_bytes(storage.join(place(uri), CARD))
     except FileNotFoundError as error:
         raise ArtefactError(
             f"{uri} is no bundle: it has no {CARD}. Expected what `ray-brats train` or "
@@ -63,6 +89,25 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
     if lacking:
         raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
     return card, found
+
+
+def quality(card: Mapping[str, Any]) -> str:
+    """How good the masks of a bundle were measured to be, as a sentence."""
+    validation = card["measured"]["validation"] if "measured" in card else {}
+    if "dice" not in validation:
+        return "how good such masks are was not measured: the model has seen no validation case"
+    intervals = validation.get("dice_ci95", {})
+    told = []
+    for region, value in validation["dice"].items():
+        low, high = intervals.get(region, (None, None))
+        told.append(
+            f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
+        )
+    count = card["measured"]["cases"]["validation"]
+    return (
+        f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
+        f"Dice {', '.join(told)}" + (" (95 % interval)" if intervals else "")
+    )
 
 
 def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:

@@ -10,12 +10,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_brats.config import Shape
+from ray_brats.labels import REGIONS
 
 Array = npt.NDArray[Any]
 
@@ -89,12 +90,29 @@ class SampleStream:
 
 
 def draw_location(
-    label_HWD: Array, patch_vox: Shape, *, foreground_share: float, rng: np.random.Generator
+    label_HWD: Array,
+    patch_vox: Shape,
+    *,
+    foreground_share: float,
+    rng: np.random.Generator,
+    foreground: Literal["tumour", "region"] = "tumour",
 ) -> PatchLocation:
-    """A random patch; with probability `foreground_share` centred on a labelled voxel."""
+    """A random patch; with probability `foreground_share` centred on a labelled voxel.
+
+    Args:
+        label_HWD: class indices.
+        patch_vox: size of the patch.
+        foreground_share: 0–1.
+        rng: draws everything.
+        foreground: which labelled voxel; see `config.TrainConfig`.
+    """
     shape = label_HWD.shape
     if rng.random() < foreground_share:
         labelled = np.flatnonzero(label_HWD)
+        if foreground == "region":
+            members = list(REGIONS.values())[rng.integers(len(REGIONS))]
+            within = labelled[np.isin(label_HWD.reshape(-1)[labelled], members)]
+            labelled = within if within.size else labelled
         if labelled.size:
             centre = np.unravel_index(labelled[rng.integers(labelled.size)], shape)
             starts = [int(c) - n // 2 for c, n in zip(centre, patch_vox, strict=True)]

@@ -102,6 +102,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         data = Data(
             training=prepared(settings["training"]),
             validation=prepared(settings["validation"][rank::ranks]),
+            validation_ids=settings["validation"],
             validation_vox=settings["validation_vox"],
         )
         # From here on the patience for a step counts, so all begin together.

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from ray_brats.config import TrainConfig
 
-LATE = 1.03
-"""A run by the clock may become this much longer than asked, as steps become slower."""
-
 
 def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
     """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017)."""
@@ -29,7 +26,7 @@ def averaging_decay(step: int, train: TrainConfig) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long the run is, fixed once from the speed of its first steps."""
+    """How long the run is; by the clock, from the speed of its first steps, then of the newest."""
 
     total_steps: int
     checkpoint_every: int
@@ -75,13 +72,39 @@ def first_plan(
     """
     total = train.steps
     if total is None:
-        assert train.minutes is not None
-        left = train.minutes * 60 - elapsed_seconds - train.validations * validation_seconds
-        total = step + max(0, int(left / step_seconds))
+        total = steps_by_the_clock(
+            train,
+            step=step,
+            step_seconds=step_seconds,
+            elapsed_seconds=elapsed_seconds,
+            to_come_seconds=train.validations * validation_seconds,
+        )
     return {
-        "total_steps": max(total, step),
+        "total_steps": total,
         "checkpoint_every": max(1, round(train.checkpoint_minutes * 60 / step_seconds)),
     }
+
+
+def steps_by_the_clock(
+    train: TrainConfig,
+    *,
+    step: int,
+    step_seconds: float,
+    elapsed_seconds: float,
+    to_come_seconds: float,
+) -> int:
+    """How many steps the minutes that were asked for allow; at least those that are done.
+
+    Args:
+        train: its length in minutes.
+        step: how many steps are done.
+        step_seconds: what one takes now.
+        elapsed_seconds: since the start of training.
+        to_come_seconds: what else must be done, as validations.
+    """
+    assert train.minutes is not None
+    left = train.minutes * 60 - elapsed_seconds - to_come_seconds
+    return step + max(0, int(left / step_seconds))
 
 
 def clock_every(plan: Plan, train: TrainConfig) -> int:
@@ -89,21 +112,6 @@ def clock_every(plan: Plan, train: TrainConfig) -> int:
     assert train.minutes is not None
     step_seconds = train.checkpoint_minutes * 60 / plan.checkpoint_every
     return min(10, max(1, int(0.01 * train.minutes * 60 / step_seconds)))
-
-
-def is_late(
-    train: TrainConfig, *, elapsed_seconds: float, until_next_look: float, to_end_seconds: float
-) -> bool:
-    """Whether a run must end now, or would end too long after the minutes that were asked for.
-
-    Args:
-        train: its length in minutes.
-        elapsed_seconds: since its start.
-        until_next_look: seconds from now.
-        to_end_seconds: what its end takes: validation and a checkpoint.
-    """
-    assert train.minutes is not None
-    return elapsed_seconds + until_next_look + to_end_seconds > LATE * train.minutes * 60
 
 
 def extended(

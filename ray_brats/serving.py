@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ray_brats import engine, storage
+from ray_brats import engine, modelcard, storage
 from ray_brats.errors import UsageError
 from ray_brats.progress import say
 
@@ -50,8 +50,9 @@ def serve(
     """Serve models over HTTP with Ray Serve, and a page for people, until Ctrl-C.
 
     Args:
-        bundle: What train wrote. NAME=BUNDLE serves several side by side; the first is the
-            default, and several bundles of one name are averaged. Name only bundles you trust.
+        bundle: What train wrote; by default the starter model, where the installation has one.
+            NAME=BUNDLE serves several side by side; the first is the default, and several bundles
+            of one name are averaged. Name only bundles you trust.
         bundle_sha256: Of each bundle's bundle.json: any other bundle is refused.
         host: Address to listen on; anything but loopback asks for --api-keys.
         port: Port to listen on; 0 lets the system choose.
@@ -146,8 +147,7 @@ def named(
     bundles: Sequence[str], pins: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Model name to its bundles, and to their pins, from `--bundle` and `--bundle-sha256`."""
-    if not bundles:
-        raise UsageError("no --bundle: expected the bundle/ folder that `ray-brats train` writes")
+    bundles = bundles or (modelcard.STARTER,)
     if pins and len(pins) != len(bundles):
         raise UsageError(
             f"--bundle-sha256 names {len(pins)} and --bundle {len(bundles)}: expected one each"
@@ -157,7 +157,7 @@ def named(
     for number, text in enumerate(bundles):
         match = _NAMED.fullmatch(text)
         name, uri = (match["name"], match["uri"]) if match else ("default", text)
-        models[name] = (*models.get(name, ()), storage.absolute(uri))
+        models[name] = (*models.get(name, ()), modelcard.uri_of(uri))
         if pins:
             pinned[name] = (*pinned.get(name, ()), pins[number])
     return models, pinned

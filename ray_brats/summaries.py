@@ -73,10 +73,10 @@ def _mean(values: list[float]) -> float | None:
 def _spread(values: list[float]) -> dict[str, Any]:
     if not values:
         return {"mean": None, "median": None, "ci95": [None, None]}
-    return {"mean": _mean(values), "median": median(values), "ci95": _interval(values)}
+    return {"mean": _mean(values), "median": median(values), "ci95": interval(values)}
 
 
-def _interval(values: list[float]) -> list[float]:
+def interval(values: Sequence[float]) -> list[float]:
     """Bootstrap percentile interval of the mean; the same values give the same interval."""
     array, random = np.array(values), np.random.default_rng(_SEED)
     block = max(1, _RESAMPLE_BLOCK // array.size)  # a fixed share of memory for any cohort

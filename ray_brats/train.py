@@ -269,6 +269,7 @@ def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
     facts = {
         "release": data.description["release"],
         "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
+        "validation_cases_sha256": sorted(row["image_sha256"] for row in data.validation),
     }
     bundle_uri = storage.join(run_uri, "bundle")
     card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, None, facts))

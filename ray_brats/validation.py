@@ -43,8 +43,8 @@ def score_names(recipe: Recipe) -> list[str]:
 
 def scores(
     model: Any, cases: Sequence[PreparedCase], recipe: Recipe, beat: Callable[[], None]
-) -> tuple[list[float], Example | None]:
-    """Sums over some cases of each score of `score_names`, then the count of the cases.
+) -> tuple[np.ndarray[Any, Any], Example | None]:
+    """Each score of `score_names` of some cases.
 
     Args:
         model: a Keras model.
@@ -53,38 +53,44 @@ def scores(
         beat: called after each case.
 
     Returns:
-        The sums, and the first case with its prediction.
+        A row a case, `(cases, scores)`, and the first case with its prediction.
     """
     predictor = Predictor([forward_of(model)], recipe)
     soft = recipe.network.output == "classes"
-    total = np.zeros(len(score_names(recipe)) + 1)
+    rows = np.zeros((len(cases), len(score_names(recipe))))
     example = None
-    for case in cases:
+    for row, case in zip(rows, cases, strict=True):
         image, label = np.asarray(case.image()), np.asarray(case.label())
         probabilities = predictor.probabilities(image)
         index = predictor.decode(probabilities)
         values = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
         if soft:
             values += metrics.original_figures_soft(label, probabilities).values()
-        total += [*values, 1.0]
+        row[:] = values
         if example is None:
             example = Example(
                 case_id=case.case_id, image_HWDC=image, label_HWD=label, prediction_HWD=index
             )
         beat()
-    return total.tolist(), example
+    return rows, example
 
 
-def means(recipe: Recipe, sums: Sequence[float]) -> dict[str, Any]:
-    """Mean scores from sums over all ranks; {} where no case was scored."""
-    *values, count = sums
-    if not count:
-        return {}
-    by_name = dict(
-        zip(score_names(recipe), (float(value / count) for value in values), strict=True)
-    )
+def summary(recipe: Recipe, case_ids: Sequence[str], rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Mean scores over the cases of all ranks, and the Dice of each.
+
+    Args:
+        recipe: what was scored.
+        case_ids: of the rows.
+        rows: as of `scores`, of one case or more.
+    """
+    names = score_names(recipe)
+    by_name = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
     dice = {region: by_name.pop(region) for region in labels.REGIONS}
     found: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
     if by_name:
         found["original_soft_on_crops"] = by_name
+    found["dice_by_case"] = {
+        case_id: dict(zip(labels.REGIONS, row[: len(labels.REGIONS)].tolist(), strict=True))
+        for case_id, row in zip(case_ids, rows, strict=True)
+    }
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_brats import augmentation, patches, recipes
+from ray_brats import augmentation, patches
 from ray_brats.config import AUGMENTATIONS, TrainConfig
 
 tf = pytest.importorskip("tensorflow")
@@ -91,12 +91,6 @@ def test_what_has_probability_zero_leaves_every_bit(kinds: tuple[str, ...]) -> N
     image, label = changed(rare, *wide, given[2])
     assert image.tobytes() == given[0].tobytes()
     assert label.tobytes() == given[1].tobytes()
-
-
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_no_recipe_uses_what_was_not_measured(name: recipes.RecipeName) -> None:
-    train = recipes.get(name).train
-    assert [getattr(train, f"{kind}_probability") for kind in AUGMENTATIONS] == [0.0] * 4
 
 
 @pytest.mark.parametrize("factor", [*patches.ZOOM_RANGE, 1.0])

@@ -113,6 +113,7 @@ def test_the_flops_of_a_step_are_those_of_its_convolutions() -> None:
         "standard",
         settings=[
             "network.widths=4,8",
+            "network.deep_supervision=0",
             "network.stem_stride=1",
             "train.patch_vox=8,8,8",
             "inference.window_vox=8,8,8",
@@ -132,7 +133,8 @@ def test_the_twin_in_pytorch_is_our_network() -> None:
     from ray_brats.benchmarks import torch_peers
 
     for settings in ([], ["network.stem_stride=1"]):
-        network = recipes.get("standard", settings=settings).network
+        alone = ["network.deep_supervision=0", *settings]
+        network = recipes.get("standard", settings=alone).network
         ours = unet.build(network, 3, seed=0).count_params()
         theirs = sum(one.numel() for one in torch_peers.twin(network).parameters())
         # Biases in front of a norm do nothing and are on neither side.
@@ -179,10 +181,11 @@ def test_scoring_is_measured_against_its_own_forward_passes(
 @pytest.mark.slow
 def test_two_training_processes_are_measured_against_one() -> None:
     from ray_brats import recipes
-    from ray_brats.benchmarks import ranks
+    from ray_brats.benchmarks import ranks, train
 
     small = "network.widths=4,8", "train.patch_vox=16,16,16", "inference.window_vox=16,16,16"
-    found = ranks.two_against_one(recipes.get("standard", settings=small), 2, steps=2)
+    recipe = recipes.get("standard", settings=[*train.PLAIN, *small])
+    found = ranks.two_against_one(recipe, 2, steps=2)
     assert set(found["patches_per_second"]) == {"1", "2"}
     expected = found["patches_per_second"]["2"] / found["patches_per_second"]["1"]
     assert found["ratio"] == pytest.approx(expected)

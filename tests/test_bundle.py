@@ -83,6 +83,32 @@ def test_a_bundle_holds_every_format_and_explains_itself(written: Path) -> None:
     assert "research" in card["intended_use"]
 
 
+def test_a_slim_bundle_is_the_saved_model_alone_and_may_be_the_starter(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export.write(make_model(), RECIPE, str(tmp_path), facts={}, slim=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"saved_model", "bundle.json"}
+    monkeypatch.setattr(modelcard, "_STARTER_FOLDER", tmp_path)
+    sample = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 3)).astype(np.float32)
+    slim, whole = bundle.load("starter"), bundle.load(str(written))
+    np.testing.assert_allclose(slim.forward(sample), whole.forward(sample), atol=1e-5)
+
+
+def test_a_card_has_the_dice_of_each_case_but_no_name() -> None:
+    by_case = {
+        f"patient-{number}": {"WT": 0.8 + number / 100, "TC": 0.7, "ET": 0.5} for number in range(4)
+    }
+    facts = {"dice": {"WT": 0.815, "TC": 0.7, "ET": 0.5}, "mean_dice": 0.67, "loss": 0.1}
+    measured = export._measured({**facts, "dice_by_case": by_case})
+    assert "patient" not in json.dumps(measured)
+    assert measured["dice_of_cases"] == list(by_case.values())
+    low, high = measured["dice_ci95"]["WT"]
+    assert 0.8 <= low < 0.815 < high <= 0.83
+    assert measured["dice_ci95"]["TC"] == [0.7, 0.7]
+    assert "loss" not in measured
+    assert export._measured(facts) == {"dice": facts["dice"], "mean_dice": 0.67}
+
+
 def test_a_loaded_bundle_gives_the_models_output(written: Path) -> None:
     image = np.random.default_rng(0).normal(size=(1, 16, 24, 32, 3)).astype(np.float32)
     model = make_model()

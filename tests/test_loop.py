@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -61,9 +62,12 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     recipe = config.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
+    ranks = settings["ranks"]
+    validated = cases[2:][-ranks:]
     data = Data(
         training=cases[:3],
-        validation=cases[rank :: settings["ranks"]][-1:],
+        validation=validated[rank::ranks],
+        validation_ids=[case.case_id for case in validated],
         validation_vox=8000,
     )
     events: list[dict[str, Any]] = []
@@ -176,6 +180,7 @@ class Alone:
         self.step_seconds: Callable[[int], float] = lambda _: 1.0
         self.validation_seconds = 0.0
         self.mean_dice: list[float] = []
+        self.rates: list[float] = []
         self.loss: Callable[[int], float] = lambda _: 0.5
         recipe = tiny("standard", 1)
         values = {"steps": None, "minutes": None, "validations": 2, **train}
@@ -185,12 +190,12 @@ class Alone:
         monkeypatch.setattr(loop, "Trainee", lambda *_: self)
         monkeypatch.setattr(loop, "BatchStream", lambda *_, **__: self)
         monkeypatch.setattr(validation, "scores", self.scores)
-        monkeypatch.setattr(validation, "means", self.means)
+        monkeypatch.setattr(validation, "summary", self.summary)
         self.saved: list[loop.checkpoint.Checkpoint] = []
         monkeypatch.setattr(loop.checkpoint, "save", self.save)
         hooks = Hooks(broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None)
         strategy = types.SimpleNamespace(num_replicas_in_sync=2)
-        data = Data(training=[], validation=[], validation_vox=0)
+        data = Data(training=[], validation=[], validation_ids=["0", "1"], validation_vox=0)
         self.loop = loop.Loop(strategy, self.recipe, data, hooks, rank=0, began_unix=990.0)
 
     waited_seconds = 0.0
@@ -206,16 +211,17 @@ class Alone:
     def case_ids(self, step: int) -> list[str]:
         return [f"case{2 * step}", f"case{2 * step + 1}"]
 
-    def step(self, _batch: Batch, **_: float) -> StepResult:
+    def step(self, _batch: Batch, *, learning_rate: float, **_: float) -> StepResult:
         number = self.loop.step
+        self.rates.append(learning_rate)
         self.now += self.step_seconds(number)
         return StepResult(loss=self.loss(number), dice=(0.1, 0.2, 0.3), gradient_norm=1.0)
 
-    def scores(self, *_: Any) -> tuple[list[float], None]:
+    def scores(self, *_: Any) -> tuple[np.ndarray[Any, Any], None]:
         self.now += self.validation_seconds
-        return [1.0], None
+        return np.ones((1, 3)), None
 
-    def means(self, *_: Any) -> dict[str, Any]:
+    def summary(self, *_: Any) -> dict[str, Any]:
         dice = self.mean_dice.pop(0) if self.mean_dice else 0.5
         return {"mean_dice": dice, "dice": {}}
 
@@ -238,7 +244,7 @@ class Alone:
         return [line for line in self.events if "event" in line]
 
 
-@pytest.mark.parametrize("slower", [1.0, 1.02, 3.0])
+@pytest.mark.parametrize("slower", [1.0, 1.02, 3.0, 0.5])
 @pytest.mark.parametrize(("seconds", "minutes"), [(0.1, 1), (2.0, 10), (25.0, 10), (25.0, 2)])
 def test_a_run_by_the_clock_is_never_much_longer_than_asked(
     monkeypatch: pytest.MonkeyPatch, seconds: float, minutes: float, slower: float
@@ -254,6 +260,23 @@ def test_a_run_by_the_clock_is_never_much_longer_than_asked(
     assert told[-1]["event"] == "end"
     (last,) = [line for line in told if line["event"] == "validation"][-1:]
     assert last["step"] == told[-1]["step"]
+
+
+@pytest.mark.parametrize("slower", [0.4, 1.0, 2.5])
+def test_by_the_clock_the_learning_rate_falls_with_the_time_though_the_speed_changes(
+    monkeypatch: pytest.MonkeyPatch, slower: float
+) -> None:
+    alone = Alone(monkeypatch, minutes=10, learning_rate=1.0)
+    alone.step_seconds = lambda step: slower if step > 50 else 1
+    told = alone.run()
+    validated = [line["step"] for line in told if line["event"] == "validation"]
+    assert len(validated) == 2
+    assert validated[0] == pytest.approx(validated[1] / 2, rel=0.1)
+    assert alone.rates[-1] < 0.001
+    falls = [b - a for a, b in itertools.pairwise(alone.rates[20:])]
+    # A plan that changes moves the rate by little, and never up by more than a hair.
+    assert max(falls) < 0.02
+    assert min(falls) > -0.1
 
 
 def test_a_first_step_that_compiles_fixes_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:

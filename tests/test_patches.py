@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,28 @@ def test_random_patches_lie_inside_where_the_array_is_large_enough(
             assert 0 <= start <= limit - side
         else:
             assert location.cut(label).sum() <= label.sum()
+
+
+def test_a_region_is_drawn_first_where_small_ones_shall_be_seen() -> None:
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[2:30, 2:30, 2:30], label[35, 36, 37] = 2, 3
+    rng = np.random.default_rng(0)
+
+    def enhancing(foreground: Literal["tumour", "region"], label: np.ndarray = label) -> int:
+        drawn = [
+            patches.draw_location(
+                label, (3, 3, 3), foreground_share=1.0, rng=rng, foreground=foreground
+            )
+            for _ in range(300)
+        ]
+        assert all(location.holds(label > 0) for location in drawn)
+        return sum(location.holds(label == 3) for location in drawn)
+
+    assert enhancing("tumour") <= 3
+    # Two of the three regions are that voxel alone.
+    assert 170 <= enhancing("region") <= 230
+    # Without enhancing tumour or core, whatever there is.
+    assert enhancing("region", np.where(label == 3, 0, label)) == 0
 
 
 def test_foreground_patches_hold_a_labelled_voxel() -> None:

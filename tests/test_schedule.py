@@ -64,13 +64,13 @@ def test_the_clock_is_looked_at_so_often_that_a_look_costs_a_hundredth_of_the_ru
     assert [every(seconds) for seconds in (0.1, 2, 20)] == [10, 3, 1]
 
 
-def test_a_run_is_late_where_its_end_would_be() -> None:
-    train = TrainConfig(steps=None, minutes=10)
-
-    def late(elapsed: float) -> bool:
-        return schedule.is_late(
-            train, elapsed_seconds=elapsed, until_next_look=5, to_end_seconds=30
-        )
-
-    assert not late(600 * 1.03 - 36)
-    assert late(600 * 1.03 - 34)
+@pytest.mark.parametrize(("elapsed", "steps"), [(0, 7 + 28), (500, 7 + 3), (570, 7), (900, 7)])
+def test_the_clock_allows_what_is_left_of_it(elapsed: float, steps: int) -> None:
+    allowed = schedule.steps_by_the_clock(
+        TrainConfig(steps=None, minutes=10),
+        step=7,
+        step_seconds=20,
+        elapsed_seconds=elapsed,
+        to_come_seconds=30,
+    )
+    assert allowed == steps

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from ray_brats import recipes
 from ray_brats.batches import Batch
-from ray_brats.config import Recipe
+from ray_brats.config import AUGMENTATIONS, Recipe
 from ray_brats.step import StepResult, Trainee
 
 pytestmark = pytest.mark.tf
@@ -17,6 +17,8 @@ pytestmark = pytest.mark.tf
 def recipe(*settings: str) -> Recipe:
     small = "network.widths=4,8", "train.patch_vox=16,16,16", "inference.window_vox=16,16,16"
     plain = "train.flip=false", "train.intensity_jitter=0", "train.weight_decay=0"
+    plain = *plain, *(f"train.{kind}_probability=0" for kind in AUGMENTATIONS)
+    plain = *plain, "network.deep_supervision=0"
     return recipes.get("standard", settings=[*small, *plain, *settings])
 
 

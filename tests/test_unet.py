@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tf
 def test_networks_take_any_sides_that_the_levels_divide(name: recipes.RecipeName) -> None:
     config = recipes.get(name).network
     config = dataclasses.replace(config, widths=tuple(4 for _ in config.widths))
-    model = unet.build(config, 3, seed=0)
+    model = unet.for_inference(unet.build(config, 3, seed=0))
     sides = (config.divisor_vox, 2 * config.divisor_vox, 3 * config.divisor_vox)
     output = np.asarray(model(np.zeros((1, *sides, 3), np.float32)))
     assert output.shape == (1, *sides, 4 if config.output == "classes" else 3)
@@ -94,9 +94,9 @@ def test_supervised_levels_are_outputs_that_inference_leaves_out() -> None:
 
 def test_half_precision_keeps_weights_and_probabilities_in_float32() -> None:
     config = dataclasses.replace(
-        recipes.get("standard").network, widths=(4, 8), precision="mixed_bfloat16"
+        recipes.get("standard").network, widths=(4, 8, 8), precision="mixed_bfloat16"
     )
-    model = unet.build(config, 3, seed=0)
+    model = unet.for_inference(unet.build(config, 3, seed=0))
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert model(np.zeros((1, 8, 8, 8, 3), np.float32)).dtype == "float32"
     assert {layer.compute_dtype for layer in model.layers} >= {"bfloat16", "float32"}

@@ -24,6 +24,14 @@ from ray_brats.progress import say
 
 FULL_RESOLUTION = ("network.widths=16,32,64,128,256", "network.stem_stride=1")
 """The network of nnU-Net's first levels: what DynUNet and SegResNet can be built as, too."""
+PLAIN = (
+    "network.deep_supervision=0",
+    "train.zoom_probability=0",
+    "train.noise_probability=0",
+    "train.blur_probability=0",
+    "train.gamma_probability=0",
+)
+"""What the peers do not have is left out of ours."""
 MATRIX_SIDE = 4096
 Step = Callable[[], None]
 
@@ -55,6 +63,7 @@ def measure(
     recipe = recipes.get(
         "standard",
         settings=[
+            *PLAIN,
             *(settings or FULL_RESOLUTION),
             f"train.patch_vox={sides}",
             f"inference.window_vox={sides}",
