@@ -141,9 +141,10 @@ class Loop:
         return ", ".join(dict.fromkeys(self.stream.case_ids(step - 1)))
 
     def _input_wait_share(self) -> float:
-        """Seconds that steps waited for their batch, over those and the steps' own."""
+        """Seconds that steps waited for their batch, over those and the steps' own; 0 of none."""
         waited = self.stream.waited_seconds
-        return round(waited / (waited + sum(self._step_seconds)), 4)
+        # A run whose last step was kept already when a worker died has none to make.
+        return round(waited / ((waited + sum(self._step_seconds)) or 1.0), 4)
 
     # --- the plan ----------------------------------------------------------------------
 

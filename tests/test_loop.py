@@ -354,6 +354,16 @@ def test_time_spent_waiting_for_input_is_told_as_a_share(monkeypatch: pytest.Mon
     assert told[-1]["input_wait_share"] == pytest.approx(0.2)
 
 
+def test_a_run_that_died_after_its_last_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Alone(monkeypatch, steps=20)
+    first.run()
+    second = Alone(monkeypatch, steps=20)
+    monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: first.saved[-1])
+    second.loop.run("there")
+    assert [line["event"] for line in second.events] == ["resume", "end"]
+    assert second.events[-1]["step"] == 20
+
+
 FIT = """
 import keras, numpy, tensorflow
 

@@ -22,7 +22,8 @@ from ray_brats import ledger, phantom, runlog, storage
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 CASES = 8
-STEPS = 60
+STEPS = 300
+"""A second for a kill to be noticed, where a step takes a fiftieth of one."""
 SETTINGS = (
     "network.widths=4,8",
     "train.patch_vox=16,16,16",

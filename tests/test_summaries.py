@@ -82,7 +82,7 @@ def test_summary_reads_nan_as_missing():
 
 def test_interval_covers_the_mean_as_the_normal_theory_does():
     values = np.random.default_rng(5).normal(0.8, 0.1, size=400)
-    low, high = summaries._interval(sorted(values.tolist()))
+    low, high = summaries.interval(sorted(values.tolist()))
     half_width = 1.96 * values.std() / math.sqrt(len(values))
     assert low == pytest.approx(values.mean() - half_width, abs=0.002)
     assert high == pytest.approx(values.mean() + half_width, abs=0.002)
