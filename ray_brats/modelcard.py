@@ -22,6 +22,7 @@ from typing import Any
 
 from ray_brats import storage
 from ray_brats.errors import ArtefactError
+from ray_brats.labels import REGIONS
 
 CARD = "bundle.json"
 FORMAT_VERSION = 2
@@ -98,7 +99,8 @@ def quality(card: Mapping[str, Any]) -> str:
         return "how good such masks are was not measured: the model has seen no validation case"
     intervals = validation.get("dice_ci95", {})
     told = []
-    for region, value in validation["dice"].items():
+    for region in REGIONS:
+        value = validation["dice"][region]
         low, high = intervals.get(region, (None, None))
         told.append(
             f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")

@@ -39,10 +39,16 @@ def test_the_starter_is_found_where_the_package_is(
     ("validation", "told"),
     [
         ({}, "was not measured"),
-        ({"dice": {"WT": 0.876, "ET": 0.7}}, r"on 6 case\(s\) .* mean Dice WT 0.88, ET 0.70$"),
         (
-            {"dice": {"WT": 0.876}, "dice_ci95": {"WT": [0.84, 0.912]}},
-            r"mean Dice WT 0.88 \(0.84–0.91\) \(95 % interval\)$",
+            {"dice": {"ET": 0.7, "TC": 0.8, "WT": 0.876}},
+            r"on 6 case\(s\) .* mean Dice WT 0.88, TC 0.80, ET 0.70$",
+        ),
+        (
+            {
+                "dice": {"WT": 0.876, "TC": 0.8, "ET": 0.7},
+                "dice_ci95": {"WT": [0.84, 0.912], "TC": [0.7, 0.9], "ET": [0.0, 0.9]},
+            },
+            r"WT 0.88 \(0.84–0.91\), TC 0.80 \(0.70–0.90\), ET 0.70 \(0.00–0.90\) \(95 % interval",
         ),
     ],
 )
