@@ -356,10 +356,12 @@ def segment(
         workers=workers,
     )
     _say_done("score", summary)
-    if len(read) == 1:
-        (card, _), *_ = read
+    card, _ = read[0]
+    if len(read) == 1 and tta is None and overlap is None:
+        # Of several bundles, or of other options than the card's, nobody measured the masks.
         summary["measured"] = card.get("measured")
         say(f"score: {modelcard.quality(card)}")
+    if "intended_use" in card:
         say(f"score: {card['intended_use']}")
     return summary
 

@@ -90,7 +90,7 @@ def standard() -> Recipe:
 
 
 def large() -> Recipe:
-    """Sized for GPUs: 128³ patches, two a GPU, every level of a wide U-Net at full resolution.
+    """`standard`, sized for GPUs: 128³ patches, two a GPU, a wide U-Net at full resolution.
 
     Not yet measured, on any GPU: neither its scores nor its hours nor its memory. Meant for a
     whole challenge's cases in five folds (`train --recipe large --fold 0` … `4`), whose bundles
@@ -103,18 +103,12 @@ def large() -> Recipe:
         network=NetworkConfig(
             widths=(32, 64, 128, 256, 320), deep_supervision=3, precision="mixed_bfloat16"
         ),
-        train=TrainConfig(
+        train=dataclasses.replace(
+            standard().train,
             patch_vox=patch,
             batch_per_worker=2,
-            foreground="region",
-            intensity_jitter=0.2,
-            zoom_probability=0.2,
-            noise_probability=0.15,
-            blur_probability=0.1,
-            gamma_probability=0.3,
             clip_norm=12.0,
             ema_decay=0.999,
-            weight_decay=1e-4,
             steps=60_000,
             validations=10,
             xla=True,
