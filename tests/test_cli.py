@@ -164,7 +164,15 @@ class TestWholeRun:
         scored = ray_brats(
             "score", cohort_folder, tmp_path / "masks", "--bundle", tmp_path / "bundle", "--json"
         )
-        assert json.loads(scored.stdout)["counts"] == {"ok": 5}
+        told = json.loads(scored.stdout)
+        assert told["counts"] == {"ok": 5}
+        # How good such masks are is said, by the one case that the network had not learnt from.
+        (dice,) = told["measured"]["validation"]["dice_of_cases"]
+        assert (
+            f"on 1 case(s) that the model had not learnt from: mean Dice WT {dice['WT']:.2f}"
+            in (scored.stderr)
+        )
+        assert "not for diagnosis" in scored.stderr
         masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
         (validated,) = (out / "predictions").glob("*.nii.gz")
         assert (tmp_path / "masks" / validated.name).read_bytes() == validated.read_bytes()
