@@ -21,13 +21,9 @@ from ray_brats.batches import Batch, BatchStream
 from ray_brats.config import Recipe
 from ray_brats.errors import StageFailed
 from ray_brats.hooks import Data, Hooks
+from ray_brats.pace import Pace
 from ray_brats.schedule import Plan
 from ray_brats.step import StepResult, Trainee
-
-MEASURED_STEPS = 10
-"""Steps whose speed fixes the plan; the first of them compiles and is left out."""
-PLAN_SHARE = 0.1
-"""Of the minutes that were asked for: where steps are long, fewer fix the plan."""
 
 
 class Loop:
@@ -58,16 +54,21 @@ class Loop:
         self.stream = BatchStream(data.training, recipe.train, rank=rank, ranks=self.ranks)
         self.step = 0
         self.loss = math.nan
-        self.plan: Plan | None = None
+        self.pace = Pace(
+            recipe.train,
+            hooks.broadcast,
+            validation_vox=data.validation_vox / self.ranks,
+            began_unix=began_unix,
+        )
         self.best_mean_dice = -1.0
         self.stale_validations = 0
         self.validated = 0
-        self._began_unix = time.time() if began_unix is None else began_unix
-        self._counted_from = self._began_unix
-        self._seconds_before = 0.0
-        self._end_seconds: float | None = None
         self._last_checkpoint = "none yet"
-        self._step_seconds: list[float] = []
+
+    @property
+    def plan(self) -> Plan | None:
+        """How long the run is, once that is known."""
+        return self.pace.plan
 
     # --- the run -----------------------------------------------------------------------
 
@@ -84,8 +85,10 @@ class Loop:
             while self.plan is None or self.step < self.plan.total_steps:
                 self._one_step(next(batches))
                 self.hooks.beat()
-                if self.plan is None and self.hooks.broadcast(self._plan_is_due()):
-                    self._make_plan()
+                planned = self.pace.after_step(self.step, validated=self.validated)
+                if planned and self.rank == 0:
+                    facts = self.pace.facts(self.step)
+                    self.hooks.event({"event": "plan", "step": self.step, **facts})
                 if self.plan is not None:
                     self._keep_what_is_due()
         finally:
@@ -113,12 +116,12 @@ class Loop:
                 "gradients (train.clip_norm), or look at these cases"
             )
         self.loss = result.loss
-        self._step_seconds.append(time.monotonic() - began)
+        self.pace.step_seconds.append(time.monotonic() - began)
         if self.rank == 0:
             self._report_step(result, rate)
 
     def _report_step(self, result: StepResult, rate: float) -> None:
-        seconds = self._step_seconds[-1]
+        seconds = self.pace.step_seconds[-1]
         patches = self.ranks * self.recipe.train.batch_per_worker * self.recipe.train.accumulate
         channels = (
             list(labels.REGIONS) if self.recipe.network.output == "regions" else labels.CLASS_NAMES
@@ -144,75 +147,19 @@ class Loop:
         """Seconds that steps waited for their batch, over those and the steps' own; 0 of none."""
         waited = self.stream.waited_seconds
         # A run whose last step was kept already when a worker died has none to make.
-        return round(waited / ((waited + sum(self._step_seconds)) or 1.0), 4)
+        return round(waited / ((waited + sum(self.pace.step_seconds)) or 1.0), 4)
 
-    # --- the plan ----------------------------------------------------------------------
-
-    def _plan_is_due(self) -> bool:
-        train = self.recipe.train
-        if len(self._step_seconds) >= MEASURED_STEPS:
-            return True
-        if train.steps is not None:
-            return self.step >= train.steps
-        assert train.minutes is not None
-        elapsed, last = self._elapsed_seconds(), self._step_seconds[-1]
-        if elapsed <= PLAN_SHARE * train.minutes * 60:
-            return False
-        # The first step compiles: alone it would promise far too few.
-        allowed = schedule.steps_by_the_clock(
-            train,
-            step=self.step,
-            step_seconds=last,
-            elapsed_seconds=elapsed,
-            to_come_seconds=self._validation_seconds(last),
-        )
-        return len(self._step_seconds) > 1 or allowed == self.step
-
-    def _make_plan(self) -> None:
-        """Rank 0's measurement decides; every rank gets the same plan."""
-        speed = float(np.median(self._step_seconds[1:] or self._step_seconds))
-        values = schedule.first_plan(
-            self.recipe.train,
-            step=self.step,
-            step_seconds=speed,
-            elapsed_seconds=self._elapsed_seconds(),
-            validation_seconds=self._validation_seconds(speed),
-        )
-        self.plan = schedule.plan_of(self.hooks.broadcast(values), self.recipe.train.validations)
-        if self.rank == 0:
-            left = (self.plan.total_steps - self.step) * speed
-            left += self.recipe.train.validations * self._validation_seconds(speed)
-            self.hooks.event(
-                {
-                    "event": "plan",
-                    "step": self.step,
-                    **self.plan.as_json(),
-                    "validate_at": list(self.plan.validate_at),
-                    "step_seconds": round(speed, 4),
-                    "seconds_left": round(left, 1),
-                }
-            )
-
-    def _validation_seconds(self, step_seconds: float) -> float:
-        """A forward pass costs about a third of a step for as many voxels."""
-        train = self.recipe.train
-        step_vox = math.prod(train.patch_vox) * train.batch_per_worker * train.accumulate
-        share = self.data.validation_vox / self.ranks
-        return 0.5 * step_seconds * share / step_vox
-
-    def _elapsed_seconds(self) -> float:
-        return self._seconds_before + max(0.0, time.time() - self._counted_from)
+    # --- validation and checkpoints ----------------------------------------------------
 
     def _keep_what_is_due(self) -> None:
         assert self.plan is not None
-        self._keep_pace()
         if self._validation_is_due():
             began = time.monotonic()
             scores = self._validate()
             self.validated += 1
             self._end_early_if_stale(scores)
             self._checkpoint(scores)
-            self._end_seconds = time.monotonic() - began
+            self.pace.validation_took(time.monotonic() - began)
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
 
@@ -221,31 +168,6 @@ class Loop:
         assert self.plan is not None
         at = self.plan.validate_at
         return self.step >= at[-1] or self.step >= at[min(self.validated, len(at) - 1)]
-
-    def _keep_pace(self) -> None:
-        """With a length by the clock: as many steps as the time that is left allows.
-
-        A machine that others use as well is not always as fast as at the start. The learning
-        rate, a function of the step's share of the whole, so reaches its end with the time.
-        """
-        train = self.recipe.train
-        assert self.plan is not None
-        if train.minutes is None or self.step >= self.plan.total_steps:
-            return
-        every = schedule.clock_every(self.plan, train)
-        if self.step % every:
-            return
-        speed = float(np.mean(self._step_seconds[-max(every, MEASURED_STEPS) :]))
-        each = self._end_seconds or self._validation_seconds(speed)
-        total = schedule.steps_by_the_clock(
-            train,
-            step=self.step,
-            step_seconds=speed,
-            elapsed_seconds=self._elapsed_seconds(),
-            to_come_seconds=max(1, train.validations - self.validated) * each,
-        )
-        values = {**self.plan.as_json(), "total_steps": self.hooks.broadcast(total)}
-        self.plan = schedule.plan_of(values, train.validations)
 
     def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
         """After `patience` validations without a better mean Dice this step is the last."""
@@ -257,11 +179,9 @@ class Loop:
         self.stale_validations = 0 if better else self.stale_validations + 1
         patience = self.recipe.train.patience
         if patience and self.stale_validations >= patience and self.step < self.plan.total_steps:
-            self.plan = self.plan.ends_at(self.step)
+            self.pace.ends_at(self.step)
             if self.rank == 0:
                 self.hooks.event({"event": "early stop", "step": self.step})
-
-    # --- validation and checkpoints ----------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
         """Scores of the validation cases, each rank its share of them; {} without any."""
@@ -293,7 +213,7 @@ class Loop:
             facts = {
                 **scores,
                 "loss": self.loss,
-                "seconds": self._elapsed_seconds(),
+                "seconds": self.pace.elapsed_seconds(),
                 "saved_unix": time.time(),
                 "samples": self.stream.first_sample(self.step),
                 "plan": self.plan.as_json(),
@@ -310,19 +230,16 @@ class Loop:
         found = checkpoint.restore(self.trainee.variables(), uri)
         facts = found.facts
         self.step, self.loss = found.step, float(facts["loss"])
-        self._seconds_before = float(facts["seconds"])
-        # What a death under this same command cost counts as well.
-        self._counted_from = max(self._began_unix, float(facts["saved_unix"]))
         self.stream.goes_on_at(self.step, int(facts["samples"]))
         self.best_mean_dice = float(facts["best_mean_dice"])
         self.stale_validations = int(facts["stale_validations"])
         self._last_checkpoint = checkpoint.folder_name(found.step)
-        self.plan = schedule.plan_of(
-            schedule.extended(
-                facts["plan"], self.recipe.train, step=self.step, seconds=self._seconds_before
-            ),
-            self.recipe.train.validations,
+        plan = self.pace.resumes(
+            facts["plan"],
+            step=self.step,
+            seconds=float(facts["seconds"]),
+            saved_unix=float(facts["saved_unix"]),
         )
-        self.validated = sum(at <= self.step for at in self.plan.validate_at)
+        self.validated = sum(at <= self.step for at in plan.validate_at)
         if self.rank == 0:
             self.hooks.event({"event": "resume", "step": self.step})

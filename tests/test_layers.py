@@ -16,8 +16,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "naming manifest cohort splits geometry nifti volume intensities preprocess inspection "
         "patches metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
-        "schedule footprint distances mappair summaries comparison markup standings worst_cases "
-        "panels",
+        "schedule pace footprint distances mappair summaries comparison markup standings "
+        "worst_cases panels",
         "unet losses augmentation batches windows predict graph bundle checkpoint step validation "
         "hooks loop export",
         "engine blocks capacity board rank dataset train score scoring evaluate serve endpoint",

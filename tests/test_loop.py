@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_brats import loop, recipes, validation
+from ray_brats import loop, pace, recipes, validation
 from ray_brats.batches import Batch
 from ray_brats.config import NetworkConfig, Recipe
 from ray_brats.errors import StageFailed
@@ -187,6 +187,7 @@ class Alone:
         self.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **values))
         read = types.SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
         monkeypatch.setattr(loop, "time", read)
+        monkeypatch.setattr(pace, "time", read)
         monkeypatch.setattr(loop, "Trainee", lambda *_: self)
         monkeypatch.setattr(loop, "BatchStream", lambda *_, **__: self)
         monkeypatch.setattr(validation, "scores", self.scores)
@@ -339,11 +340,11 @@ def test_a_checkpoint_keeps_the_place_in_the_stream_and_the_time(
         second = Alone(monkeypatch, minutes=1)
         monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: kept)
         second.now = max(kept.facts["saved_unix"] + 20, began + 5)
-        second.loop._began_unix = began
+        second.loop.pace._began_unix = began
         second.loop._restore("")
         assert second.went_on_at == (kept.step, 2 * kept.step)
         elapsed = kept.facts["seconds"] + lost_seconds
-        assert second.loop._elapsed_seconds() == pytest.approx(elapsed)
+        assert second.loop.pace.elapsed_seconds() == pytest.approx(elapsed)
 
 
 def test_time_spent_waiting_for_input_is_told_as_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
