@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_brats import patches, storage
+from ray_brats.carving import carve
 from ray_brats.config import TrainConfig
 from ray_brats.errors import ArtefactError, StageFailed
 from ray_brats.patches import SampleStream, draw_location
@@ -214,21 +215,32 @@ class BatchStream:
         )
 
     def _sample(self, index: int) -> tuple[Array, Array, Array, str]:
+        train = self._train
         number, rng = self._stream.draw(index)
         case = self._cases[number]
-        label = case.label()
+        image, label = self._patch(case, train.foreground_share, rng)
+        if train.carve_probability and rng.random() < train.carve_probability:
+            others = [*self._cases[:number], *self._cases[number + 1 :]] or self._cases
+            donor = others[rng.integers(len(others))]
+            image, label = carve(image, label, *self._patch(donor, 1.0, rng), rng)
+        key = np.array([train.seed, index], np.int64).astype(np.int32)
+        return image, label, key, case.case_id
+
+    def _patch(
+        self, case: PreparedCase, foreground_share: float, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Image and label of a random patch, with the margin that zoom needs."""
+        train, label = self._train, case.label()
         location = draw_location(
             label,
-            self._train.patch_vox,
-            foreground_share=self._train.foreground_share,
-            foreground=self._train.foreground,
+            train.patch_vox,
+            foreground_share=foreground_share,
+            foreground=train.foreground,
             rng=rng,
         )
-        if self._train.zoom_probability:
-            location = location.wider(patches.margin_vox(self._train.patch_vox))
-        image = location.cut(case.image()).astype(np.float32)
-        key = np.array([self._train.seed, index], np.int64).astype(np.int32)
-        return image, location.cut(label), key, case.case_id
+        if train.zoom_probability:
+            location = location.wider(patches.margin_vox(train.patch_vox))
+        return location.cut(case.image()).astype(np.float32), location.cut(label)
 
     def from_step(self, step: int, *, ahead: int = 2) -> Generator[Batch, None, None]:
         """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread."""

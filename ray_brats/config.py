@@ -86,6 +86,9 @@ class NetworkConfig:
     """2: the finest level works at half of the resolution (cheap; coarser outlines)."""
     output: Literal["classes", "regions"] = "regions"
     """`classes`: softmax over background and three tissues; `regions`: sigmoid per WT, TC, ET."""
+    local_contrast_vox: int | None = None
+    """The network also sees each modality relative to its surroundings, averaged with weights that
+    fall to half at half of this distance; None: as it is alone."""
     deep_supervision: int = 0
     """So many coarser levels of the decoder also learn to predict (Dou et al. 2016)."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
@@ -100,6 +103,18 @@ class NetworkConfig:
             "deep_supervision",
             self.deep_supervision,
             "fewer levels than there are widths, and 0 for kind 'baseline'",
+        )
+        _require(
+            self.local_contrast_vox is None
+            or (
+                self.kind == "standard"
+                and self.divisor_vox % 4 == 0
+                and self.local_contrast_vox > 0
+                and self.local_contrast_vox % 8 == 4
+            ),
+            "local_contrast_vox",
+            self.local_contrast_vox,
+            "null, or 4, 12, 20, … for kind 'standard' with levels down to a quarter",
         )
 
     @property
@@ -125,6 +140,8 @@ class TrainConfig:
     """Mirror each axis with probability one half."""
     intensity_jitter: float = 0.1
     """Standard deviation of a random scale and shift of each channel."""
+    carve_probability: float = 0.0
+    """Share of the patches that get the tumour of another case as well; see `carving`."""
     zoom_probability: float = 0.0
     """Share of the patches that are magnified or shrunk; how far: see `augmentation`."""
     noise_probability: float = 0.0
@@ -168,7 +185,8 @@ class TrainConfig:
         _require(
             self.patience is None or self.patience >= 1, "patience", self.patience, "≥ 1, or null"
         )
-        for name in ("foreground_share", *(f"{kind}_probability" for kind in AUGMENTATIONS)):
+        shares = ("foreground_share", "carve_probability")
+        for name in (*shares, *(f"{kind}_probability" for kind in AUGMENTATIONS)):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
         _require(

@@ -160,6 +160,25 @@ def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
     np.testing.assert_array_equal(wide.label[:, 1:-1, 1:-1, 1:-1], plain.label)
 
 
+def test_a_carved_patch_holds_voxels_of_two_cases(cases: list[PreparedCase]) -> None:
+    def batch(probability: float) -> batches.Batch:
+        train = TrainConfig(
+            patch_vox=(16, 16, 16), batch_per_worker=8, seed=3, carve_probability=probability
+        )
+        return BatchStream(cases, train, rank=0, ranks=1).batch(0)
+
+    plain, carved = batch(0.0), batch(1.0)
+    assert plain.case_ids == carved.case_ids
+    values = {case.case_id: np.unique(case.image()).astype(np.float32) for case in cases}
+    foreign = [
+        ~np.isin(image, values[name])
+        for image, name in zip(carved.image, carved.case_ids, strict=True)
+    ]
+    assert sum(one.any() for one in foreign) >= 3
+    for one, image, before in zip(foreign, carved.image, plain.image, strict=True):
+        np.testing.assert_array_equal(image[~one.any(-1)], before[~one.any(-1)])
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 100, 1000])
 def test_a_damaged_case_is_named(cases: list[PreparedCase], kept_bytes: int) -> None:
     file = cases[0].folder / "image.npy"

@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors labels config recipes listing placing storage folders ledger attempts progress "
         "fence watchdog frozen probe rates",
         "naming manifest cohort splits geometry nifti volume intensities preprocess inspection "
-        "patches metrics keras_figures "
+        "patches carving metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule pace footprint distances mappair summaries comparison markup standings "
         "worst_cases panels",

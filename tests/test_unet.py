@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -79,6 +81,37 @@ def test_upsampling_keeps_a_ramp_a_ramp() -> None:
         shape[axis] = 2 * side
         expected = np.broadcast_to(line.reshape(shape), y.shape[1:4])
         np.testing.assert_allclose(y[0, ..., axis], expected, atol=1e-6)
+
+
+def test_local_contrast_is_blind_to_scale_and_shift_and_mirrors() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 24, 32, 28, 2)).astype(np.float32)
+    x[:, :6] = 0
+    layer = unet.LocalContrast(12)
+    layer.floor = 0.0
+    found = np.asarray(layer(x))
+    assert (found[x == 0] == 0).all()
+    assert found.shape == x.shape
+    # Surroundings of noise: as far from their mean as the noise itself.
+    assert abs(found[:, 12:].mean()) < 0.1
+    assert found[:, 12:].std() == pytest.approx(1, abs=0.1)
+    moved = np.where(x != 0, 3 * x + 5, 0).astype(np.float32)
+    np.testing.assert_allclose(layer(moved), found, atol=2e-2)
+    for axis in (1, 2, 3):
+        mirrored = np.flip(np.asarray(layer(np.flip(x, axis).copy())), axis)
+        np.testing.assert_allclose(mirrored, found, atol=1e-4)
+
+
+def test_a_network_with_local_contrast_is_the_same_after_a_file(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        recipes.get("standard").network, widths=(4, 8), deep_supervision=0, local_contrast_vox=20
+    )
+    model = unet.build(config, 3, seed=0)
+    x = np.random.default_rng(0).normal(size=(1, 16, 16, 16, 3)).astype(np.float32)
+    for name in ("model.keras", "model.h5"):
+        model.save(tmp_path / name)
+        again = keras.saving.load_model(tmp_path / name, compile=False)
+        np.testing.assert_array_equal(np.asarray(again(x)), np.asarray(model(x)))
 
 
 def test_supervised_levels_are_outputs_that_inference_leaves_out() -> None:
