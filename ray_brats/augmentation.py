@@ -1,4 +1,4 @@
-"""Random changes of patches, inside the TensorFlow graph: zoom, mirror, noise, blur, intensity.
+"""Random changes of patches, inside the TensorFlow graph: tumour, zoom, mirror, noise, intensity.
 
 Everything random follows from a sample's key (seed, index in the global stream), so that any
 step can be replayed by any number of workers. Zoom and blur are linear along each axis: a
@@ -13,12 +13,16 @@ from typing import Any
 import tensorflow as tf
 
 from ray_brats.config import AUGMENTATIONS, Shape, TrainConfig
+from ray_brats.labels import REGIONS
+from ray_brats.losses import region_targets
 from ray_brats.patches import ZOOM_RANGE
 
 Tensor = Any
 
+TUMOUR_DEVIATION = 0.4
+"""Of what is added to a region in a channel, in the image's units: z-scores have deviation 1."""
 NOISE_DEVIATION = 0.1
-"""The largest, in the image's own units: z-scores have deviation 1."""
+"""The largest, in the image's units."""
 BLUR_SIGMA_VOX = (0.5, 1.0)
 """Range of the smoothing Gaussian's deviation."""
 GAMMA_RANGE = (0.7, 1.5)
@@ -43,6 +47,8 @@ def augment(
     images, labels = [], []
     for number in range(train.batch_per_worker):
         one, mask, key = image[number], label[number], keys[number]
+        if train.tumour_probability > 0:
+            one = _retoned(one, mask, key, train)
         if train.zoom_probability > 0:
             one, mask = _zoomed(one, mask, key, train)
         if train.flip:
@@ -81,6 +87,27 @@ def _sometimes(
     probability = getattr(train, f"{kind}_probability")
     happens = tf.random.stateless_uniform((), own) < probability
     return tf.cond(happens, lambda: change(own + 1), lambda: unchanged)
+
+
+# --- tumour ----------------------------------------------------------------------------
+
+
+def _retoned(image: Tensor, label: Tensor, key: Tensor, train: TrainConfig) -> Tensor:
+    """The patch, or the patch with WT, TC and ET each brighter or darker in each channel.
+
+    How much a tumour enhances, and how bright its edema is, differs from patient to patient far
+    more than from scanner to scanner: what a few cases show is widened here.
+    """
+
+    def change(own: Tensor) -> Tensor:
+        shape = (len(REGIONS), image.shape[-1])
+        offsets = TUMOUR_DEVIATION * tf.random.stateless_normal(shape, own)
+        # Mean of the 27 neighbours: a step exactly at the border would give it away.
+        soft = tf.nn.avg_pool3d(region_targets(label[None]), 3, 1, "SAME")[0]
+        brain = tf.cast(tf.not_equal(image, 0.0), tf.float32)
+        return image + tf.tensordot(soft, offsets, 1) * brain
+
+    return _sometimes("tumour", key, train, change, image)
 
 
 # --- zoom ------------------------------------------------------------------------------

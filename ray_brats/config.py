@@ -24,7 +24,7 @@ Spacing = tuple[float, float, float]
 T = TypeVar("T")
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
-AUGMENTATIONS = ("zoom", "noise", "blur", "gamma")
+AUGMENTATIONS = ("zoom", "noise", "blur", "gamma", "tumour")
 """Those of `TrainConfig` that happen with a probability."""
 
 
@@ -142,6 +142,8 @@ class TrainConfig:
     """Standard deviation of a random scale and shift of each channel."""
     carve_probability: float = 0.0
     """Share of the patches that get the tumour of another case as well; see `carving`."""
+    tumour_probability: float = 0.0
+    """Share of the patches whose WT, TC and ET become brighter or darker, each in each channel."""
     zoom_probability: float = 0.0
     """Share of the patches that are magnified or shrunk; how far: see `augmentation`."""
     noise_probability: float = 0.0

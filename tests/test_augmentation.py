@@ -93,6 +93,21 @@ def test_what_has_probability_zero_leaves_every_bit(kinds: tuple[str, ...]) -> N
     assert label.tobytes() == given[1].tobytes()
 
 
+def test_a_tumour_is_retoned_region_by_region_and_nothing_else_is() -> None:
+    train = config(tumour_probability=1.0)
+    image = np.ones((1, *PATCH, 2), np.float32)
+    label = np.zeros((1, *PATCH), np.uint8)
+    label[:, :8], label[:, :4] = 2, 3
+    new, _ = changed(train, image, label, np.array([[1, 2]], np.int32))
+    rows = new[0, :, 8, 8]
+    np.testing.assert_array_equal(rows[9:], 1)
+    assert (np.abs(rows[1:3] - rows[5:7]) > 1e-3).all()
+    assert (np.abs(rows[6] - 1) > 1e-3).all()
+    # Within a region all voxels move alike, and its border is a slope.
+    assert np.ptp(new[0, :3], axis=(0, 1, 2)).max() < 1e-5
+    np.testing.assert_allclose(rows[7], rows[6] + (rows[9] - rows[6]) / 3, atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [*patches.ZOOM_RANGE, 1.0])
 def test_a_cube_stays_under_its_label_when_zoomed(factor: float) -> None:
     side = 24
