@@ -1,4 +1,4 @@
-"""Random changes of patches, inside the TensorFlow graph: tumour, zoom, mirror, noise, intensity.
+"""Random changes of patches, inside the TensorFlow graph: of tumour, place and intensity.
 
 Everything random follows from a sample's key (seed, index in the global stream), so that any
 step can be replayed by any number of workers. Zoom and blur are linear along each axis: a
@@ -95,8 +95,8 @@ def _sometimes(
 def _retoned(image: Tensor, label: Tensor, key: Tensor, train: TrainConfig) -> Tensor:
     """The patch, or the patch with WT, TC and ET each brighter or darker in each channel.
 
-    How much a tumour enhances, and how bright its edema is, differs from patient to patient far
-    more than from scanner to scanner: what a few cases show is widened here.
+    How much a tumour enhances, and how bright its edema is, differs from patient to patient by
+    more than a few cases show.
     """
 
     def change(own: Tensor) -> Tensor:

@@ -220,8 +220,9 @@ class BatchStream:
         case = self._cases[number]
         image, label = self._patch(case, train.foreground_share, rng)
         if train.carve_probability and rng.random() < train.carve_probability:
-            others = [*self._cases[:number], *self._cases[number + 1 :]] or self._cases
-            donor = others[rng.integers(len(others))]
+            # Another case, where there is one.
+            further = 1 + int(rng.integers(max(1, len(self._cases) - 1)))
+            donor = self._cases[(number + further) % len(self._cases)]
             image, label = carve(image, label, *self._patch(donor, 1.0, rng), rng)
         key = np.array([train.seed, index], np.int64).astype(np.int32)
         return image, label, key, case.case_id

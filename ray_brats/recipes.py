@@ -62,9 +62,9 @@ def baseline() -> Recipe:
 def standard() -> Recipe:
     """What ray-brats recommends: brain crop, z-scores, region outputs, sliding windows.
 
-    The finest level works at half of the resolution, which costs a quarter of a step and lets
-    two CPU cores see four times as many patches in the same minutes; two thin convolutions over
-    its upsampled logits and the image bring the outlines back to 1 mm. Windows, not one pass
+    The finest level works at half of the resolution, which lets two CPU cores see more than twice
+    as many patches in the same minutes; two thin convolutions over its upsampled logits and the
+    image bring the outlines back to 1 mm. Windows, not one pass
     over the whole brain: instance norm sees other statistics there (the same weights: whole
     tumour 0.82 with windows, 0.72 without). Patches are drawn by region, so that small cores are
     seen as often as large edemas, and changed a little more than flipped: with 26 cases that is

@@ -34,8 +34,16 @@ def installed(tmp_path: Path) -> Path:
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    """What a command says, on either stream."""
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-5000:]}"
     return done.stdout
 
 

@@ -19,17 +19,14 @@ import numpy as np
 
 from ray_brats import config, recipes
 from ray_brats.benchmarks import ranks, torch_peers
-from ray_brats.config import NetworkConfig, Recipe
+from ray_brats.config import AUGMENTATIONS, NetworkConfig, Recipe
 from ray_brats.progress import say
 
 FULL_RESOLUTION = ("network.widths=16,32,64,128,256", "network.stem_stride=1")
 """The network of nnU-Net's first levels: what DynUNet and SegResNet can be built as, too."""
 PLAIN = (
     "network.deep_supervision=0",
-    "train.zoom_probability=0",
-    "train.noise_probability=0",
-    "train.blur_probability=0",
-    "train.gamma_probability=0",
+    *(f"train.{kind}_probability=0" for kind in AUGMENTATIONS),
 )
 """What the peers do not have is left out of ours."""
 MATRIX_SIDE = 4096
