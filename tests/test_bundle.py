@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -81,6 +82,15 @@ def test_a_bundle_holds_every_format_and_explains_itself(written: Path) -> None:
     card = json.loads((written / "bundle.json").read_text())
     assert card["modalities"] == ["t1ce", "t2", "flair"]
     assert "research" in card["intended_use"]
+
+
+def test_the_saved_model_holds_every_weight_once(written: Path) -> None:
+    variables = written / "saved_model" / "variables"
+    stored = tf.train.load_checkpoint(str(variables / "variables"))
+    # What is no weight is a scalar: the graph of objects, a counter.
+    shapes = [shape for shape in stored.get_variable_to_shape_map().values() if shape]
+    card = json.loads((written / "bundle.json").read_text())
+    assert sum(math.prod(shape) for shape in shapes) == card["parameters"]
 
 
 def test_a_slim_bundle_is_the_saved_model_alone_and_may_be_the_starter(
