@@ -1,4 +1,4 @@
-"""The worker's side of `engine.map_cases`: the cases of a block, whatever befalls their process.
+"""The worker's side of `mapping.map_cases`: the cases of a block, whatever befalls their process.
 
 A case can end its process (out of memory, a crash in native code, its time limit); Ray then
 runs the block again elsewhere, and what is known of the first try decides what is redone.
@@ -23,7 +23,7 @@ from ray_brats.ledger import Row, Work
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What every block of one `engine.map_cases` shares."""
+    """What every block of one `mapping.map_cases` shares."""
 
     session: str
     limit_seconds: float

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ray_brats import config, folders, modelcard, unet
+from ray_brats import folders, jsonform, modelcard, unet
 from ray_brats.config import Recipe
 from ray_brats.errors import ArtefactError
 from ray_brats.predict import Predictor, lanes_for
@@ -56,7 +56,7 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
             made by a newer TensorFlow, or weights that are not the architecture's.
     """
     card, sha256 = modelcard.read(uri, pinned=pinned)
-    recipe = config.from_json(Recipe, card["recipe"])
+    recipe = jsonform.from_json(Recipe, card["recipe"])
     _check_versions(card, uri)
     with folders.local(modelcard.place(uri)) as folder:
         modelcard.verify(card, folder, uri)
@@ -119,7 +119,7 @@ def load_predictor(
     lanes = 1
     if threads is not None:
         card, _ = modelcard.read(uris[0], pinned=pins[0])
-        recipe = with_options(config.from_json(Recipe, card["recipe"]), tta, overlap)
+        recipe = with_options(jsonform.from_json(Recipe, card["recipe"]), tta, overlap)
         lanes = lanes_for(recipe, threads)
         tf.config.threading.set_intra_op_parallelism_threads(math.ceil(threads / lanes))
         tf.config.threading.set_inter_op_parallelism_threads(lanes)
@@ -140,11 +140,11 @@ def load_predictor(
 
 def with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
     """The recipe with other inference options where they are given."""
-    values = config.as_json(recipe)
+    values = jsonform.as_json(recipe)
     if tta is not None:
         values["inference"]["tta"] = tta
     if overlap is not None:
         values["inference"]["overlap"] = overlap
         # An overlap only has a meaning for windows.
         values["inference"]["whole_limit_vox"] = 0
-    return config.from_json(Recipe, values)
+    return jsonform.from_json(Recipe, values)

@@ -58,19 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(given: Sequence[str]) -> int:
-    from ray_brats import commands, doctor, pipeline, plan, serving, tables
+    from ray_brats import doctor, pipeline, plan, serving, tables
+    from ray_brats.commands import datasets, masks, models, reports
 
     offered = (
-        commands.check,
-        commands.preprocess,
-        commands.train,
-        commands.export,
-        commands.score,
-        commands.evaluate,
+        datasets.check,
+        datasets.preprocess,
+        models.train,
+        models.export,
+        masks.score,
+        reports.evaluate,
         serving.serve,
         serving.key,
-        commands.submit,
-        commands.show,
+        masks.submit,
+        reports.show,
         pipeline.run,
         pipeline.demo,
         doctor.doctor,

@@ -1,27 +1,19 @@
 """The whole configuration of a recipe, as frozen dataclasses.
 
 A recipe is one `Recipe`; its parts are named after the stages that read them. Every field
-says what it means, in which unit; ranges are checked where a value is made. JSON is the
-form that crosses files and processes: `as_json` and `from_json` are inverse.
+says what it means, in which unit; ranges are checked where a value is made. `jsonform` has the
+form that crosses files and processes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import json
-import types
-import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from ray_brats.errors import UsageError
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-T = TypeVar("T")
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
 AUGMENTATIONS = ("zoom", "noise", "blur", "gamma", "tumour")
@@ -51,26 +43,26 @@ class PreprocessConfig:
     """Read label 3 of a release until 2021 as enhancing tumour (the original project's rule)."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.modalities), "modalities", self.modalities, "at least one")
-        _require(
+        require(bool(self.modalities), "modalities", self.modalities, "at least one")
+        require(
             len(set(self.modalities)) == len(self.modalities),
             "modalities",
             self.modalities,
             "each once",
         )
-        _require(
+        require(
             (self.crop == "centre") == (self.crop_size_vox is not None),
             "crop_size_vox",
             self.crop_size_vox,
             "a size exactly where crop is 'centre'",
         )
-        _require(
+        require(
             self.spacing_mm is None or all(0.1 <= side <= 10 for side in self.spacing_mm),
             "spacing_mm",
             self.spacing_mm,
             "0.1–10 mm a side",
         )
-        _require(
+        require(
             0 <= self.min_labelled_share < 1, "min_labelled_share", self.min_labelled_share, "0–1"
         )
 
@@ -95,16 +87,16 @@ class NetworkConfig:
     """Of the layers; weights, probabilities and losses are float32 in both."""
 
     def __post_init__(self) -> None:
-        _require(len(self.widths) >= 2, "widths", self.widths, "two levels or more")
-        _require(all(width > 0 for width in self.widths), "widths", self.widths, "above zero")
-        _require(
+        require(len(self.widths) >= 2, "widths", self.widths, "two levels or more")
+        require(all(width > 0 for width in self.widths), "widths", self.widths, "above zero")
+        require(
             0 <= self.deep_supervision < len(self.widths)
             and (self.kind == "standard" or not self.deep_supervision),
             "deep_supervision",
             self.deep_supervision,
             "fewer levels than there are widths, and 0 for kind 'baseline'",
         )
-        _require(
+        require(
             self.local_contrast_vox is None
             or (
                 self.kind == "standard"
@@ -178,30 +170,30 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(all(n > 0 for n in self.patch_vox), "patch_vox", self.patch_vox, "above zero")
-        _require(self.batch_per_worker >= 1, "batch_per_worker", self.batch_per_worker, "≥ 1")
-        _require(self.accumulate >= 1, "accumulate", self.accumulate, "≥ 1")
-        _require(
+        require(all(n > 0 for n in self.patch_vox), "patch_vox", self.patch_vox, "above zero")
+        require(self.batch_per_worker >= 1, "batch_per_worker", self.batch_per_worker, "≥ 1")
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "≥ 1")
+        require(
             self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above zero"
         )
-        _require(
+        require(
             self.patience is None or self.patience >= 1, "patience", self.patience, "≥ 1, or null"
         )
         shares = ("foreground_share", "carve_probability")
         for name in (*shares, *(f"{kind}_probability" for kind in AUGMENTATIONS)):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
-        _require(
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
+        require(
             (self.steps is None) != (self.minutes is None),
             "steps and minutes",
             (self.steps, self.minutes),
             "exactly one of the two",
         )
-        _require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
-        _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
-        _require(self.validations >= 1, "validations", self.validations, "≥ 1")
-        _require(self.seed >= 0, "seed", self.seed, "≥ 0")
-        _require(
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
+        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
+        require(self.validations >= 1, "validations", self.validations, "≥ 1")
+        require(self.seed >= 0, "seed", self.seed, "≥ 0")
+        require(
             self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "0–1"
         )
 
@@ -228,10 +220,10 @@ class InferenceConfig:
     cannot find them: a bundle with this rule has no `segment` signature."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.overlap < 1, "overlap", self.overlap, "0 ≤ overlap < 1")
-        _require(0 < self.threshold < 1, "threshold", self.threshold, "0 < threshold < 1")
+        require(0 <= self.overlap < 1, "overlap", self.overlap, "0 ≤ overlap < 1")
+        require(0 < self.threshold < 1, "threshold", self.threshold, "0 < threshold < 1")
         for knob in ("whole_limit_vox", "min_enhancing_vox", "min_component_vox"):
-            _require(getattr(self, knob) >= 0, knob, getattr(self, knob), "≥ 0")
+            require(getattr(self, knob) >= 0, knob, getattr(self, knob), "≥ 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,14 +242,14 @@ class Recipe:
             ("train.patch_vox", self.train.patch_vox),
             ("inference.window_vox", self.inference.window_vox),
         ):
-            _require(
+            require(
                 all(side % divisor == 0 for side in shape),
                 knob,
                 shape,
                 f"sides that are multiples of {divisor}, which the network's levels need",
             )
         softmax = self.network.output == "classes"
-        _require(
+        require(
             softmax == (self.train.loss == "dice_focal"),
             "train.loss",
             self.train.loss,
@@ -265,104 +257,7 @@ class Recipe:
         )
 
 
-def _require(ok: bool, knob: str, value: object, expected: str) -> None:
+def require(ok: bool, knob: str, value: object, expected: str) -> None:
+    """Refuse a value of a knob with a `UsageError` that says what was expected."""
     if not ok:
         raise UsageError(f"{knob} is {value!r}: expected {expected}")
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """A plain dict that `json` writes and `from_json` reads back."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
-
-
-@functools.cache
-def _hints(kind: type[object]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Rebuild a configuration dataclass from `as_json`'s dict.
-
-    Raises:
-        UsageError: a field that `kind` does not have, or lacks, or a value out of its range.
-    """
-    hints = _hints(kind)  # type: ignore[arg-type]  # types are hashable
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise UsageError(
-            f"{kind.__name__} has no field {', '.join(sorted(unknown))}: "
-            f"expected one of {', '.join(hints)}"
-        )
-    made = {name: _rebuild(name, hints[name], value) for name, value in values.items()}
-    try:
-        return kind(**made)
-    except TypeError as error:
-        raise UsageError(f"{kind.__name__}: {error}") from error
-
-
-def _rebuild(name: str, hint: Any, value: Any) -> Any:
-    """A JSON value as the type that a field declares."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return from_json(hint, value)
-    arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and types.NoneType in arguments:
-            return None
-        (hint,) = (one for one in arguments if one is not types.NoneType)
-        return _rebuild(name, hint, value)
-    if origin is Literal:
-        _require(value in arguments, name, value, " or ".join(map(repr, arguments)))
-        return value
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), name, value, "a list")
-        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        _require(len(kinds) == len(value), name, value, f"{len(kinds)} values")
-        return tuple(_rebuild(name, one, item) for one, item in zip(kinds, value, strict=True))
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = numeric if hint is float else type(value) is hint
-    _require(fits, name, value, f"a value of type {getattr(hint, '__name__', hint)}")
-    return value
-
-
-def with_settings(config: T, settings: Sequence[str]) -> T:
-    """A configuration with some fields set by `PART.FIELD=VALUE`, as `train.clip_norm=12`.
-
-    Values are JSON; what is no JSON is a list (`96,96,96`) or a word.
-
-    Raises:
-        UsageError: not of that form, no such field, or a value out of its range.
-    """
-    values = as_json(config)
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        *parts, field = path.strip().split(".")
-        place = values
-        for part in parts:
-            inner = place.get(part)
-            if not isinstance(inner, dict):
-                raise UsageError(f"--set {setting}: there is no {part!r}: see the recipe's parts")
-            place = inner
-        if not equals or not parts or field not in place:
-            known = ", ".join(f"{'.'.join([*parts, name])}" for name in place)
-            raise UsageError(
-                f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
-            )
-        place[field] = _parse(text.strip())
-    return from_json(type(config), values)
-
-
-def _parse(text: str) -> Any:
-    for form in (text, f"[{text}]" if "," in text else text, text.lower()):
-        try:
-            return json.loads(form)
-        except ValueError:
-            continue
-    return None if text == "None" else text
-
-
-def fingerprint(*parts: Any) -> str:
-    """A hash over JSON values or configurations: equal content, equal string."""
-    plain = [as_json(part) if dataclasses.is_dataclass(part) else part for part in parts]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

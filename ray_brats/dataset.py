@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import ray_brats
-from ray_brats import config, engine, ledger, storage
+from ray_brats import jsonform, ledger, mapping, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import PreprocessConfig, Recipe
 from ray_brats.ledger import Row, Work
@@ -71,7 +71,7 @@ def preprocess(
     """
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
     finished, todo = ledger.split_finished(work, dataset_uri)
-    done = engine.map_cases(
+    done = mapping.map_cases(
         todo,
         prepare,
         title="preprocess",
@@ -86,7 +86,7 @@ def preprocess(
     notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess)]
     description = {
         "recipe": recipe.name,
-        "preprocess": config.as_json(recipe.preprocess),
+        "preprocess": jsonform.as_json(recipe.preprocess),
         "modalities": list(recipe.preprocess.modalities),
         "release": cohort.release_or(None),
         "stage_version": STAGE_VERSION,
@@ -109,14 +109,14 @@ def preprocess(
 
 
 def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
-    key = config.fingerprint(
+    key = jsonform.fingerprint(
         case.inputs(options.modalities),
         {"release": case.release, "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
         options,
     )
     payload = {
         "case": case.as_row(),
-        "preprocess": config.as_json(options),
+        "preprocess": jsonform.as_json(options),
         "keep_filtered": keep_filtered,
     }
     sidecar = storage.join(dataset_uri, "cases", case.case_id, "done.json")
@@ -127,7 +127,7 @@ def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered
 
 def prepare(item: Work) -> tuple[Row, list[str]]:
     """The task: read, compute and write the artefacts of one case."""
-    options = config.from_json(PreprocessConfig, item.payload["preprocess"])
+    options = jsonform.from_json(PreprocessConfig, item.payload["preprocess"])
     prepared = preprocess_case(
         Case.from_row(item.payload["case"]), options, keep_filtered=item.payload["keep_filtered"]
     )
@@ -178,4 +178,4 @@ def _with_facts(row: Row, case: Case) -> Row:
 
 def _content_fingerprint(rows: Sequence[Row], options: PreprocessConfig) -> str:
     named = ("case_id", "status", "split", "image_sha256", "label_sha256")
-    return config.fingerprint([[row.get(name) for name in named] for row in rows], options)
+    return jsonform.fingerprint([[row.get(name) for name in named] for row in rows], options)

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from ray_brats import attempts, config, labels, ledger, score, storage
+from ray_brats import attempts, jsonform, labels, ledger, score, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseFailed, CaseRejected, UsageError
@@ -79,7 +79,7 @@ def connect(url: str, model: str | None = None) -> Remote:
             model=chosen["name"],
             modalities=tuple(chosen["modalities"]),
             release=chosen["release"],
-            recipe=config.from_json(Recipe, chosen["card"]["recipe"]),
+            recipe=jsonform.from_json(Recipe, chosen["card"]["recipe"]),
             identity=chosen["card"]["identity"],
         )
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from ray_brats import (
     comparison,
-    config,
-    engine,
+    jsonform,
     ledger,
+    mapping,
     metrics,
     report,
     storage,
@@ -125,7 +125,7 @@ def evaluate(
     if against:
         result["comparison"] = comparison.compare(rows)
     keys = [item.keys for item in sets.values()]
-    key = config.fingerprint(keys, names, result["failures"], list(training), STAGE_VERSION)
+    key = jsonform.fingerprint(keys, names, result["failures"], list(training), STAGE_VERSION)
     marker = storage.join(report_uri, "evaluate.json")
     if result["processed"] or (storage.read_json_or_none(marker) or {}).get("key") != key:
         storage.delete(marker)
@@ -159,7 +159,7 @@ def _score(
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
     work = [_work(case, masks, folder_uri, release, rules) for case in cohort.cases]
     finished, todo = ledger.split_finished(work, folder_uri)
-    done = engine.map_cases(
+    done = mapping.map_cases(
         todo, measure, title="evaluate", options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES}
     )
     return _Scored(
@@ -186,7 +186,7 @@ def _work(
 ) -> Work:
     prediction = masks.get(case.case_id)
     reference_etag = case.etags.get(case.segmentation or "", "")
-    key = config.fingerprint(
+    key = jsonform.fingerprint(
         [prediction.etag if prediction else None, reference_etag, release, rules, STAGE_VERSION]
     )
     payload = {

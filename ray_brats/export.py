@@ -15,9 +15,9 @@ import ray_brats
 from ray_brats import (
     bundle,
     checkpoint,
-    config,
     folders,
     graph,
+    jsonform,
     labels,
     modelcard,
     storage,
@@ -74,7 +74,7 @@ def export_run(
     description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
     if description is None or not {"recipe", "cases"} <= set(description):
         raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
-    recipe = config.from_json(Recipe, description["recipe"])
+    recipe = jsonform.from_json(Recipe, description["recipe"])
     there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))
     if name is not None:
         there = [item for item in there if storage.name_of(item.uri) == name]
@@ -143,8 +143,8 @@ def write(
         _compare_segment(folder, recipe, release)
         card = {
             "format_version": modelcard.FORMAT_VERSION,
-            "architecture": config.as_json(recipe.network),
-            "recipe": config.as_json(recipe),
+            "architecture": jsonform.as_json(recipe.network),
+            "recipe": jsonform.as_json(recipe),
             "modalities": list(recipe.preprocess.modalities),
             "patch_vox": list(recipe.train.patch_vox),
             "parameters": int(model.count_params()),

@@ -5,10 +5,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ray_brats import capacity, commands, engine, ledger, recipes, runlog, storage
+from ray_brats import capacity, engine, ledger, recipes, runlog, storage
 from ray_brats import cohort as cohorts
 from ray_brats.cohort import Cohort
-from ray_brats.commands import CohortArgument, Rules, Summary
+from ray_brats.commands import datasets, masks, reports
+from ray_brats.commands.arguments import (
+    CohortArgument,
+    OutArgument,
+    Rules,
+    SetOption,
+    Summary,
+    with_splits,
+)
 from ray_brats.errors import UsageError
 from ray_brats.labels import Release
 from ray_brats.progress import say
@@ -17,7 +25,7 @@ from ray_brats.recipes import RecipeName
 
 def run(
     cohort: CohortArgument,
-    out: commands.OutArgument,
+    out: OutArgument,
     /,
     *,
     recipe: RecipeName = "standard",
@@ -29,7 +37,7 @@ def run(
     keep_filtered: bool = False,
     rules: Rules = "both",
     seed: int = 0,
-    settings: commands.SetOption = (),
+    settings: SetOption = (),
 ) -> Summary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable.
 
@@ -50,7 +58,7 @@ def run(
     from ray_brats import train as training
 
     chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
-    found = commands.with_splits(cohorts.find(cohort, release=release), split, seed)
+    found = with_splits(cohorts.find(cohort, release=release), split, seed)
     out = storage.absolute(out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
@@ -59,7 +67,7 @@ def run(
         # Before the hours that preprocessing may take.
         workers = capacity.workers_for(workers, there)
         training.check_shared(run_uri, there)
-        prepared = commands.prepare(found, dataset, chosen, keep_filtered)
+        prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
         trained = training.train(
             dataset, run_uri, chosen, there=there, workers=workers, resume=True
         )
@@ -74,10 +82,8 @@ def run(
         if not held_out.cases:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
-        scored = commands.segment(
-            held_out, predictions, [trained["bundle"]], there, release=release
-        )
-        evaluated = commands.measure(
+        scored = masks.segment(held_out, predictions, [trained["bundle"]], there, release=release)
+        evaluated = reports.measure(
             predictions,
             held_out,
             report,
@@ -152,5 +158,5 @@ def demo(
     pictured = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
     picture = Path(out) / "picture.png"
     mask = Path(out) / "predictions" / f"{pictured}.nii.gz"
-    commands.show(str(folder / pictured), str(picture), prediction=str(mask))
+    reports.show(str(folder / pictured), str(picture), prediction=str(mask))
     return {**summary, "picture": str(picture.absolute())}

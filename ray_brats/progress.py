@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -24,6 +25,15 @@ def say(text: str) -> None:
     """One plain line on standard error, so that standard output stays for results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def say_done(stage: str, summary: Mapping[str, Any]) -> None:
+    """How many cases a stage found finished, where it found any."""
+    done, skipped = summary["processed"], summary["skipped"]
+    if not done and skipped:
+        say(f"{stage}: all {skipped} cases were finished before; nothing to do")
+    elif skipped:
+        say(f"{stage}: {done} cases done now, {skipped} finished before")
 
 
 @contextlib.contextmanager

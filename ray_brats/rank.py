@@ -15,7 +15,7 @@ import ray
 import ray.train
 import ray.train.collective
 
-from ray_brats import attempts, batches, config, fence, folders, storage
+from ray_brats import attempts, batches, fence, folders, jsonform, storage
 from ray_brats.config import Recipe
 from ray_brats.errors import RayBratsError
 from ray_brats.watchdog import Watchdog
@@ -73,7 +73,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
     from ray_brats.hooks import Data, Hooks
     from ray_brats.runlog import RunLog
 
-    recipe = config.from_json(Recipe, settings["recipe"])
+    recipe = jsonform.from_json(Recipe, settings["recipe"])
     _prepare_devices(settings["threads"])
     run_uri, board = settings["run"], settings["board"]
     run: loop.Loop | None = None

@@ -9,15 +9,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ray_brats.config import (
-    InferenceConfig,
-    NetworkConfig,
-    PreprocessConfig,
-    Recipe,
-    TrainConfig,
-    with_settings,
-)
+from ray_brats.config import InferenceConfig, NetworkConfig, PreprocessConfig, Recipe, TrainConfig
 from ray_brats.errors import UsageError
+from ray_brats.jsonform import with_settings
 
 RecipeName = Literal["baseline", "standard", "large", "smoke"]
 
@@ -64,19 +58,33 @@ def standard() -> Recipe:
 
     The finest level works at half of the resolution, which lets two CPU cores see more than twice
     as many patches in the same minutes; two thin convolutions over its upsampled logits and the
-    image bring the outlines back to 1 mm. Windows, not one pass
-    over the whole brain: instance norm sees other statistics there (the same weights: whole
-    tumour 0.82 with windows, 0.72 without). Patches are drawn by region, so that small cores are
-    seen as often as large edemas, and changed a little more than flipped: with 26 cases that is
-    worth more than all else that was tried.
+    image bring the outlines back to 1 mm. Windows, not one pass over the whole brain: instance
+    norm sees other statistics there (the same weights: whole tumour 0.82 with windows, 0.72
+    without).
+
+    Patches are drawn by region, so that small cores are seen as often as large edemas, and changed
+    more than flipped: half get another case's tumour, half have their tumour's contrast changed.
+    So small a cohort does not show what tumours can be, and these find what its networks miss
+    (+0.064 mean Dice on cases unlike them, nothing lost on like ones); that each modality is also
+    seen relative to its surroundings keeps false ones away.
+
+    Measured on six cases of BraTS 2018 that it had not learnt from, after 26 others, two cores and
+    60 minutes: mean Dice 0.795 (WT 0.889, TC 0.811, ET 0.686).
     """
     return Recipe(
         name="standard",
         preprocess=PreprocessConfig(),
-        network=NetworkConfig(widths=(24, 48, 96, 192), stem_stride=2, deep_supervision=2),
+        network=NetworkConfig(
+            widths=(24, 48, 96, 192),
+            stem_stride=2,
+            local_contrast_vox=28,
+            deep_supervision=2,
+        ),
         train=TrainConfig(
             foreground="region",
             intensity_jitter=0.2,
+            carve_probability=0.5,
+            tumour_probability=0.5,
             zoom_probability=0.2,
             noise_probability=0.1,
             blur_probability=0.1,
@@ -101,7 +109,10 @@ def large() -> Recipe:
         name="large",
         preprocess=PreprocessConfig(),
         network=NetworkConfig(
-            widths=(32, 64, 128, 256, 320), deep_supervision=3, precision="mixed_bfloat16"
+            widths=(32, 64, 128, 256, 320),
+            local_contrast_vox=28,
+            deep_supervision=3,
+            precision="mixed_bfloat16",
         ),
         train=dataclasses.replace(
             standard().train,
@@ -158,7 +169,7 @@ def get(
         minutes: length by the clock.
         steps: length in optimizer steps.
         seed: of everything drawn.
-        settings: `PART.FIELD=VALUE`, as `config.with_settings` reads them.
+        settings: `PART.FIELD=VALUE`, as `jsonform.with_settings` reads them.
 
     Raises:
         UsageError: no such recipe, both lengths at once, or a setting that cannot be.

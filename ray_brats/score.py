@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray.data
 
 import ray_brats
-from ray_brats import blocks, capacity, config, engine, labels, ledger, scoring, storage
+from ray_brats import blocks, capacity, jsonform, labels, ledger, mapping, scoring, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import PreprocessConfig, Recipe
 from ray_brats.engine import Resources
@@ -140,7 +140,7 @@ def work_of(
     inputs = case.inputs(preprocessing.modalities)
     inputs.pop("seg", None)
     stage = {"release": release, "stage": STAGE_VERSION}
-    key = config.fingerprint(inputs, dict(identity), stage, preprocessing)
+    key = jsonform.fingerprint(inputs, dict(identity), stage, preprocessing)
     return Work(
         case_id=case.case_id,
         sidecar_uri=storage.join(predictions_uri, f"{case.case_id}.json"),
@@ -163,7 +163,7 @@ def segment_all(
     )
     rows: list[Row] = []
     failed = 0
-    with Progress("score", len(work)) as progress, engine.stopped_by_ray("score"):
+    with Progress("score", len(work)) as progress, mapping.stopped_by_ray("score"):
         for row in stream(work, frame, plan, make_segmenter):
             rows.append(row)
             failed += row["status"] != "ok"
@@ -216,7 +216,7 @@ def _shared_blocks(
     )
     made = (frame.preprocessing, make_segmenter, 1)
     work = [parcel.work for parcel in parcels]
-    return engine.stream_cases(work, scoring.Whole, shared, plan.whole, plan.whole_actors, made)
+    return mapping.stream_cases(work, scoring.Whole, shared, plan.whole, plan.whole_actors, made)
 
 
 def _pipeline(
@@ -226,7 +226,7 @@ def _pipeline(
 
     A row for each case, or its parcel where it was put off.
     """
-    engine.quiet_data()
+    mapping.quiet_data()
     ray.data.DataContext.get_current().op_resource_reservation_ratio = plan.reservation
     how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Two blocks an actor: one in work, the next one there when it is done.
@@ -260,5 +260,5 @@ def load_predictor(
 
 def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:
     """Recipe and label release of the first of several bundle cards."""
-    recipe = config.from_json(Recipe, cards[0]["recipe"])
+    recipe = jsonform.from_json(Recipe, cards[0]["recipe"])
     return recipe, cards[0].get("release") or labels.DEFAULT_RELEASE

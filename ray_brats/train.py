@@ -21,7 +21,7 @@ import ray.train
 import ray.util.scheduling_strategies
 
 import ray_brats
-from ray_brats import capacity, checkpoint, config, engine, fence, footprint, storage
+from ray_brats import capacity, checkpoint, engine, fence, footprint, jsonform, storage
 from ray_brats.board import Board, Follower, root_cause
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
@@ -90,12 +90,12 @@ def train(
 
 def _describe(data: TrainingSet, recipe: Recipe, workers: int, fold: int | None) -> dict[str, Any]:
     """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
-    told = config.as_json(recipe)
+    told = jsonform.as_json(recipe)
     parts = (data.description["fingerprint"], {"fold": fold})
     timeless = {**told, "train": {**told["train"], "steps": None, "minutes": None}}
     return {
-        "identity": config.fingerprint(told, *parts),
-        "lengthless": config.fingerprint(timeless, *parts),
+        "identity": jsonform.fingerprint(told, *parts),
+        "lengthless": jsonform.fingerprint(timeless, *parts),
         "recipe": told,
         "dataset_fingerprint": data.description["fingerprint"],
         "fold": fold,
@@ -220,7 +220,7 @@ def _fit(
     trainer = TensorflowTrainer(
         rank_main,
         train_loop_config={
-            "recipe": config.as_json(recipe),
+            "recipe": jsonform.as_json(recipe),
             "dataset": data.uri,
             "run": run_uri,
             "driver": attempt.driver,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_brats import config, ledger, storage
+from ray_brats import jsonform, ledger, storage
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.ledger import Row
@@ -42,7 +42,7 @@ def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> T
         raise UsageError(
             f"{uri} is no dataset: expected what `ray-brats preprocess COHORT DATASET` writes"
         ) from error
-    if description["preprocess"] != config.as_json(recipe.preprocess):
+    if description["preprocess"] != jsonform.as_json(recipe.preprocess):
         raise UsageError(
             f"{uri} was prepared by the recipe {description['recipe']!r}, whose preprocessing "
             f"differs from that of {recipe.name!r}: preprocess the cohort again with "
@@ -74,7 +74,7 @@ def _with_fold(rows: Sequence[Row], fold: int) -> list[Row]:
         raise UsageError(f"--fold {fold}: expected 0 to 4")
     members = [row for row in rows if row["split"] in ("train", "val")]
     patients = sorted({(row["grade"] or "", row["patient_id"]) for row in members})
-    order = sorted(patients, key=lambda item: (item[0], config.fingerprint(item[1])))
+    order = sorted(patients, key=lambda item: (item[0], jsonform.fingerprint(item[1])))
     fold_of = {patient: number % 5 for number, (_, patient) in enumerate(order)}
     return [
         {**row, "split": "val" if fold_of[row["patient_id"]] == fold else "train"}

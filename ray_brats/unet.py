@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -137,31 +136,52 @@ class Upsample(layers.Layer):  # type: ignore[misc]
     """Twice the resolution on each axis by trilinear interpolation of voxel centres.
 
     A new centre lies a quarter of an old voxel from its nearest old centre: weights 3/4 and 1/4,
-    edges repeated. A transposed convolution instead leaves neighbours that never see each
-    other, a checkerboard in the masks.
+    edges repeated. A transposed convolution that is learnt instead leaves neighbours that never
+    see each other, a checkerboard in the masks. A matrix product an axis is what a core does
+    fastest: less than half of the time of the same as a transposed convolution.
+
+    Args:
+        doublings: how often the resolution is doubled.
+        options: of every Keras layer.
     """
 
+    def __init__(self, doublings: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.doublings = doublings
+
     def call(self, inputs: Any) -> Any:
-        """`(N, H, W, D, C)` to `(N, 2H, 2W, 2D, C)`, by a transposed convolution."""
-        channels = inputs.shape[-1]
-        shape = tf.shape(inputs)
-        line = np.array([0.25, 0.75, 0.75, 0.25], np.float32)
-        cube = line[:, None, None] * line[None, :, None] * line[None, None, :]
-        kernel = tf.constant(cube[..., None, None] * np.eye(channels, dtype=np.float32))
-        inner = [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]]
-        wide = tf.nn.conv3d_transpose(
-            tf.pad(inputs, inner, "SYMMETRIC"),
-            tf.cast(kernel, inputs.dtype),
-            output_shape=tf.concat([shape[:1], 2 * shape[1:4] + 6, shape[4:]], 0),
-            strides=2,
-            padding="VALID",
+        """`(N, H, W, D, C)` to `(N, 2H, 2W, 2D, C)`, or twice that for each further doubling."""
+        times, channels = 2**self.doublings, inputs.shape[-1]
+        count, height, width, depth = tf.unstack(tf.shape(inputs)[:4])
+        by_depth, by_width, by_height = (
+            tf.cast(self._matrix(side), inputs.dtype) for side in (depth, width, height)
         )
-        return wide[:, 3:-3, 3:-3, 3:-3, :]
+        # The shortest rows first, as long as there are fewest of them.
+        x = tf.reshape(inputs, [count * height * width, depth, channels])
+        x = tf.matmul(by_depth, x)
+        x = tf.matmul(by_width, tf.reshape(x, [count * height, width, times * depth * channels]))
+        x = tf.reshape(x, [count, height, times * times * width * depth * channels])
+        x = tf.matmul(by_height, x)
+        return tf.reshape(x, [count, times * height, times * width, times * depth, channels])
+
+    def _matrix(self, side: Any) -> Any:
+        """What interpolates along an axis of `side` voxels."""
+        matrix = tf.eye(side)
+        for _ in range(self.doublings):
+            wide = tf.concat([matrix[:1], matrix, matrix[-1:]], 0)
+            before, here, after = wide[:-2], wide[1:-1], wide[2:]
+            pairs = [0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after]
+            matrix = tf.reshape(tf.stack(pairs, 1), [-1, side])
+        return matrix
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Twice the three sides, where they are known."""
+        """The three sides grown, where they are known."""
         count, *sides, channels = input_shape
-        return (count, *(side and 2 * side for side in sides), channels)
+        return (count, *(side and 2**self.doublings * side for side in sides), channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same layer again."""
+        return {**super().get_config(), "doublings": self.doublings}
 
 
 @keras.saving.register_keras_serializable(package="ray_brats")
@@ -188,17 +208,17 @@ class LocalContrast(layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """`(N, H, W, D, C)` to the same shape; sides are multiples of 4, zeros stay zero."""
         brain = tf.cast(tf.not_equal(inputs, 0.0), inputs.dtype)
-        sums = tf.concat([inputs, tf.square(inputs), brain], -1)
-        sums = tf.nn.avg_pool3d(sums, 4, 4, "VALID")
+        # Joined after the first average: full resolution is what costs.
+        moments = (inputs, tf.square(inputs), brain)
+        sums = tf.concat([tf.nn.avg_pool3d(one, 4, 4, "VALID") for one in moments], -1)
         for _ in range(2):
             sums = tf.nn.avg_pool3d(sums, self.reach_vox // 4, 1, "SAME")
         total, squares, count = tf.split(sums, 3, -1)
         count = tf.maximum(count, 1e-3)
         mean = total / count
         deviation = tf.sqrt(tf.nn.relu(squares / count - tf.square(mean)))
-        fine = Upsample()(Upsample()(tf.concat([mean, deviation], -1)))
-        mean, deviation = tf.split(fine, 2, -1)
-        return (inputs - mean) / (deviation + self.floor) * brain
+        fine = Upsample(2)
+        return (inputs - fine(mean)) / (fine(deviation) + self.floor) * brain
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

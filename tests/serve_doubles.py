@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import uvicorn
 
-from ray_brats import config, recipes
+from ray_brats import jsonform, recipes
 from ray_brats.predict import Predictor
 from ray_brats.serve.access import Keys, Pseudonyms
 from ray_brats.serve.app import build
@@ -39,7 +39,7 @@ SERVED = ServedModel(
     modalities=MODALITIES,
     release="brats2020",
     card={
-        "recipe": json.loads(json.dumps(config.as_json(SMOKE))),
+        "recipe": json.loads(json.dumps(jsonform.as_json(SMOKE))),
         "identity": {"bundles": BUNDLES, "options": {"tta": None, "overlap": None}},
     },
     default=True,

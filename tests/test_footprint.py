@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ray_brats import config, footprint, recipes
+from ray_brats import footprint, jsonform, recipes
 
 STEPS = """
 import json, sys
@@ -18,7 +18,7 @@ from ray_brats import config
 from ray_brats.batches import Batch
 from ray_brats.step import Trainee
 
-recipe = config.from_json(config.Recipe, json.loads(sys.argv[1]))
+recipe = jsonform.from_json(config.Recipe, json.loads(sys.argv[1]))
 shape = (recipe.train.batch_per_worker, *recipe.train.patch_vox)
 batch = Batch(
     image=np.random.default_rng(0).normal(size=(*shape, 3)).astype(np.float32),
@@ -43,7 +43,7 @@ def test_the_estimate_is_near_the_peak_of_a_real_worker(
 ) -> None:
     recipe = recipes.get(name, settings=settings)
     done = subprocess.run(
-        [sys.executable, "-c", STEPS, json.dumps(config.as_json(recipe))],
+        [sys.executable, "-c", STEPS, json.dumps(jsonform.as_json(recipe))],
         capture_output=True,
         text=True,
         check=True,

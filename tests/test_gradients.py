@@ -20,7 +20,8 @@ def compare() -> None:
     import tensorflow as tf
 
     from ray_brats import recipes
-    from ray_brats.config import NetworkConfig, with_settings
+    from ray_brats.config import NetworkConfig
+    from ray_brats.jsonform import with_settings
     from ray_brats.step import Trainee
 
     (cpu,) = tf.config.list_physical_devices("CPU")

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ray_brats"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors labels config recipes listing placing storage folders ledger attempts progress "
-        "fence watchdog frozen probe rates",
+        "errors labels config jsonform recipes listing placing storage folders ledger attempts "
+        "progress fence watchdog frozen probe rates",
         "naming manifest cohort splits geometry nifti volume intensities preprocess inspection "
         "patches carving metrics keras_figures "
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
@@ -20,7 +20,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "worst_cases panels",
         "unet losses augmentation batches windows predict graph bundle checkpoint step validation "
         "hooks loop export",
-        "engine blocks capacity board rank dataset train score scoring evaluate serve endpoint",
+        "engine mapping blocks capacity board rank dataset train score scoring evaluate serve "
+        "endpoint",
         "commands serving pipeline doctor plan upload tables cli benchmarks",
     )
 )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_brats import loop, pace, recipes, validation
+from ray_brats import jsonform, loop, pace, recipes, validation
 from ray_brats.batches import Batch
 from ray_brats.config import NetworkConfig, Recipe
 from ray_brats.errors import StageFailed
@@ -57,9 +57,9 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     """One rank, in a process of its own; writes what it saw."""
     import tensorflow as tf
 
-    from ray_brats import batches, config, loop
+    from ray_brats import batches, loop
 
-    recipe = config.from_json(Recipe, settings["recipe"])
+    recipe = jsonform.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
     ranks = settings["ranks"]
@@ -130,14 +130,15 @@ def run_ranks(ranks: int, out: Path, **settings: Any) -> tuple[list[np.ndarray],
 def test_two_workers_hold_equal_weights_and_equal_one_with_their_batch(
     name: recipes.RecipeName, tmp_path: Path
 ) -> None:
-    from ray_brats import config
 
     make_dataset(tmp_path)
     common = {"dataset": str(tmp_path)}
     two, (events, _) = run_ranks(
-        2, tmp_path / "two", recipe=config.as_json(tiny(name, 1)), **common
+        2, tmp_path / "two", recipe=jsonform.as_json(tiny(name, 1)), **common
     )
-    one, (alone, _) = run_ranks(1, tmp_path / "one", recipe=config.as_json(tiny(name, 2)), **common)
+    one, (alone, _) = run_ranks(
+        1, tmp_path / "one", recipe=jsonform.as_json(tiny(name, 2)), **common
+    )
     assert (two[0] == two[1]).all()
     np.testing.assert_allclose(two[0], one[0], atol=2e-4)
     losses = [[line["loss"] for line in lines if "event" not in line] for lines in (events, alone)]
@@ -151,12 +152,12 @@ def test_two_workers_hold_equal_weights_and_equal_one_with_their_batch(
 
 
 def test_a_run_resumed_from_a_checkpoint_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
-    from ray_brats import checkpoint, config
+    from ray_brats import checkpoint
 
     make_dataset(tmp_path)
     recipe = tiny("standard", 1)
     train = dataclasses.replace(recipe.train, steps=24, validations=2)
-    values = config.as_json(dataclasses.replace(recipe, train=train))
+    values = jsonform.as_json(dataclasses.replace(recipe, train=train))
     common = {"dataset": str(tmp_path), "recipe": values}
     whole, (events, kept) = run_ranks(1, tmp_path / "whole", **common)
     assert checkpoint.describe(kept[0]).step == 12  # type: ignore[union-attr]

@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("tensorflow")
 from test_bundle import RECIPE, make_model
 
-from ray_brats import bundle, commands, engine, export, labels, ledger, storage
+from ray_brats import bundle, engine, export, labels, ledger, storage
+from ray_brats.commands import masks
 from ray_brats.serve import access, deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.volume import encode_mask
@@ -103,12 +104,12 @@ def test_score_through_the_endpoint_is_direct_scoring(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RAY_BRATS_API_KEY", KEY)
     far = tmp_path / "far"
-    summary = commands.score(str(cohort_folder), str(far), endpoint=url)
+    summary = masks.score(str(cohort_folder), str(far), endpoint=url)
     assert summary["counts"] == {"ok": 5}
-    again = commands.score(str(cohort_folder), str(far), endpoint=url)
+    again = masks.score(str(cohort_folder), str(far), endpoint=url)
     assert again["processed"] == 0
     # Direct scoring takes what is there for its own work.
-    direct = commands.score(str(cohort_folder), str(far), bundle=(str(bundle_folder),))
+    direct = masks.score(str(cohort_folder), str(far), bundle=(str(bundle_folder),))
     assert (direct["processed"], direct["skipped"]) == (0, 5)
     predictor = bundle.load_predictor((str(bundle_folder),))
     for row in ledger.read_table(str(far / "scores.parquet")):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_brats import config, ledger, recipes, storage
+from ray_brats import jsonform, ledger, recipes, storage
 from ray_brats.errors import UsageError
 from ray_brats.trainingset import TrainingSet, read_training_set
 
@@ -34,7 +34,7 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture(params=[1, -1])
 def dataset(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same cases in one order and in the other."""
-    description = {"preprocess": config.as_json(RECIPE.preprocess), "recipe": "smoke"}
+    description = {"preprocess": jsonform.as_json(RECIPE.preprocess), "recipe": "smoke"}
     monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
     monkeypatch.setattr(ledger, "read_table", lambda _, **__: rows()[:: request.param])
 
@@ -65,7 +65,7 @@ def test_each_fold_has_its_share_of_every_grade(dataset: None) -> None:
 def test_a_fold_is_the_same_whatever_the_order_of_the_cases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    description = {"preprocess": config.as_json(RECIPE.preprocess), "recipe": "smoke"}
+    description = {"preprocess": jsonform.as_json(RECIPE.preprocess), "recipe": "smoke"}
     monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
     found = []
     for order in (1, -1):

@@ -15,7 +15,7 @@ from ray_brats import cohort as cohorts
 from ray_brats import recipes, storage
 from ray_brats.benchmarks import measure
 from ray_brats.cohort import Case
-from ray_brats.commands import CohortArgument
+from ray_brats.commands.arguments import CohortArgument
 from ray_brats.config import PreprocessConfig
 from ray_brats.errors import UsageError
 from ray_brats.preprocess import preprocess_case

@@ -20,10 +20,11 @@ import numpy as np
 from scipy import stats
 
 from ray_brats import cohort as cohorts
-from ray_brats import commands, engine, metrics, recipes, storage
+from ray_brats import engine, metrics, recipes, storage
 from ray_brats.batches import PreparedCase, fetch
 from ray_brats.benchmarks import quality_peer, torch_peers
-from ray_brats.commands import CohortArgument
+from ray_brats.commands.arguments import CohortArgument, with_splits
+from ray_brats.commands.datasets import prepare
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.labels import REGIONS, LabelMap
@@ -60,13 +61,13 @@ def quality(
         raise UsageError("expected --minutes above 0 and at least one seed")
     if peer:
         torch_peers.load()
-    found = commands.with_splits(cohorts.find(cohort), split, seed=0)
+    found = with_splits(cohorts.find(cohort), split, seed=0)
     tables: dict[str, dict[int, Scores]] = {OURS: {}, PEER: {}}
     facts: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
         dataset = storage.join(folder, "dataset")
         with engine.running():
-            commands.prepare(found, dataset, recipes.get("standard", settings=settings), False)
+            prepare(found, dataset, recipes.get("standard", settings=settings), False)
         for seed in seeds:
             say(f"benchmark quality: {OURS}, seed {seed}, {minutes:g} minutes")
             recipe = recipes.get("standard", minutes=minutes, seed=seed, settings=settings)

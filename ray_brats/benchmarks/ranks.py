@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import config
+from ray_brats import jsonform
 from ray_brats.benchmarks import torch_peers
 from ray_brats.config import Recipe
 from ray_brats.progress import say
@@ -79,7 +79,7 @@ def _run_ranks(
     for one in sockets:
         one.close()
     batch = 2 // ranks
-    told = config.as_json(config.with_settings(recipe, [f"train.batch_per_worker={batch}"]))
+    told = jsonform.as_json(jsonform.with_settings(recipe, [f"train.batch_per_worker={batch}"]))
     processes = []
     for rank in range(ranks):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
@@ -117,7 +117,7 @@ def _rank(job: dict[str, Any]) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    recipe = config.from_json(Recipe, job["recipe"])
+    recipe = jsonform.from_json(Recipe, job["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     ranks = strategy.num_replicas_in_sync
     cases = [fetch(job["dataset"], case_id, run_uri="benchmark") for case_id in job["cases"]]

@@ -23,8 +23,8 @@ import numpy as np
 
 from ray_brats import (
     capacity,
-    config,
     engine,
+    jsonform,
     labels,
     metrics,
     modelcard,
@@ -39,7 +39,7 @@ from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
 from ray_brats.benchmarks.score_peer import MonaiScorer
 from ray_brats.cohort import Case
-from ray_brats.commands import CohortArgument
+from ray_brats.commands.arguments import CohortArgument
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.predict import Predictor
@@ -75,7 +75,7 @@ def score(
         raise UsageError(f"{cohort} has {len(found)} usable cases: expected at least 2")
     uri = storage.absolute(bundle)
     card, sha256 = modelcard.read(uri)
-    recipe = config.from_json(Recipe, card["recipe"])
+    recipe = jsonform.from_json(Recipe, card["recipe"])
     forward = BareForward(uri, recipe, os.cpu_count() or 1)
     if peer and importlib.util.find_spec("monai") is None:
         say("MONAI is not installed, so it is not measured: pip install 'ray-brats[bench]'")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ray_brats import cohort as cohorts
-from ray_brats import config, engine, labels, modelcard, phantom, storage
+from ray_brats import engine, jsonform, labels, modelcard, phantom, storage
 from ray_brats import score as stage
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import cpu_seconds
@@ -54,7 +54,7 @@ def serve(
     """
     uri = storage.absolute(bundle)
     card, sha256 = modelcard.read(uri)
-    recipe = config.from_json(Recipe, card["recipe"])
+    recipe = jsonform.from_json(Recipe, card["recipe"])
     bodies = _cases(cohort, cases, recipe.preprocess.modalities)
     predictor = stage.load_predictor((uri,), (sha256,), None, None, os.cpu_count() or 1)
     expected = [_mask(predictor, files) for files in bodies]

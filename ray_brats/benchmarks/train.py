@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import config, recipes
+from ray_brats import jsonform, recipes
 from ray_brats.benchmarks import ranks, torch_peers
 from ray_brats.config import AUGMENTATIONS, NetworkConfig, Recipe
 from ray_brats.progress import say
@@ -26,6 +26,8 @@ FULL_RESOLUTION = ("network.widths=16,32,64,128,256", "network.stem_stride=1")
 """The network of nnU-Net's first levels: what DynUNet and SegResNet can be built as, too."""
 PLAIN = (
     "network.deep_supervision=0",
+    "network.local_contrast_vox=null",
+    "train.carve_probability=0",
     *(f"train.{kind}_probability=0" for kind in AUGMENTATIONS),
 )
 """What the peers do not have is left out of ours."""
@@ -92,7 +94,7 @@ def measure(
     flops = step_flops(recipe)
     product = 2.0 * MATRIX_SIDE**3 / medians["matrix product"]
     return {
-        "network": config.as_json(recipe.network),
+        "network": jsonform.as_json(recipe.network),
         "patch_vox": [patch] * 3,
         "threads": threads,
         "step_seconds": {name: value for name, value in medians.items() if "matrix" not in name},

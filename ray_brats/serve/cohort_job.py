@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ray_brats import attempts, config, ledger, preprocess, score, storage
+from ray_brats import attempts, jsonform, ledger, preprocess, score, storage
 from ray_brats import cohort as cohorts
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
@@ -47,7 +47,7 @@ async def run(
     release = request.get("asked_release") or model.release
     chosen = found.release_or(release) or release
     identity = model.card["identity"]
-    prepare = config.from_json(Recipe, model.card["recipe"]).preprocess
+    prepare = jsonform.from_json(Recipe, model.card["recipe"]).preprocess
     work = [score.work_of(case, output, identity, prepare, chosen) for case in found.cases]
     finished, todo = await asyncio.to_thread(ledger.split_finished, work, output)
     loop = asyncio.get_running_loop()

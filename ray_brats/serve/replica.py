@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import config, labels, modelcard, predict, volume
+from ray_brats import jsonform, labels, modelcard, predict, volume
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseError, CaseFailed
 from ray_brats.predict import Prediction, Predictor
@@ -42,7 +42,7 @@ def load(
         threads=threads,
     )
     card, _ = modelcard.read(bundles[0])
-    recipe = config.from_json(Recipe, card["recipe"])
+    recipe = jsonform.from_json(Recipe, card["recipe"])
     channels = len(recipe.preprocess.modalities)
     predictor.class_index(np.zeros((*recipe.inference.window_vox, channels), np.float32))
     return predictor, recipe

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import config, engine, labels, modelcard, storage
+from ray_brats import engine, jsonform, labels, modelcard, storage
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
 from ray_brats.serve.access import deployment_key
@@ -72,7 +72,7 @@ def describe(settings: Settings) -> dict[str, ServedModel]:
         pins = settings.pinned.get(name) or (None,) * len(uris)
         cards = [modelcard.read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
         card = cards[0][0]
-        recipe = config.from_json(Recipe, card["recipe"])
+        recipe = jsonform.from_json(Recipe, card["recipe"])
         facts = {key: card[key] for key in _CARD if key in card}
         options = {"tta": settings.tta, "overlap": settings.overlap}
         identity = {"bundles": [sha256 for _, sha256 in cards], "options": options}
