@@ -115,6 +115,7 @@ def test_the_flops_of_a_step_are_those_of_its_convolutions() -> None:
             "network.widths=4,8",
             "network.deep_supervision=0",
             "network.stem_stride=1",
+            "network.local_contrast_vox=null",
             "train.patch_vox=8,8,8",
             "inference.window_vox=8,8,8",
         ],
@@ -133,7 +134,7 @@ def test_the_twin_in_pytorch_is_our_network() -> None:
     from ray_brats.benchmarks import torch_peers
 
     for settings in ([], ["network.stem_stride=1"]):
-        alone = ["network.deep_supervision=0", *settings]
+        alone = ["network.deep_supervision=0", "network.local_contrast_vox=null", *settings]
         network = recipes.get("standard", settings=alone).network
         ours = unet.build(network, 3, seed=0).count_params()
         theirs = sum(one.numel() for one in torch_peers.twin(network).parameters())

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import capacity, cohort, engine, ledger, recipes, score, scoring
+from ray_brats import capacity, cohort, engine, ledger, mapping, recipes, score, scoring
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
 
@@ -215,7 +215,7 @@ def test_in_shared_blocks_a_death_costs_one_case(
     monkeypatch.setattr(score, "LONG", 4)
     monkeypatch.setattr(score, "PROBE", 2)
     monkeypatch.setattr(score, "CHEAP_SECONDS", 1e9)
-    monkeypatch.setattr(engine, "MAX_BLOCKS", 1)
+    monkeypatch.setattr(mapping, "MAX_BLOCKS", 1)
     # The cohort is sorted by name: what is in trouble is in the shared block, behind others.
     order = sorted(names)
     summary = run(tmp_path / "cohort", tmp_path / "out", names)
