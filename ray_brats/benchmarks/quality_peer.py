@@ -86,7 +86,7 @@ def _train(network: Any, training: Sequence[PreparedCase], seconds: float, seed:
     network.train()
     began = time.monotonic()
     steps = 0
-    with Progress("DynUNet, seconds", math.ceil(seconds)) as progress:
+    with Progress("DynUNet", math.ceil(seconds), unit="seconds") as progress:
         while (passed := time.monotonic() - began) < seconds:
             batch = next(batches)
             image, target = augmented(batch.image[0], batch.label[0], rng)
