@@ -133,7 +133,20 @@ def _refine(logits: Any, image: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="ray_brats")
 class Upsample(layers.Layer):  # type: ignore[misc]
-    """Twice the resolution on each axis by trilinear interpolation of voxel centres.
+    """Twice the resolution on each axis: `upsampled`, once."""
+
+    def call(self, inputs: Any) -> Any:
+        """`(N, H, W, D, C)` to `(N, 2H, 2W, 2D, C)`."""
+        return upsampled(inputs, doublings=1)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Twice the three sides, where they are known."""
+        count, *sides, channels = input_shape
+        return (count, *(side and 2 * side for side in sides), channels)
+
+
+def upsampled(image: Any, *, doublings: int) -> Any:
+    """A multiple of the resolution on each axis by trilinear interpolation of voxel centres.
 
     A new centre lies a quarter of an old voxel from its nearest old centre: weights 3/4 and 1/4,
     edges repeated. A transposed convolution that is learnt instead leaves neighbours that never
@@ -141,47 +154,34 @@ class Upsample(layers.Layer):  # type: ignore[misc]
     fastest: less than half of the time of the same as a transposed convolution.
 
     Args:
+        image: `(N, H, W, D, C)`.
         doublings: how often the resolution is doubled.
-        options: of every Keras layer.
+
+    Returns:
+        `(N, mH, mW, mD, C)` with `m = 2 ** doublings`.
     """
+    times, channels = 2**doublings, image.shape[-1]
+    count, height, width, depth = tf.unstack(tf.shape(image)[:4])
+    by_depth, by_width, by_height = (
+        tf.cast(_doubling_matrix(side, doublings), image.dtype) for side in (depth, width, height)
+    )
+    # The axis with the shortest rows while there are fewest of them: short rows are slow.
+    x = tf.matmul(by_depth, tf.reshape(image, [count * height * width, depth, channels]))
+    x = tf.matmul(by_width, tf.reshape(x, [count * height, width, times * depth * channels]))
+    rows = times * times * width * depth * channels
+    x = tf.matmul(by_height, tf.reshape(x, [count, height, rows]))
+    return tf.reshape(x, [count, times * height, times * width, times * depth, channels])
 
-    def __init__(self, doublings: int = 1, **options: Any) -> None:
-        super().__init__(**options)
-        self.doublings = doublings
 
-    def call(self, inputs: Any) -> Any:
-        """`(N, H, W, D, C)` to `(N, 2H, 2W, 2D, C)`, or twice that for each further doubling."""
-        times, channels = 2**self.doublings, inputs.shape[-1]
-        count, height, width, depth = tf.unstack(tf.shape(inputs)[:4])
-        by_depth, by_width, by_height = (
-            tf.cast(self._matrix(side), inputs.dtype) for side in (depth, width, height)
-        )
-        # The shortest rows first, as long as there are fewest of them.
-        x = tf.reshape(inputs, [count * height * width, depth, channels])
-        x = tf.matmul(by_depth, x)
-        x = tf.matmul(by_width, tf.reshape(x, [count * height, width, times * depth * channels]))
-        x = tf.reshape(x, [count, height, times * times * width * depth * channels])
-        x = tf.matmul(by_height, x)
-        return tf.reshape(x, [count, times * height, times * width, times * depth, channels])
-
-    def _matrix(self, side: Any) -> Any:
-        """What interpolates along an axis of `side` voxels."""
-        matrix = tf.eye(side)
-        for _ in range(self.doublings):
-            wide = tf.concat([matrix[:1], matrix, matrix[-1:]], 0)
-            before, here, after = wide[:-2], wide[1:-1], wide[2:]
-            pairs = [0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after]
-            matrix = tf.reshape(tf.stack(pairs, 1), [-1, side])
-        return matrix
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The three sides grown, where they are known."""
-        count, *sides, channels = input_shape
-        return (count, *(side and 2**self.doublings * side for side in sides), channels)
-
-    def get_config(self) -> dict[str, Any]:
-        """What makes the same layer again."""
-        return {**super().get_config(), "doublings": self.doublings}
+def _doubling_matrix(side: Any, doublings: int) -> Any:
+    """What interpolates along an axis of `side` voxels, `(2 ** doublings * side, side)`."""
+    matrix = tf.eye(side)
+    for _ in range(doublings):
+        wide = tf.concat([matrix[:1], matrix, matrix[-1:]], 0)
+        before, here, after = wide[:-2], wide[1:-1], wide[2:]
+        pairs = [0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after]
+        matrix = tf.reshape(tf.stack(pairs, 1), [-1, side])
+    return matrix
 
 
 @keras.saving.register_keras_serializable(package="ray_brats")
@@ -217,8 +217,8 @@ class LocalContrast(layers.Layer):  # type: ignore[misc]
         count = tf.maximum(count, 1e-3)
         mean = total / count
         deviation = tf.sqrt(tf.nn.relu(squares / count - tf.square(mean)))
-        fine = Upsample(2)
-        return (inputs - fine(mean)) / (fine(deviation) + self.floor) * brain
+        mean, deviation = (upsampled(one, doublings=2) for one in (mean, deviation))
+        return (inputs - mean) / (deviation + self.floor) * brain
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -86,7 +86,7 @@ def test_upsampling_keeps_a_ramp_a_ramp() -> None:
 def test_two_doublings_are_one_after_the_other() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 3)).astype(np.float32)
     once = unet.Upsample()
-    np.testing.assert_allclose(unet.Upsample(2)(x), once(once(x)), atol=1e-6)
+    np.testing.assert_allclose(unet.upsampled(x, doublings=2), once(once(x)), atol=1e-6)
 
 
 def test_local_contrast_is_blind_to_scale_and_shift_and_mirrors() -> None:
