@@ -96,7 +96,7 @@ def _check_architecture(card: Mapping[str, Any], recipe: Recipe, loaded: Any, ur
 
 def load_predictor(
     uris: tuple[str, ...],
-    pinned: tuple[str | None, ...] = (),
+    pinned: tuple[str, ...] = (),
     *,
     tta: str | None = None,
     overlap: float | None = None,
@@ -113,38 +113,14 @@ def load_predictor(
             wants it, one window after the other.
 
     Raises:
-        ArtefactError: as `load`, or bundles that cannot be averaged.
+        UsageError, ArtefactError: as `modelcard.choose` and `load`.
     """
-    pins = pinned or (None,) * len(uris)
+    chosen = modelcard.choose(uris, pinned, tta=tta, overlap=overlap)
     lanes = 1
     if threads is not None:
-        card, _ = modelcard.read(uris[0], pinned=pins[0])
-        recipe = with_options(jsonform.from_json(Recipe, card["recipe"]), tta, overlap)
-        lanes = lanes_for(recipe, threads)
+        lanes = lanes_for(chosen.recipe, threads)
         tf.config.threading.set_intra_op_parallelism_threads(math.ceil(threads / lanes))
         tf.config.threading.set_inter_op_parallelism_threads(lanes)
-    bundles = [load(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
-    first = bundles[0].recipe
-    for uri, other in zip(uris, bundles, strict=True):
-        if (other.recipe.preprocess, other.recipe.network.output) != (
-            first.preprocess,
-            first.network.output,
-        ):
-            raise ArtefactError(
-                f"{uri} was trained on other inputs or outputs than {uris[0]}: only bundles of "
-                "one preprocessing can be averaged"
-            )
-    forwards = [item.forward for item in bundles]
-    return Predictor(forwards, with_options(first, tta, overlap), lanes=lanes)
-
-
-def with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
-    """The recipe with other inference options where they are given."""
-    values = jsonform.as_json(recipe)
-    if tta is not None:
-        values["inference"]["tta"] = tta
-    if overlap is not None:
-        values["inference"]["overlap"] = overlap
-        # An overlap only has a meaning for windows.
-        values["inference"]["whole_limit_vox"] = 0
-    return jsonform.from_json(Recipe, values)
+    pairs = zip(chosen.uris, chosen.sha256, strict=True)
+    forwards = [load(uri, pinned=sha256).forward for uri, sha256 in pairs]
+    return Predictor(forwards, chosen.recipe, lanes=lanes)

@@ -23,7 +23,7 @@ from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
 from ray_brats.errors import CaseFailed, CaseRejected, UsageError
 from ray_brats.ledger import Row, Work
-from ray_brats.progress import Progress
+from ray_brats.progress import Progress, say
 from ray_brats.scoring import mask_name
 
 KEY_VARIABLE = "RAY_BRATS_API_KEY"
@@ -110,11 +110,13 @@ def score_through(
         for case in cohort.cases
     ]
     finished, todo = ledger.split_finished(work, predictions_uri)
+    concurrency = workers or CONCURRENCY
+    say(f"score: {len(todo)} case(s) through {remote.client.base_url}, {concurrency} at a time")
     done: list[Row] = []
     with (
         contextlib.closing(remote.client),
         Progress("score", len(todo)) as progress,
-        ThreadPoolExecutor(workers or CONCURRENCY) as pool,
+        ThreadPoolExecutor(concurrency) as pool,
     ):
         tasks = [
             pool.submit(attempts.complete, item, lambda one: _segment(remote, one), timed=True)

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_brats import storage
-from ray_brats.errors import ArtefactError
-from ray_brats.labels import REGIONS
+from ray_brats import jsonform, storage
+from ray_brats.config import Recipe
+from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.labels import DEFAULT_RELEASE, REGIONS
 
 CARD = "bundle.json"
 FORMAT_VERSION = 2
@@ -30,6 +32,31 @@ STARTER = "starter"
 """Stands for the bundle that comes with the package, wherever that is installed."""
 _STARTER_FOLDER = Path(__file__).parent / "starter"
 REQUIRED = ("recipe", "sha256", "versions", "parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The bundles that segment together, known by their cards; nothing of them is loaded."""
+
+    uris: tuple[str, ...]
+    cards: tuple[Mapping[str, Any], ...]
+    sha256: tuple[str, ...]
+    """Of each card, which pins its bundle."""
+    recipe: Recipe
+    """The first one's, with the options that were asked for."""
+    tta: str | None = None
+    overlap: float | None = None
+
+    @property
+    def release(self) -> str:
+        """Whose labels the first bundle writes."""
+        return str(self.cards[0].get("release") or DEFAULT_RELEASE)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the masks besides the inputs."""
+        options = {"tta": self.tta, "overlap": self.overlap}
+        return {"bundles": list(self.sha256), "options": options}
 
 
 def uri_of(text: str) -> str:
@@ -90,6 +117,60 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
     if lacking:
         raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
     return card, found
+
+
+def choose(
+    uris: Sequence[str],
+    pinned: Sequence[str] = (),
+    *,
+    tta: str | None = None,
+    overlap: float | None = None,
+) -> Chosen:
+    """Read the cards of one or several bundles, whose probabilities are to be averaged.
+
+    Args:
+        uris: the bundles.
+        pinned: the sha256 that each one's card must have, or none at all.
+        tta: instead of the first bundle's.
+        overlap: instead of the first bundle's, by windows.
+
+    Raises:
+        UsageError: another number of pins than of bundles, or an option out of its range.
+        ArtefactError: as `read`, or bundles that cannot be averaged.
+    """
+    if pinned and len(pinned) != len(uris):
+        raise UsageError(
+            f"--bundle-sha256 names {len(pinned)} and --bundle {len(uris)}: expected one each"
+        )
+    pins = pinned or (None,) * len(uris)
+    found = [read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
+    recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in found]
+    first = recipes[0]
+    for uri, other in zip(uris, recipes, strict=True):
+        if (other.preprocess, other.network.output) != (first.preprocess, first.network.output):
+            raise ArtefactError(
+                f"{uri} was trained on other inputs or outputs than {uris[0]}: only bundles of "
+                "one preprocessing can be averaged"
+            )
+    return Chosen(
+        uris=tuple(uris),
+        cards=tuple(card for card, _ in found),
+        sha256=tuple(sha256 for _, sha256 in found),
+        recipe=_with_options(first, tta, overlap),
+        tta=tta,
+        overlap=overlap,
+    )
+
+
+def _with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
+    values = jsonform.as_json(recipe)
+    if tta is not None:
+        values["inference"]["tta"] = tta
+    if overlap is not None:
+        values["inference"]["overlap"] = overlap
+        # An overlap only has a meaning for windows.
+        values["inference"]["whole_limit_vox"] = 0
+    return jsonform.from_json(Recipe, values)
 
 
 def quality(card: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ray_brats import capacity, engine, ledger, recipes, runlog, storage
+from ray_brats import capacity, engine, ledger, modelcard, recipes, runlog, storage, trainingset
 from ray_brats import cohort as cohorts
 from ray_brats.cohort import Cohort
 from ray_brats.commands import datasets, masks, reports
@@ -68,9 +68,8 @@ def run(
         workers = capacity.workers_for(workers, there)
         training.check_shared(run_uri, there)
         prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
-        trained = training.train(
-            dataset, run_uri, chosen, there=there, workers=workers, resume=True
-        )
+        data = trainingset.read_training_set(dataset, chosen)
+        trained = training.train(data, run_uri, chosen, there=there, workers=workers, resume=True)
         summary: Summary = {
             "out": out,
             "counts": prepared["counts"],
@@ -82,7 +81,8 @@ def run(
         if not held_out.cases:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
-        scored = masks.segment(held_out, predictions, [trained["bundle"]], there, release=release)
+        chosen_bundle = modelcard.choose([trained["bundle"]])
+        scored = masks.segment(held_out, predictions, chosen_bundle, there, release=release)
         evaluated = reports.measure(
             predictions,
             held_out,

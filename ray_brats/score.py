@@ -19,7 +19,7 @@ import ray.data
 import ray_brats
 from ray_brats import blocks, capacity, jsonform, labels, ledger, mapping, scoring, storage
 from ray_brats.cohort import Case, Cohort
-from ray_brats.config import PreprocessConfig, Recipe
+from ray_brats.config import PreprocessConfig
 from ray_brats.engine import Resources
 from ray_brats.ledger import Row, Work
 from ray_brats.predict import STAGE_VERSION, Predictor
@@ -256,9 +256,3 @@ def load_predictor(
     from ray_brats import bundle
 
     return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
-
-
-def describe_bundles(cards: Sequence[Mapping[str, Any]]) -> tuple[Recipe, str]:
-    """Recipe and label release of the first of several bundle cards."""
-    recipe = jsonform.from_json(Recipe, cards[0]["recipe"])
-    return recipe, cards[0].get("release") or labels.DEFAULT_RELEASE

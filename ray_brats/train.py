@@ -28,7 +28,7 @@ from ray_brats.engine import Resources
 from ray_brats.errors import StageFailed, UsageError
 from ray_brats.predict import network_vox
 from ray_brats.progress import say
-from ray_brats.trainingset import TrainingSet, bundle_is_there, read_training_set
+from ray_brats.trainingset import TrainingSet, bundle_is_there
 
 HANG_SECONDS = 600.0
 RESTARTS = 1000
@@ -36,13 +36,12 @@ RESTARTS = 1000
 
 
 def train(
-    dataset_uri: str,
+    data: TrainingSet,
     run_uri: str,
     recipe: Recipe,
     *,
     there: Resources,
     workers: int | None = None,
-    fold: int | None = None,
     resume: bool = False,
     extend: bool = False,
     hang_seconds: float = HANG_SECONDS,
@@ -50,12 +49,11 @@ def train(
     """Train, then export the best checkpoint to `run/bundle/`.
 
     Args:
-        dataset_uri: what `preprocess` wrote.
+        data: the cases, of what `preprocess` wrote.
         run_uri: where the run goes.
         recipe: what to train, and how long.
         there: what the cluster offers.
         workers: training processes, one replica each; by default one a GPU, else two.
-        fold: of five, instead of the dataset's split.
         resume: go on with a run that exists; without one, start it.
         extend: when resuming, another length than the run had is no other run.
         hang_seconds: a rank that makes no step for so long is ended and started again.
@@ -68,12 +66,11 @@ def train(
         StageFailed: training ended before its last step.
     """
     began_unix = time.time()
-    data = read_training_set(dataset_uri, recipe, fold=fold)
     workers = capacity.workers_for(workers, there)
     check_shared(run_uri, there)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
-    description = _describe(data, recipe, workers, fold)
+    description = _describe(data, recipe, workers)
     finished = claim(run_uri, description, resume=resume, extend=extend)
     if finished:
         say(f"train: {run_uri} is finished; nothing to do")
@@ -88,17 +85,17 @@ def train(
     return {**_summary(run_uri), "skipped": False, "parameters": card["parameters"]}
 
 
-def _describe(data: TrainingSet, recipe: Recipe, workers: int, fold: int | None) -> dict[str, Any]:
+def _describe(data: TrainingSet, recipe: Recipe, workers: int) -> dict[str, Any]:
     """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
     told = jsonform.as_json(recipe)
-    parts = (data.description["fingerprint"], {"fold": fold})
+    parts = (data.description["fingerprint"], {"fold": data.fold})
     timeless = {**told, "train": {**told["train"], "steps": None, "minutes": None}}
     return {
         "identity": jsonform.fingerprint(told, *parts),
         "lengthless": jsonform.fingerprint(timeless, *parts),
         "recipe": told,
         "dataset_fingerprint": data.description["fingerprint"],
-        "fold": fold,
+        "fold": data.fold,
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},

@@ -24,6 +24,8 @@ class TrainingSet:
     validation: tuple[Row, ...]
     unlabelled: int
     """Usable cases left out because they have no mask."""
+    fold: int | None = None
+    """Of five; None: the dataset's own split."""
 
 
 def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> TrainingSet:
@@ -65,6 +67,7 @@ def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> T
         training=training,
         validation=validation,
         unlabelled=sum(not row["label_sha256"] for row in usable),
+        fold=fold,
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_brats import modelcard, storage
-from ray_brats.errors import ArtefactError
+from ray_brats import jsonform, modelcard, recipes, storage
+from ray_brats.config import Recipe
+from ray_brats.errors import ArtefactError, UsageError
 
 
 def test_a_bundle_is_named_by_a_place_or_is_the_starter() -> None:
@@ -33,6 +34,43 @@ def test_the_starter_is_found_where_the_package_is(
     assert modelcard.read("starter", pinned=sha256)[0] == card
     with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
         modelcard.read("starter", pinned="0" * 64)
+
+
+def card_of(folder: Path, recipe: Recipe, **facts: object) -> str:
+    """A bundle of which only the card is there."""
+    folder.mkdir()
+    card = {"format_version": modelcard.FORMAT_VERSION, "recipe": jsonform.as_json(recipe)}
+    card |= {"sha256": {}, "versions": {}, "parameters": 1, **facts}
+    (folder / modelcard.CARD).write_text(json.dumps(card))
+    return str(folder)
+
+
+def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", recipes.smoke(), release="brats2023")
+    other = card_of(tmp_path / "other", recipes.standard())
+    chosen = modelcard.choose([one, other], tta="flips", overlap=0.25)
+    assert (chosen.uris, chosen.release) == ((one, other), "brats2023")
+    assert chosen.recipe.name == "smoke"
+    assert chosen.recipe.inference.tta == "flips"
+    assert (chosen.recipe.inference.overlap, chosen.recipe.inference.whole_limit_vox) == (0.25, 0)
+    assert chosen.identity == {
+        "bundles": list(chosen.sha256),
+        "options": {"tta": "flips", "overlap": 0.25},
+    }
+    assert modelcard.choose([one], chosen.sha256[:1]).recipe == recipes.smoke()
+
+
+def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", recipes.smoke())
+    other = card_of(tmp_path / "other", recipes.baseline())
+    with pytest.raises(ArtefactError, match=r"other was trained on other inputs .* averaged"):
+        modelcard.choose([one, other])
+    with pytest.raises(UsageError, match="--bundle-sha256 names 1 and --bundle 2: expected one"):
+        modelcard.choose([one, one], ["0" * 64])
+    with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
+        modelcard.choose([one], ["0" * 64])
+    with pytest.raises(UsageError, match=r"overlap is 1.5: expected 0 ≤ overlap < 1"):
+        modelcard.choose([one], overlap=1.5)
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,12 @@ def _ours(
 ) -> tuple[Scores, dict[str, float]]:
     """Train with the product's own stage, then segment with the exported bundle."""
     from ray_brats import train
+    from ray_brats.trainingset import read_training_set
 
+    data = read_training_set(dataset, recipe)
     with engine.running() as there:
         began = time.monotonic()
-        trained = train.train(dataset, run, recipe, there=there, workers=workers)
+        trained = train.train(data, run, recipe, there=there, workers=workers)
         minutes = (time.monotonic() - began) / 60
     found = _in_a_process(_bundle_masks, dataset, recipe, trained["bundle"])
     fact = {

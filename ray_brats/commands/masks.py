@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Literal
 
 from ray_brats import engine, modelcard, storage
@@ -79,17 +78,16 @@ def score(
         return summary
     if model is not None:
         raise UsageError("--model names a model of --endpoint, which is missing")
+    bundles = [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)]
+    chosen = modelcard.choose(bundles, bundle_sha256, tta=tta, overlap=overlap)
     found = selected(cohort, split, subset, release)
     with engine.running() as there:
         return segment(
             found,
             storage.absolute(predictions),
-            [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)],
+            chosen,
             there,
             release=release,
-            pinned=bundle_sha256,
-            tta=tta,
-            overlap=overlap,
             workers=workers,
         )
 
@@ -97,41 +95,30 @@ def score(
 def segment(
     found: Cohort,
     predictions: str,
-    bundles: Sequence[str],
+    chosen: modelcard.Chosen,
     there: engine.Resources,
     *,
     release: str | None,
-    pinned: Sequence[str] = (),
-    tta: str | None = None,
-    overlap: float | None = None,
     workers: int | None = None,
 ) -> Summary:
     """`score` for a cohort that is found already, inside a running Ray."""
     from ray_brats import score as stage
 
-    if pinned and len(pinned) != len(bundles):
-        raise UsageError(
-            f"--bundle-sha256 names {len(pinned)} and --bundle {len(bundles)}: expected one each"
-        )
-    pins = pinned or (None,) * len(bundles)
-    read = [modelcard.read(uri, pinned=pin) for uri, pin in zip(bundles, pins, strict=True)]
-    recipe, bundle_release = stage.describe_bundles([card for card, _ in read])
-    identities = tuple(sha256 for _, sha256 in read)
     summary = stage.score(
         found,
         predictions,
         make_segmenter=functools.partial(
-            stage.load_predictor, tuple(bundles), identities, tta, overlap
+            stage.load_predictor, chosen.uris, chosen.sha256, chosen.tta, chosen.overlap
         ),
-        identity={"bundles": list(identities), "options": {"tta": tta, "overlap": overlap}},
-        preprocessing=recipe.preprocess,
-        release=release or bundle_release,
+        identity=chosen.identity,
+        preprocessing=chosen.recipe.preprocess,
+        release=release or chosen.release,
         there=there,
         workers=workers,
     )
     say_done("score", summary)
-    card, _ = read[0]
-    if len(read) == 1 and tta is None and overlap is None:
+    card = chosen.cards[0]
+    if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:
         # Of several bundles, or of other options than the card's, nobody measured the masks.
         summary["measured"] = card.get("measured")
         say(f"score: {modelcard.quality(card)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_brats import engine, recipes, storage
+from ray_brats import engine, recipes, storage, trainingset
 from ray_brats.commands.arguments import (
     BundleArgument,
     DatasetArgument,
@@ -46,14 +46,14 @@ def train(
     from ray_brats import train as stage
 
     chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
+    data = trainingset.read_training_set(storage.absolute(dataset), chosen, fold=fold)
     with engine.running() as there:
         return stage.train(
-            storage.absolute(dataset),
+            data,
             storage.absolute(run),
             chosen,
             there=there,
             workers=workers,
-            fold=fold,
             resume=resume,
             extend=True,
             hang_seconds=hang_seconds,

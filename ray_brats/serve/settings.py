@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import engine, jsonform, labels, modelcard, storage
-from ray_brats.config import Recipe
+from ray_brats import engine, modelcard, storage
 from ray_brats.errors import UsageError
 from ray_brats.serve.access import deployment_key
 from ray_brats.serve.limits import Limits
@@ -69,18 +68,14 @@ def describe(settings: Settings) -> dict[str, ServedModel]:
     """The models as clients see them, from their cards; raises `ArtefactError`."""
     found: dict[str, ServedModel] = {}
     for name, uris in settings.models.items():
-        pins = settings.pinned.get(name) or (None,) * len(uris)
-        cards = [modelcard.read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
-        card = cards[0][0]
-        recipe = jsonform.from_json(Recipe, card["recipe"])
-        facts = {key: card[key] for key in _CARD if key in card}
-        options = {"tta": settings.tta, "overlap": settings.overlap}
-        identity = {"bundles": [sha256 for _, sha256 in cards], "options": options}
+        pins = settings.pinned.get(name, ())
+        chosen = modelcard.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
+        facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
         found[name] = ServedModel(
             name=name,
-            modalities=tuple(recipe.preprocess.modalities),
-            release=card.get("release") or labels.DEFAULT_RELEASE,
-            card={**facts, "identity": identity},
+            modalities=tuple(chosen.recipe.preprocess.modalities),
+            release=chosen.release,
+            card={**facts, "identity": chosen.identity},
             default=not found,
             capacity=ONGOING * settings.replicas,
         )
