@@ -119,6 +119,15 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
     return card, found
 
 
+def with_pins(uris: Sequence[str], pinned: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each bundle with its pin; raises `UsageError` where there are pins, and not one each."""
+    if pinned and len(pinned) != len(uris):
+        raise UsageError(
+            f"--bundle-sha256 names {len(pinned)} and --bundle {len(uris)}: expected one each"
+        )
+    return list(zip(uris, pinned or (None,) * len(uris), strict=True))
+
+
 def choose(
     uris: Sequence[str],
     pinned: Sequence[str] = (),
@@ -138,12 +147,7 @@ def choose(
         UsageError: another number of pins than of bundles, or an option out of its range.
         ArtefactError: as `read`, or bundles that cannot be averaged.
     """
-    if pinned and len(pinned) != len(uris):
-        raise UsageError(
-            f"--bundle-sha256 names {len(pinned)} and --bundle {len(uris)}: expected one each"
-        )
-    pins = pinned or (None,) * len(uris)
-    found = [read(uri, pinned=pin) for uri, pin in zip(uris, pins, strict=True)]
+    found = [read(uri, pinned=pin) for uri, pin in with_pins(uris, pinned)]
     recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in found]
     first = recipes[0]
     for uri, other in zip(uris, recipes, strict=True):

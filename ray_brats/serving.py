@@ -148,18 +148,14 @@ def named(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Model name to its bundles, and to their pins, from `--bundle` and `--bundle-sha256`."""
     bundles = bundles or (modelcard.STARTER,)
-    if pins and len(pins) != len(bundles):
-        raise UsageError(
-            f"--bundle-sha256 names {len(pins)} and --bundle {len(bundles)}: expected one each"
-        )
     models: dict[str, tuple[str, ...]] = {}
     pinned: dict[str, tuple[str, ...]] = {}
-    for number, text in enumerate(bundles):
+    for text, pin in modelcard.with_pins(bundles, pins):
         match = _NAMED.fullmatch(text)
         name, uri = (match["name"], match["uri"]) if match else ("default", text)
         models[name] = (*models.get(name, ()), modelcard.uri_of(uri))
-        if pins:
-            pinned[name] = (*pinned.get(name, ()), pins[number])
+        if pin is not None:
+            pinned[name] = (*pinned.get(name, ()), pin)
     return models, pinned
 
 

@@ -65,7 +65,7 @@ def from_values(values: Mapping[str, Any]) -> Settings:
 
 
 def describe(settings: Settings) -> dict[str, ServedModel]:
-    """The models as clients see them, from their cards; raises `ArtefactError`."""
+    """The models as clients see them, from their cards; raises as `modelcard.choose`."""
     found: dict[str, ServedModel] = {}
     for name, uris in settings.models.items():
         pins = settings.pinned.get(name, ())
