@@ -200,10 +200,10 @@ class BatchStream:
         return self._origin + step * self._ranks * self._size
 
     def case_ids(self, step: int) -> list[str]:
-        """The cases that all ranks together see in a step."""
+        """The cases that all ranks together see in a step, each before who gave it a tumour."""
         first = self.first_sample(step)
-        numbers = [self._stream.draw(first + i)[0] for i in range(self._ranks * self._size)]
-        return [self._cases[number].case_id for number in numbers]
+        samples = (self._sample(first + i) for i in range(self._ranks * self._size))
+        return [name for *_, names in samples for name in names]
 
     def batch(self, step: int) -> Batch:
         """This rank's samples of one step, all accumulated batches."""
@@ -211,21 +211,27 @@ class BatchStream:
         samples = [self._sample(index) for index in range(first, first + self._size)]
         images, labels, keys, names = zip(*samples, strict=True)
         return Batch(
-            image=np.stack(images), label=np.stack(labels), keys=np.stack(keys), case_ids=names
+            image=np.stack(images),
+            label=np.stack(labels),
+            keys=np.stack(keys),
+            case_ids=tuple(case_id for case_id, *_ in names),
         )
 
-    def _sample(self, index: int) -> tuple[Array, Array, Array, str]:
+    def _sample(self, index: int) -> tuple[Array, Array, Array, tuple[str, ...]]:
+        """Image, label, key and cases of a sample: its own, then whose tumour is carved in."""
         train = self._train
         number, rng = self._stream.draw(index)
         case = self._cases[number]
         image, label = self._patch(case, train.foreground_share, rng)
+        names: tuple[str, ...] = (case.case_id,)
         if train.carve_probability and rng.random() < train.carve_probability:
             # Another case, where there is one.
             further = 1 + int(rng.integers(max(1, len(self._cases) - 1)))
             donor = self._cases[(number + further) % len(self._cases)]
             image, label = carve(image, label, *self._patch(donor, 1.0, rng), rng)
+            names = (case.case_id, donor.case_id)
         key = np.array([train.seed, index], np.int64).astype(np.int32)
-        return image, label, key, case.case_id
+        return image, label, key, names
 
     def _patch(
         self, case: PreparedCase, foreground_share: float, rng: np.random.Generator

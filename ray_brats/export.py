@@ -26,8 +26,9 @@ from ray_brats import (
     volume,
 )
 from ray_brats.config import Recipe
-from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.errors import ArtefactError
 from ray_brats.predict import Predictor
+from ray_brats.runs import Trained
 
 INTENDED_USE = (
     "Research on glioma segmentation in skull-stripped, co-registered MRI. "
@@ -52,44 +53,33 @@ SEGMENT_AGREES = 0.9999
 
 
 def export_run(
-    run_uri: str,
+    source: Trained,
     bundle_uri: str,
-    name: str | None,
     facts: Mapping[str, Any] | None = None,
     *,
     slim: bool = False,
 ) -> dict[str, Any]:
-    """Write the best or a named checkpoint of a run as a bundle; returns its card.
+    """Write a checkpoint of a run as a bundle; returns its card.
 
     Args:
-        run_uri: what `train` wrote.
+        source: what `runs.choose` found.
         bundle_uri: where the bundle goes.
-        name: of the checkpoint; None: the best by validation.
         facts: more of the card; None: those of the run's own bundle.
         slim: the SavedModel alone.
 
     Raises:
-        UsageError: no run, or no checkpoint of that name.
+        ArtefactError: the checkpoint is damaged, or a reloaded model differs.
     """
-    description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
-    if description is None or not {"recipe", "cases"} <= set(description):
-        raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
-    recipe = jsonform.from_json(Recipe, description["recipe"])
-    there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))
-    if name is not None:
-        there = [item for item in there if storage.name_of(item.uri) == name]
-    if not there:
-        wanted = f"checkpoint {name}" if name else "complete checkpoint"
-        raise UsageError(f"{run_uri} has no {wanted}: see {run_uri}/checkpoints")
-    chosen = checkpoint.best(there)
+    recipe, chosen = source.recipe, source.checkpoint
     model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     if facts is None:
         # Of any format: exporting again is what mends an old one.
-        earlier = storage.read_json_or_none(storage.join(run_uri, "bundle", modelcard.CARD)) or {}
+        own = storage.join(source.run_uri, "bundle", modelcard.CARD)
+        earlier = storage.read_json_or_none(own) or {}
         facts = {name: earlier.get(name) for name in KEPT_FACTS}
-    measured = {"step": chosen.step, "validation": _measured(chosen.facts)}
-    card = {**facts, "measured": {**measured, "cases": description["cases"]}}
+    measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
+    card = {**facts, "measured": measured}
     return write(unet.for_inference(model), recipe, bundle_uri, facts=card, slim=slim)
 
 

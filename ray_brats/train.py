@@ -21,14 +21,14 @@ import ray.train
 import ray.util.scheduling_strategies
 
 import ray_brats
-from ray_brats import capacity, checkpoint, engine, fence, footprint, jsonform, storage
+from ray_brats import capacity, checkpoint, engine, fence, footprint, jsonform, runs, storage
 from ray_brats.board import Board, Follower, root_cause
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import StageFailed, UsageError
 from ray_brats.predict import network_vox
 from ray_brats.progress import say
-from ray_brats.trainingset import TrainingSet, bundle_is_there
+from ray_brats.trainingset import TrainingSet
 
 HANG_SECONDS = 600.0
 RESTARTS = 1000
@@ -121,7 +121,7 @@ def claim(run_uri: str, description: dict[str, Any], *, resume: bool, extend: bo
             f"{run_uri} holds a run already: pass --resume to go on with it, or another folder"
         )
     if earlier.get("identity") == description["identity"]:
-        return bool(earlier.get("finished")) and bundle_is_there(run_uri)
+        return bool(earlier.get("finished")) and runs.bundle_is_there(run_uri)
     if earlier.get("lengthless") != description["lengthless"]:
         raise UsageError(
             f"{run_uri} holds a run of another configuration or dataset (recipe, "
@@ -269,7 +269,7 @@ def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
         "validation_cases_sha256": sorted(row["image_sha256"] for row in data.validation),
     }
     bundle_uri = storage.join(run_uri, "bundle")
-    card: dict[str, Any] = ray.get(task.remote(run_uri, bundle_uri, None, facts))
+    card: dict[str, Any] = ray.get(task.remote(runs.choose(run_uri), bundle_uri, facts))
     return card
 
 

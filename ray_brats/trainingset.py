@@ -83,8 +83,3 @@ def _with_fold(rows: Sequence[Row], fold: int) -> list[Row]:
         {**row, "split": "val" if fold_of[row["patient_id"]] == fold else "train"}
         for row in members
     ]
-
-
-def bundle_is_there(run_uri: str) -> bool:
-    """Whether a run has written its bundle, which comes last."""
-    return storage.exists(storage.join(run_uri, "bundle", "bundle.json"))

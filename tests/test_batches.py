@@ -79,6 +79,14 @@ def test_the_cases_of_a_step_are_those_of_all_ranks(cases: list[PreparedCase]) -
     assert [stream.case_ids(3) for stream in streams] == [seen, seen]
 
 
+def test_the_cases_of_a_step_include_those_that_gave_a_tumour(cases: list[PreparedCase]) -> None:
+    train = TrainConfig(patch_vox=(8, 8, 8), batch_per_worker=4, carve_probability=1.0)
+    stream = BatchStream(cases, train, rank=0, ranks=1)
+    names = stream.case_ids(3)
+    assert tuple(names[::2]) == stream.batch(3).case_ids
+    assert all(one != donor for one, donor in zip(names[::2], names[1::2], strict=True))
+
+
 def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
     cases: list[PreparedCase],
 ) -> None:

@@ -272,6 +272,15 @@ def test_a_wrong_call_is_a_sentence_and_exit_status_2(
     assert sentence in done.stderr + done.stdout
 
 
+def test_a_case_of_zeros_is_not_drawn(tmp_path: Path) -> None:
+    (name,) = phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=SHAPE_VOX)
+    for modality in ("t1ce", "t2", "flair"):
+        rewrite(file_of(tmp_path / "cohort" / name, modality), np.zeros_like)
+    done = ray_brats("show", tmp_path / "cohort" / name, tmp_path / "case.png")
+    assert (done.returncode, "all its voxels are 0" in done.stderr) == (2, True)
+    assert not (tmp_path / "case.png").exists()
+
+
 def test_a_bucket_that_does_not_answer_is_a_sentence() -> None:
     environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}

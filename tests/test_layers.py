@@ -18,8 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "lesions surfaces phantom figures charts report submission modelcard trainingset runlog "
         "schedule pace footprint distances mappair summaries comparison markup standings "
         "worst_cases panels",
-        "unet losses augmentation batches windows predict graph bundle checkpoint step validation "
-        "hooks loop export",
+        "unet losses augmentation batches windows predict graph bundle checkpoint runs step "
+        "validation hooks loop export",
         "engine mapping blocks capacity board rank dataset train score scoring evaluate serve "
         "endpoint",
         "commands serving pipeline doctor plan upload tables cli benchmarks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_brats import engine, recipes, storage, trainingset
+from ray_brats import engine, recipes, runs, storage, trainingset
 from ray_brats.commands.arguments import (
     BundleArgument,
     DatasetArgument,
@@ -76,9 +76,10 @@ def export(
         checkpoint: Name below RUN/checkpoints; by default the best by validation.
         slim: Without .keras and .h5: score and serve need the SavedModel alone.
     """
+    source, target = runs.choose(storage.absolute(run), checkpoint), storage.absolute(bundle)
+    # After the arguments are judged: TensorFlow takes seconds to load.
     with engine.silenced():
         from ray_brats import export as stage
 
-    target = storage.absolute(bundle)
-    card = stage.export_run(storage.absolute(run), target, checkpoint, slim=slim)
+    card = stage.export_run(source, target, slim=slim)
     return {"bundle": target, "measured": card["measured"], "failures": []}

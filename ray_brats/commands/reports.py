@@ -140,6 +140,8 @@ def _volumes(one: Case, prediction: str | None, release: str | None) -> tuple[An
     for name, item in images.items():
         if difference := same_grid(item.geometry, first):
             raise CaseRejected(f"not on the grid of the case: {difference}", one.images[name])
+    if not any(item.voxels_HWD.any() for item in images.values()):
+        raise CaseRejected(f"{one.case_id} has nothing to draw: all its voxels are 0")
     uris = (one.segmentation, storage.absolute(prediction) if prediction else None)
     label, other = (
         volume.read_mask(uri, one.release or release, grid=first) if uri else None for uri in uris

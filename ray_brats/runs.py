@@ -1,0 +1,50 @@
+"""The folder of a training run, read: its checkpoints, what made them, its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_brats import checkpoint, jsonform, storage
+from ray_brats.checkpoint import Checkpoint
+from ray_brats.config import Recipe
+from ray_brats.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One checkpoint of a run, with what `run.json` says of the run."""
+
+    run_uri: str
+    recipe: Recipe
+    cases: Mapping[str, int]
+    """How many, for `training` and `validation`."""
+    checkpoint: Checkpoint
+
+
+def choose(run_uri: str, name: str | None = None) -> Trained:
+    """The best checkpoint of a run by validation, or the one of that name.
+
+    Raises:
+        UsageError: no run, or no checkpoint of that name.
+    """
+    description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
+    if description is None or not {"recipe", "cases"} <= set(description):
+        raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
+    there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))
+    named = [item for item in there if name in (None, storage.name_of(item.uri))]
+    if not named:
+        wanted = f"checkpoint {name}" if name else "complete checkpoint"
+        names = ", ".join(storage.name_of(item.uri) for item in there)
+        raise UsageError(f"{run_uri} has no {wanted}; it has {names or 'none'}")
+    return Trained(
+        run_uri=run_uri,
+        recipe=jsonform.from_json(Recipe, description["recipe"]),
+        cases=description["cases"],
+        checkpoint=checkpoint.best(named),
+    )
+
+
+def bundle_is_there(run_uri: str) -> bool:
+    """Whether a run has written its bundle, which comes last."""
+    return storage.exists(storage.join(run_uri, "bundle", "bundle.json"))
