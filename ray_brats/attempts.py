@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_brats import ledger, storage
-from ray_brats.errors import CaseError, CaseFailed
+from ray_brats.errors import CaseError, CaseFailed, CaseGivenUp
 from ray_brats.ledger import Row, Work
 
 Task = Callable[[Work], tuple[dict[str, Any], list[str]]]
@@ -81,7 +81,7 @@ def may_pass(error: Exception) -> bool:
     cause = error.__cause__ if isinstance(error, CaseFailed) and error.__cause__ else error
     if isinstance(cause, OSError):
         return not isinstance(cause, _LASTING) and cause.errno not in _LASTING_ERRNO
-    return isinstance(error, CaseFailed)
+    return isinstance(error, CaseFailed) and not isinstance(error, CaseGivenUp)
 
 
 def failure(error: Exception) -> Row:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ import httpx
 from ray_brats import attempts, jsonform, labels, ledger, score, storage
 from ray_brats.cohort import Case, Cohort
 from ray_brats.config import Recipe
-from ray_brats.errors import CaseFailed, CaseRejected, UsageError
+from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
 from ray_brats.ledger import Row, Work
 from ray_brats.progress import Progress, say
 from ray_brats.scoring import mask_name
@@ -44,6 +45,8 @@ class Remote:
     release: str
     recipe: Recipe
     identity: Mapping[str, Any]
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the user ends the command: nobody knocks at a busy service any more."""
 
 
 def connect(url: str, model: str | None = None) -> Remote:
@@ -127,7 +130,9 @@ def score_through(
                 done.append(task.result())
                 progress.update(len(done))
         except KeyboardInterrupt:
+            remote.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            say("score: stopping; cases that the service has in work are waited for")
             raise
     return score.conclude(
         predictions_uri, cohort, finished, done, identity=remote.identity, release=chosen
@@ -148,7 +153,7 @@ def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
         raise _refused(answer, uris)
     made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
     if made_by != list(remote.identity["bundles"]):
-        raise CaseFailed("the service has other bundles than at the start: score once more")
+        raise CaseGivenUp("the service has other bundles than at the start: score once more")
     name = mask_name(item.case_id)
     storage.write_bytes(storage.join(item.folder, name), answer.content)
     told = {
@@ -181,9 +186,11 @@ def _patiently(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.
         except httpx.TransportError as error:
             why = f"{type(error).__name__}: {error}"
         if time.monotonic() > deadline:
-            raise CaseFailed(f"the service did not segment the case ({why})")
+            raise CaseGivenUp(f"the service did not segment the case ({why})")
         # Spread, so that clients that were refused together do not come again together.
-        time.sleep(min(_MOST_PAUSE_SECONDS, max(asked, pause)) * random.uniform(0.75, 1.25))
+        remote.stop.wait(min(_MOST_PAUSE_SECONDS, max(asked, pause)) * random.uniform(0.75, 1.25))
+        if remote.stop.is_set():
+            raise KeyboardInterrupt
         pause *= 2
 
 

@@ -6,6 +6,7 @@
     │   ├── CaseRejected     the files are at fault; trying again changes nothing
     │   ├── CaseFiltered     the recipe's own rule leaves the case out; not a failure
     │   └── CaseFailed       something outside the files went wrong; may pass next time
+    │       └── CaseGivenUp      and trying again at once is of no use
     ├── ArtefactError    a dataset, run, bundle or report does not match its own description
     └── StageFailed      a stage stopped before its end; what it finished stays
 
@@ -58,6 +59,10 @@ class CaseFiltered(CaseError):
 
 class CaseFailed(CaseError):
     """Something outside the files went wrong; the case is tried again next time."""
+
+
+class CaseGivenUp(CaseFailed):
+    """The same, where this command has been patient already and does not try once more."""
 
 
 class ArtefactError(RayBratsError):

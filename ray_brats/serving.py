@@ -110,10 +110,11 @@ def serve(
     deployments.describe(settings)
     port = deployments.free_port(host, port)
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-    with engine.running() as there, stopped() as stop:
+    with engine.running() as there:
         fitted = deployments.fitting(settings, there, replicas)
         say(f"serve: loading {', '.join(models)}")
-        with deploy.served(fitted, host=host, port=port, tls=tls) as url:
+        # Until it is up, and again while it drains, Ctrl-C ends it at once.
+        with deploy.served(fitted, host=host, port=port, tls=tls) as url, stopped() as stop:
             say(f"serve: ready at {url} (Ctrl-C ends it). For research, not for diagnosis")
             while not stop.wait(1):
                 pass

@@ -89,11 +89,11 @@ class Double:
         telemetry, models = Telemetry(), {"default": SERVED}
         self.jobs = Jobs(self.store, models, self.segment, self.limits)
         self.missing: list[str] = []
-        service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
+        self.service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
         gate = Gate(
             Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry, self.limits
         )
-        self.app = build(service, gate)
+        self.app = build(self.service, gate)
 
     async def not_up(self) -> list[str]:
         return self.missing

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 
-from ray_brats import attempts, cohort, endpoint, labels, ledger
+from ray_brats import cohort, endpoint, labels, ledger
 from ray_brats.volume import encode_mask
 
 
@@ -28,16 +33,39 @@ def remote(made_by: str) -> endpoint.Remote:
 
 
 def test_masks_of_other_bundles_are_not_taken_for_those_asked_for(
-    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(attempts, "PAUSES_SECONDS", (0.0, 0.0))
     found, out = cohort.find(str(cohort_folder)), str(tmp_path)
-    # The service was updated after the first look at it.
+    # The service was updated after the first look at it: asking again would change nothing.
     assert endpoint.score_through(remote("0" * 64), found, out)["counts"] == {"error": 5}
+    assert {row["attempts"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1}
     assert not list(tmp_path.glob("*.nii.gz"))
     summary = endpoint.score_through(remote(SERVED.card["identity"]["bundles"][0]), found, out)
     assert (summary["counts"], summary["processed"]) == ({"ok": 5}, 5)
     assert {row["wt_ml"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1.5}
+
+
+def test_ctrl_c_ends_the_knocking_at_a_busy_service(cohort_folder: Path, tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        return httpx.Response(429, headers={"Retry-After": "600"})
+
+    client = httpx.Client(base_url="http://played", transport=httpx.MockTransport(busy))
+    service = dataclasses.replace(remote(""), client=client)
+
+    def press() -> None:
+        assert asked.wait(60)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.score_through(service, cohort.find(str(cohort_folder)), str(tmp_path))
+    assert time.monotonic() - began < 20
+    assert not list(tmp_path.glob("*.json")), "no case was given up"
 
 
 def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_path: Path) -> None:

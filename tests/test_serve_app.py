@@ -14,11 +14,11 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from serve_doubles import MODALITIES, Double, files_of, listening, predictor, zipped
+from serve_doubles import BUNDLES, MODALITIES, Double, files_of, listening, predictor, zipped
 
 from ray_brats import labels
 from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
-from ray_brats.serve import access
+from ray_brats.serve import access, uploads
 from ray_brats.serve.limits import Limits
 from ray_brats.volume import encode_mask
 
@@ -78,6 +78,114 @@ def test_json_and_another_release(files: dict[str, bytes], tmp_path: Path) -> No
     told, other = run(ask())
     assert set(told.json()) == {"model", "bundles", "release", "volumes_ml", "case_id"}
     assert other.content == expected(files, "brats2023")
+
+
+@pytest.mark.parametrize(
+    ("how", "release"),
+    [
+        ("names", "brats2023"),
+        ("form", "brats2021"),
+        ("query", "brats2024"),
+        ("neither", "brats2020"),
+    ],
+)
+def test_a_mask_tells_whose_labels_it_carries(
+    files: dict[str, bytes], tmp_path: Path, how: str, release: str
+) -> None:
+    stem = "BraTS-GLI-00001-000" if how == "names" else "scan"
+    body: dict[str, Any] = {
+        "files": {name: (f"{stem}-{name}.nii.gz", content) for name, content in files.items()}
+    }
+    if how == "form":
+        body["data"] = {"release": release}
+    query = f"?release={release}" if how == "query" else ""
+
+    async def ask() -> list[Any]:
+        async with Double(tmp_path).client() as client:
+            job = (await client.post(f"/v1/jobs{query}", **body)).json()["id"]
+            await wait_for(client, job, ("done",))
+            answers = [await client.post(f"{URL}{query}", **body)]
+            return [*answers, await client.get(f"/v1/jobs/{job}/mask")]
+
+    for answer in run(ask()):
+        assert answer.headers["X-Ray-Brats-Release"] == release
+        assert answer.headers["X-Ray-Brats-Model"] == "default"
+        assert answer.content == expected(files, release)
+
+
+def test_what_a_body_cannot_choose_is_refused_and_not_passed_over(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> list[Any]:
+        async with Double(tmp_path).client() as client:
+            return [
+                await client.post(URL, files=parts(files), data={"model": "other"}),
+                await client.post(URL, files=parts(files), data={"release": "brats1999"}),
+                await client.post(URL, json={"model": "other", "images": {}}),
+                await client.post(URL, json={"release": 7, "images": {}}),
+            ]
+
+    answers = run(ask())
+    assert [answer.status_code for answer in answers] == [400, 422, 422, 422]
+    assert [answer.json()["file"] for answer in answers] == ["model", "release"] * 2
+
+
+def test_an_archive_of_countless_entries_is_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = zipped({f"folder{number}/": b"" for number in range(300)})
+    monkeypatch.setattr(uploads.zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+
+    async def ask() -> Any:
+        async with Double(tmp_path).client() as client:
+            headers = {"content-type": "application/zip"}
+            return await client.post(URL, content=content, headers=headers)
+
+    answer = run(ask())
+    assert (answer.status_code, "too many entries" in answer.text) == (400, True)
+
+
+def test_a_service_that_ends_answers_what_it_accepted_and_takes_no_more(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> None:
+        double = Double(tmp_path)
+        double.hold.clear()
+        async with double.client() as client:
+            accepted = [asyncio.create_task(client.post(URL, files=parts(files))) for _ in range(3)]
+            while double.waiting < 3:
+                await asyncio.sleep(0.01)
+            assert double.service.end() == 3
+            for path in (URL, "/v1/jobs"):
+                refused = await client.post(path, files=parts(files))
+                assert (refused.status_code, "ending" in refused.text) == (503, True)
+                assert int(refused.headers["retry-after"]) > 0
+            double.hold.set()
+            assert {(await answer).content for answer in accepted} == {expected(files)}
+            assert double.service.end() == 0
+
+    run(ask())
+
+
+def test_a_case_that_nobody_waits_for_any_more_gets_no_pass(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    async def ask() -> int:
+        model = Double(tmp_path).model
+        passes: list[int] = []
+        made = model._predictor.segment_prepared
+        model._predictor.segment_prepared = lambda one: passes.append(1) or made(one)  # type: ignore[method-assign]
+        with model._one_pass:
+            gone = [asyncio.create_task(model.segment(files, "brats2020")) for _ in range(3)]
+            stays = asyncio.create_task(model.segment(files, "brats2020"))
+            await asyncio.sleep(1)
+            for task in gone:
+                task.cancel()
+            await asyncio.wait(gone)
+        assert "mask" in await stays
+        return len(passes)
+
+    assert run(ask()) == 1
 
 
 def header(**fields: Any) -> bytes:
@@ -391,18 +499,20 @@ def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> N
             assert (await client.get(f"/v1/jobs/{job}/mask")).status_code == 404
             return job
 
-    async def second(job: str) -> tuple[Any, bytes]:
+    async def second(job: str) -> tuple[Any, Any]:
         double = Double(tmp_path)
         await double.jobs.start()
         async with double.client() as client:
             told = await wait_for(client, job, ("done", "failed"))
-            return told, (await client.get(f"/v1/jobs/{job}/mask")).content
+            return told, await client.get(f"/v1/jobs/{job}/mask")
 
     job = run(first())
     told, mask = run(second(job))
     assert told["state"] == "done"
     assert told["progress"] == 1
-    assert mask == expected(files)
+    assert mask.content == expected(files)
+    assert mask.headers["X-Ray-Brats-Bundle"] == BUNDLES[0]
+    assert float(mask.headers["X-Ray-Brats-WT-ML"]) == told["volumes_ml"]["WT"] > 0
     assert not list((tmp_path / "jobs" / job).glob("*.bin"))
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def mask(bundle_folder: Path, case: dict[str, bytes]) -> bytes:
 def served(
     bundle_folder: Path, state: Path, *, names: tuple[str, ...] = ("default",),
     replicas: int | None = None, tls: tuple[str, str] | None = None,
+    overlap: float | None = None,
 ) -> Iterator[tuple[str, Settings]]:  # fmt: skip
     settings = Settings(
         models=dict.fromkeys(names, (str(bundle_folder),)),
         state=deployments.state_of(str(state)),
         limits=Limits(answer_seconds=240),
+        overlap=overlap,
     )
     port = deployments.free_port("127.0.0.1", 0)
     with engine.running() as there:
@@ -183,6 +186,27 @@ def test_killed_replicas_lose_no_job(
         # The last is Serve's own proxy's, for what was in the ingress that died.
         assert set(seen) <= {"mask", "told to come again", "500 Internal Server Error"}, seen
         assert seen["500 Internal Server Error"] <= 3
+
+
+def test_at_the_end_all_that_was_accepted_is_answered(
+    bundle_folder: Path, case: dict[str, bytes], tmp_path: Path
+) -> None:
+    def post(url: str) -> httpx.Response:
+        return httpx.post(f"{url}{URL}", files=case, timeout=300)
+
+    # Two in the model, six that wait for it; windows that overlap by far make them slow.
+    with ThreadPoolExecutor(8) as pool:
+        with served(bundle_folder, tmp_path, overlap=0.9) as (url, _):
+            post(url)
+            began = time.monotonic()
+            first = post(url)
+            each = time.monotonic() - began
+            answers = [pool.submit(post, url) for _ in range(8)]
+            time.sleep(each)
+        left = time.monotonic() - began
+        assert {answer.result().status_code for answer in answers} == {200}
+        assert {answer.result().content for answer in answers} == {first.content}
+    assert left > 5 * each, "they were slow enough for some to wait"
 
 
 def test_a_rolling_update_under_load_fails_no_request(

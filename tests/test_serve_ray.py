@@ -19,6 +19,7 @@ from test_bundle import RECIPE, make_model
 
 from ray_brats import bundle, engine, export, labels, ledger, storage
 from ray_brats.commands import masks
+from ray_brats.errors import UsageError
 from ray_brats.serve import access, deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.volume import encode_mask
@@ -119,6 +120,13 @@ def test_score_through_the_endpoint_is_direct_scoring(
         name = f"{row['case_id']}.nii.gz"
         assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
         assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)
+
+
+def test_a_cluster_that_serves_is_left_alone(url: str, client: httpx.Client) -> None:
+    second = deployments.Settings(models={"default": ("anything",)}, state="anywhere")
+    with pytest.raises(UsageError, match=r"runs on this cluster already .*ray-brats"):
+        deploy.served(second, port=1).__enter__()
+    assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ray_brats import modelcard, serving, storage
+from ray_brats import engine, modelcard, serving, storage
 from ray_brats.errors import UsageError
+from ray_brats.serve.settings import Settings, fitting
 
 
 def test_bundles_of_one_name_are_one_model_and_keep_their_pins() -> None:
@@ -24,3 +25,25 @@ def test_without_a_bundle_the_starter_is_served() -> None:
 def test_pins_are_one_a_bundle_or_none() -> None:
     with pytest.raises(UsageError, match="--bundle-sha256 names 1 and --bundle 2: expected one"):
         serving.named(["a", "b"], ["1"])
+
+
+def there(*nodes: int, gpus: int = 0) -> engine.Resources:
+    return engine.Resources(
+        cpus=sum(nodes), gpus=gpus, node_cpus=max(nodes), node_memory_bytes=1 << 34,
+        memory_bytes=len(nodes) << 34, nodes=len(nodes),
+        shapes=tuple((cpus, 0) for cpus in nodes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", [(2,), (3,), (5,), (8,), (4, 4), (7, 2), (16, 1, 1)])
+@pytest.mark.parametrize("models", [1, 2, 3, 7, 30])
+def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) -> None:
+    given = Settings(models={str(number): ("b",) for number in range(models)}, state="s")
+    for replicas in (None, 2, 3):
+        fitted = fitting(given, there(*nodes), replicas)
+        # As Ray places them: whole replicas a node, in ten-thousandths of a CPU.
+        each = round(fitted.cpus * 10_000)
+        rooms = sum(cpus * 10_000 // each for cpus in nodes)
+        assert rooms >= models * (replicas or 1)
+    alone = fitting(Settings(models={"a": ("b",)}, state="s"), there(*nodes), None)
+    assert alone.cpus == max(nodes)

@@ -15,14 +15,13 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 import ray_brats
-from ray_brats import labels, naming
-from ray_brats.errors import UsageError
+from ray_brats import naming
 from ray_brats.serve import documents, multipart, uploads
 from ray_brats.serve.gate import Gate
 from ray_brats.serve.jobs import request_of
 from ray_brats.serve.jobs_store import Job
 from ray_brats.serve.limits import Body, Limits, Refusal
-from ray_brats.serve.models import ServedModel
+from ray_brats.serve.models import Answer, ServedModel
 from ray_brats.serve.phantoms import phantom_archive
 from ray_brats.serve.service import Service
 from ray_brats.serve.uploads import Submission
@@ -53,15 +52,21 @@ async def read_submission(request: Request, model: ServedModel, limits: Limits) 
 def _asked_release(request: Request) -> str | None:
     """Whose labels the query asks for; raises `Refusal` 422 for a release that there is not."""
     told = request.query_params.get("release")
-    try:
-        return None if told is None else labels.check_release(told)
-    except UsageError as error:
-        raise Refusal(422, str(error)) from error
+    return None if told is None else uploads.checked_release(told)
 
 
 def _release(asked: str | None, submission: Submission, model: ServedModel) -> str:
     """As for cohorts: what is asked for, else what the case's name tells, else the bundle's."""
     return asked or naming.release_of(submission.case_id or "") or model.release
+
+
+def _mask(answer: Answer) -> Response:
+    """A mask, with what made it and what its integers mean."""
+    headers = {"X-Ray-Brats-Model": answer["model"], "X-Ray-Brats-Release": answer["release"]}
+    headers["X-Ray-Brats-Bundle"] = ",".join(answer["bundles"])
+    volumes_ml = answer["volumes_ml"]
+    headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
+    return Response(answer["mask"], media_type="application/gzip", headers=headers)
 
 
 def build(service: Service, gate: Gate) -> Gate:
@@ -93,7 +98,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
             if submission.cohort is not None:
                 raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
             request.state.case = submission.case_id
-            release = _release(asked_release, submission, model)
+            release = _release(asked_release or submission.release, submission, model)
             answer = await service.segment(model, submission, release)
         volumes_ml = answer["volumes_ml"]
         if "application/json" in request.headers.get("accept", ""):
@@ -106,10 +111,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
                     "case_id": submission.case_id,
                 }
             )
-        headers = {"X-Ray-Brats-Model": model.name, "X-Ray-Brats-Release": release}
-        headers["X-Ray-Brats-Bundle"] = ",".join(answer["bundles"])
-        headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
-        return Response(answer["mask"], media_type="application/gzip", headers=headers)
+        return _mask({**answer, "model": model.name, "release": release})
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
@@ -121,8 +123,9 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         async with service.uploading():
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
-            release = _release(asked_release, submission, model)
-            asked = request_of(submission, model.name, release, asked_release)
+            told_release = asked_release or submission.release
+            release = _release(told_release, submission, model)
+            asked = request_of(submission, model.name, release, told_release)
             job = await service.jobs.submit(*asked)
         told = {"id": job["id"], "state": job["state"]}
         return JSONResponse(told, 202, {"Location": f"/v1/jobs/{job['id']}"})
@@ -141,10 +144,10 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     async def mask(job_id: str) -> Response:
         """The mask of a job that is done."""
         job = _there(await service.jobs.get(job_id))
-        content = await service.jobs.mask(job_id)
-        if content is None:
+        result = await service.jobs.result(job_id)
+        if result is None:
             raise Refusal(404, f"the job has no mask: it is {job['state']}")
-        return Response(content, media_type="application/gzip")
+        return _mask(result)
 
 
 def _there(job: Job | None) -> Job:

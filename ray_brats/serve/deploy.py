@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.serve.exceptions import (
 from ray.serve.schema import LoggingConfig
 
 from ray_brats import engine
-from ray_brats.errors import StageFailed
+from ray_brats.errors import StageFailed, UsageError
 from ray_brats.serve import replica
 from ray_brats.serve.access import Keys, Pseudonyms, deployment_key
 from ray_brats.serve.app import build
@@ -130,10 +131,10 @@ class RemoteJobs:
         job: Job | None = await self._call("get", job_id)
         return job
 
-    async def mask(self, job_id: str) -> bytes | None:
-        """The mask of a job that is done."""
-        mask: bytes | None = await self._call("mask", job_id)
-        return mask
+    async def result(self, job_id: str) -> Answer | None:
+        """The mask of a job that is done, with what made it."""
+        result: Answer | None = await self._call("result", job_id)
+        return result
 
     async def cancel(self, job_id: str) -> Job | None:
         """Stop a job."""
@@ -195,6 +196,10 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Callable[..., Any]:
         return build(self._service, self._gate)
 
+    async def end(self) -> int:
+        """See `Service.end`."""
+        return self._service.end()
+
 
 def application(values: Mapping[str, Any] | Settings) -> Any:
     """The Serve application of some settings."""
@@ -247,9 +252,17 @@ def served(
         tls: certificate and key file of HTTPS.
 
     Raises:
+        UsageError: Ray Serve runs on this cluster already.
         StageFailed: a replica could not start.
     """
     limits = settings.limits
+    if (already := serve.status()).proxies:
+        # It would keep its own address, and all of its applications would end with this one.
+        names = ", ".join(already.applications) or "none yet"
+        raise UsageError(
+            f"Ray Serve runs on this cluster already (applications: {names}): add the models to "
+            "its configuration file and `serve deploy` that, or end it with `serve shutdown`"
+        )
     http = HTTPOptions(
         host=host,
         port=port,
@@ -258,17 +271,40 @@ def served(
         request_timeout_s=limits.upload_seconds + 2 * limits.answer_seconds,
     )
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-    with engine.silenced():
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
+    ingress = None
     try:
         try:
             with engine.silenced():
-                serve.run(application(settings), name=NAME, route_prefix="/")
+                serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
+                ingress = serve.run(application(settings), name=NAME, route_prefix="/")
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise StageFailed(f"serve: a model could not start: {error}") from error
         shown = f"[{host}]" if ":" in host else host
         yield f"{'https' if tls else 'http'}://{shown}:{port}"
     finally:
         with engine.silenced():
-            serve.delete(NAME)
-            serve.shutdown()
+            try:
+                if ingress is not None:
+                    _drain(ingress, settings.drain_seconds)
+                    # Before the proxies go: answers may still be on their way.
+                    with contextlib.suppress(TimeoutError):
+                        serve.delete(NAME)
+            finally:
+                serve.shutdown()
+
+
+def _drain(ingress: Any, seconds: float) -> None:
+    """Let accepted cases have their answers, for so long; new ones are refused meanwhile.
+
+    Serve, told to end an application, takes the models from the cases that wait for one.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if ingress.end.remote().result(timeout_s=READY_SECONDS) == 0:
+                return
+        except TimeoutError:
+            continue
+        except (ray.exceptions.RayError, RayServeException):
+            return
+        time.sleep(0.2)

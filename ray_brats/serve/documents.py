@@ -69,11 +69,13 @@ _IMAGES = {
         "images": {"type": "object", "additionalProperties": _TEXT},
         "cohort": _TEXT,
         "output": _TEXT,
+        "release": _TEXT,
     },
 }
 _FORM = {
     "type": "object",
-    "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY) | {"case_id": _TEXT},
+    "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY)
+    | {"case_id": _TEXT, "release": _TEXT},
 }
 _BODY = {
     "requestBody": {

@@ -78,12 +78,12 @@ class Jobs:
         """The state of a job."""
         return await asyncio.to_thread(self._store.get, job_id)
 
-    async def mask(self, job_id: str) -> bytes | None:
-        """The mask of a job that is done."""
+    async def result(self, job_id: str) -> Answer | None:
+        """The mask of a job that is done, with what made it; see `JobsStore.result`."""
         job = await self.get(job_id)
         if job is None or job["state"] != "done":
             return None
-        return await asyncio.to_thread(self._store.mask, job_id)
+        return await asyncio.to_thread(self._store.result, job_id)
 
     async def cancel(self, job_id: str) -> Job | None:
         """Stop a job; one that has ended stays as it is."""
@@ -162,7 +162,8 @@ class Jobs:
             images = await asyncio.to_thread(self._store.files, job_id, request["files"])
         answer = await self._patiently(request["model"], images, request["release"])
         await asyncio.to_thread(self._store.put_mask, job_id, answer["mask"])
-        return {"state": "done", "progress": 1.0, "volumes_ml": answer["volumes_ml"]}
+        told = {name: answer[name] for name in ("volumes_ml", "bundles")}
+        return {"state": "done", "progress": 1.0, **told}
 
     async def _cohort(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
         async def told(progress: float) -> None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ray_brats import storage
+from ray_brats.serve.models import Answer
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
@@ -36,6 +38,8 @@ class JobsStore:
 
     def __init__(self, state_uri: str) -> None:
         self._root = storage.join(state_uri, "jobs")
+        # Of threads: a late note of progress must not overwrite that the job was cancelled.
+        self._changing = threading.Lock()
 
     def _uri(self, job_id: str, name: str) -> str:
         return storage.join(self._root, job_id, name)
@@ -82,14 +86,15 @@ class JobsStore:
 
     def update(self, job_id: str, **facts: Any) -> Job:
         """Change the state; an ended job forgets its inputs, and never changes again."""
-        job = self.get(job_id)
-        if job is None:
-            raise FileNotFoundError(job_id)
-        if job["state"] in ENDED:
-            return job
-        job |= facts
-        when = {"ended_unix": time.time()} if job["state"] in ENDED else {}
-        storage.write_json(self._uri(job_id, "job.json"), {**job, **when})
+        with self._changing:
+            job = self.get(job_id)
+            if job is None:
+                raise FileNotFoundError(job_id)
+            if job["state"] in ENDED:
+                return job
+            job |= facts
+            when = {"ended_unix": time.time()} if job["state"] in ENDED else {}
+            storage.write_json(self._uri(job_id, "job.json"), {**job, **when})
         if job["state"] in ENDED:
             for kind in self.request(job_id).get("files", []):
                 storage.delete(self._uri(job_id, f"{kind}.bin"))
@@ -99,12 +104,21 @@ class JobsStore:
         """Keep the result."""
         storage.write_bytes(self._uri(job_id, "mask.nii.gz"), mask)
 
-    def mask(self, job_id: str) -> bytes | None:
-        """The result, where there is one."""
+    def result(self, job_id: str) -> Answer | None:
+        """The mask of a job over one case, with what made it: `model` and `release` besides."""
         try:
-            return storage.read_bytes(self._uri(job_id, "mask.nii.gz"))
+            mask = storage.read_bytes(self._uri(job_id, "mask.nii.gz"))
         except FileNotFoundError:
             return None
+        job = storage.read_json(self._uri(job_id, "job.json"))
+        request = self.request(job_id)
+        return {
+            "mask": mask,
+            "model": request["model"],
+            "release": request["release"],
+            "bundles": job.get("bundles") or [],
+            "volumes_ml": job.get("volumes_ml") or {},
+        }
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word that the job is to stop."""

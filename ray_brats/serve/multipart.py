@@ -66,7 +66,9 @@ class _Form:
         self._name = options.get(b"name", b"").decode("utf-8", "replace")[:64]
         file_name = options.get(b"filename", b"").decode("utf-8", "replace")
         self._first, self._field = b"", None
-        if self._name in ("case_id", "release", "model"):
+        if self._name == "model":
+            raise Refusal(400, uploads.MODEL_IN_QUERY, self._name)
+        if self._name in ("case_id", "release"):
             self._kind = None
             if self._name in self.fields:
                 raise Refusal(400, "the field came twice", self._name)
@@ -149,9 +151,10 @@ async def read(
         content = b"".join(form.archive)
         form.archive = None
         await asyncio.to_thread(uploads.unzip, content, form.files, limits)
-    given = form.fields.get("case_id")
-    case_id = uploads.checked_id(given.decode("utf-8", "replace")) if given else None
-    return Submission(case_id=case_id or form.files.case_id, images=form.files.whole())
+    given = {name: text.decode("utf-8", "replace") for name, text in form.fields.items() if text}
+    case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else form.files.case_id
+    release = uploads.checked_release(given["release"]) if "release" in given else None
+    return Submission(case_id=case_id, images=form.files.whole(), release=release)
 
 
 async def read_archive(body: Body, modalities: Sequence[str], limits: Limits) -> Submission:

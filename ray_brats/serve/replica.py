@@ -74,7 +74,7 @@ class Model:
             images: canonical modality to the bytes of a file, or its URI.
             release: whose labels the mask carries.
         """
-        began = time.monotonic()
+        began, gone = time.monotonic(), threading.Event()
         uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
         try:
             promised = await asyncio.to_thread(_promised_bytes, list(uris.values()))
@@ -83,9 +83,12 @@ class Model:
                 return {"status": 413, "error": why, "file": ""}
             prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
             read = time.monotonic()
-            prediction, started = await asyncio.to_thread(self._segment, prepared)
+            prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
             segmented = time.monotonic()
             mask = await asyncio.to_thread(_encoded, prediction, release)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
         except CaseError as error:
             later = isinstance(error, CaseFailed)
             # What a file is called on the way is the server's business.
@@ -108,8 +111,10 @@ class Model:
             },
         }
 
-    def _segment(self, prepared: Prepared) -> tuple[Prediction, float]:
+    def _segment(self, prepared: Prepared, gone: threading.Event) -> tuple[Prediction, float]:
         with self._one_pass:
+            if gone.is_set():
+                raise CaseFailed("nobody waits for this case any more")
             self._began = started = time.monotonic()
             try:
                 return self._predictor.segment_prepared(prepared), started

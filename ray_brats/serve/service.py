@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,9 @@ from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, ServedModel
 from ray_brats.serve.telemetry import Telemetry
 from ray_brats.serve.uploads import Submission
+
+ENDING_SECONDS = 10.0
+"""How long after the last word that it ends the service takes nothing."""
 
 
 class JobsApi(Protocol):
@@ -27,8 +31,8 @@ class JobsApi(Protocol):
         """The state of a job."""
         ...
 
-    async def mask(self, job_id: str) -> bytes | None:
-        """The mask of a job that is done."""
+    async def result(self, job_id: str) -> Answer | None:
+        """The mask of a job that is done, with what made it."""
         ...
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -65,6 +69,7 @@ class Service:
         self._segment, self.missing = segment, missing
         self._pending = dict.fromkeys(models, 0)
         self._uploads = 0
+        self._ending_until = 0.0
         self._mean_seconds = 5.0
 
     def model(self, request: Request) -> ServedModel:
@@ -79,6 +84,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
         """A place for one case; raises `Refusal` 429 at once where there is none."""
+        self._check_open()
         if self._pending[model.name] >= model.capacity + self.limits.waiting:
             wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
             raise Refusal(
@@ -95,6 +101,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def uploading(self) -> AsyncIterator[None]:
         """A place for the body of a job; raises `Refusal` 429."""
+        self._check_open()
         if self._uploads >= self.limits.uploads:
             raise Refusal(429, "too many uploads at a time: try again later", "", 5)
         self._uploads += 1
@@ -102,6 +109,18 @@ class Service:
             yield
         finally:
             self._uploads -= 1
+
+    def end(self) -> int:
+        """Take no more cases for a while; how many of those accepted still wait for their answer.
+
+        Whoever ends the service asks again and again: should it die, the service lives on.
+        """
+        self._ending_until = time.monotonic() + ENDING_SECONDS
+        return sum(self._pending.values()) + self._uploads
+
+    def _check_open(self) -> None:
+        if time.monotonic() < self._ending_until:
+            raise Refusal(503, "the service is ending: try again once it is back", "", 30)
 
     async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
         """The answer of a model; raises `Refusal` where it has none."""

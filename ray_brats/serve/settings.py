@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,10 +91,22 @@ def fitting(settings: Settings, there: engine.Resources, replicas: int | None) -
         raise UsageError(
             f"--replicas {count}: {models} model(s) need as many GPUs, there are {there.gpus}"
         )
-    cpus = 1.0 if there.gpus else max(0.1, min(there.cpus / (models * count), there.node_cpus))
-    return dataclasses.replace(
-        settings, replicas=count, cpus=round(cpus, 2), gpus=1.0 if there.gpus else 0.0
+    cpus = 1.0 if there.gpus else _cpus_of_each(models * count, there)
+    return dataclasses.replace(settings, replicas=count, cpus=cpus, gpus=1.0 if there.gpus else 0.0)
+
+
+def _cpus_of_each(replicas: int, there: engine.Resources) -> float:
+    """The most that each of so many replicas can have, all of them placed at once.
+
+    What no node has room for would be waited for for ever.
+    """
+    nodes = [cpus for cpus, _ in there.shapes if cpus]
+    shares = sorted({cpus / n for cpus in nodes for n in range(1, replicas + 1)}, reverse=True)
+    most = next(
+        share for share in shares if sum(int(cpus / share + 1e-9) for cpus in nodes) >= replicas
     )
+    # Down: Ray counts in hundredths here, and three times 0.67 is more than 2.
+    return max(0.01, math.floor(most * 100 + 1e-9) / 100)
 
 
 def free_port(host: str, port: int) -> int:

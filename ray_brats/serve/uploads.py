@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
-from ray_brats import naming, nifti
-from ray_brats.errors import CaseRejected
+from ray_brats import labels, naming, nifti
+from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.geometry import Geometry, same_grid
 from ray_brats.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.serve.limits import JSON_BYTES, Body, Limits, Refusal, check_uri
 
 ZIP_MAGIC = b"PK\x03\x04"
+ZIP_ENTRY = b"PK\x01\x02"
+"""Before each entry of an archive's directory."""
 MAX_ENTRIES = 64
+MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
 
 
@@ -34,6 +37,8 @@ class Submission:
     """Canonical modality to the bytes of its file or its URI."""
     cohort: str | None = None
     output: str | None = None
+    release: str | None = None
+    """Whose labels the body asks for; the query may do so too, and comes first."""
 
 
 def kind_of(name: str) -> str | None:
@@ -58,6 +63,14 @@ def checked_id(value: object) -> str:
     if not isinstance(value, str) or naming.problem_of_id(value):
         raise Refusal(422, "case_id: expected 1–128 letters, digits, '.', '_' or '-'")
     return value
+
+
+def checked_release(value: object) -> str:
+    """A release that a client gives; raises `Refusal` 422 where there is no such."""
+    try:
+        return labels.check_release(str(value))
+    except UsageError as error:
+        raise Refusal(422, str(error), "release") from error
 
 
 class Files:
@@ -156,6 +169,9 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
     Raises:
         Refusal: 400 for a damaged or hostile archive, 413 for one that inflates too far.
     """
+    # Before zipfile makes an object of each; twice as many leave room for folders.
+    if content.count(ZIP_ENTRY) > 2 * MAX_ENTRIES:
+        raise Refusal(400, "the archive has too many entries: expected those of one case", "zip")
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
@@ -214,10 +230,15 @@ async def read_json(body: Body) -> dict[str, Any]:
 
 def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limits) -> Submission:
     """A case by URIs, or a cohort; raises `Refusal` 422."""
+    if "model" in value:
+        raise Refusal(422, MODEL_IN_QUERY, "model")
+    told = value.get("release")
+    release = None if told is None else checked_release(told)
     if "cohort" in value:
         return Submission(
             cohort=check_uri(value["cohort"], limits, "cohort"),
             output=check_uri(value.get("output"), limits, "output"),
+            release=release,
         )
     images = value.get("images")
     if not isinstance(images, dict):
@@ -234,7 +255,9 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     if missing:
         raise Refusal(422, f"modality {', '.join(missing)} is missing", missing[0])
     case_id = value.get("case_id")
+    named = (name for uri in found.values() if (name := case_of(uri)))
     return Submission(
-        case_id=None if case_id is None else checked_id(case_id),
+        case_id=next(named, None) if case_id is None else checked_id(case_id),
         images={kind: found[kind] for kind in modalities},
+        release=release,
     )
