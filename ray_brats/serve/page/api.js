@@ -23,22 +23,17 @@ export class Api {
   }
 
   async models() {
-    return (await this.ask("v1/models")).json();
+    return whole((await this.ask("v1/models")).json());
   }
 
   async phantom() {
-    return (await this.ask("v1/phantom")).blob();
+    return whole((await this.ask("v1/phantom")).blob());
   }
 
   // Fetches what must succeed; throws Refused.
   async ask(path, options = {}) {
-    let answer;
-    try {
-      answer = await fetch(path, { ...options, headers: this.headers, cache: "no-store" });
-    } catch (error) {
-      if (error.name === "AbortError") throw new Cancelled();
-      throw new Refused("The server did not answer. Is it running, and is the network up?");
-    }
+    const asked = { ...options, headers: this.headers, cache: "no-store" };
+    const answer = await whole(fetch(path, asked));
     if (!answer.ok) {
       throw refusal(answer.status, await answer.text(), answer.headers.get("Retry-After"));
     }
@@ -83,7 +78,7 @@ export class Api {
     for (let wait = POLL_MS.first; ; wait = Math.min(POLL_MS.most, wait * POLL_MS.factor)) {
       let job = null;
       try {
-        job = await (await this.ask(path, { signal })).json();
+        job = await whole((await this.ask(path, { signal })).json());
         failures = 0;
       } catch (error) {
         const passing = error instanceof Refused && (error.status === 0 || error.status >= 429);
@@ -95,7 +90,7 @@ export class Api {
         if (job.state === "done") return job;
         if (job.state === "cancelled") throw new Cancelled();
         if (job.state === "failed") {
-          throw new Refused(job.error || "The job failed.", { file: job.file });
+          throw new Refused(job.error || "The job failed.");
         }
       }
       await pause(wait, signal);
@@ -110,7 +105,7 @@ export class Api {
       if (value !== null) ml[region] = Number(value);
     }
     return {
-      blob: await answer.blob(),
+      blob: await whole(answer.blob()),
       release: answer.headers.get("X-Ray-Brats-Release"),
       model: answer.headers.get("X-Ray-Brats-Model"),
       ml,
@@ -119,6 +114,16 @@ export class Api {
 
   cancel(id) {
     return this.ask(`v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
+  }
+}
+
+// An answer or its body, where it comes whole.
+async function whole(coming) {
+  try {
+    return await coming;
+  } catch (error) {
+    if (error.name === "AbortError") throw new Cancelled();
+    throw new Refused("The server did not answer. Is it running, and is the network up?");
   }
 }
 

@@ -85,6 +85,7 @@ function refresh() {
 
 function changed() {
   complain("");
+  $("kept").hidden = true;
   controls.clear();
   const missing = refresh();
   const some = Object.keys(files()).length > 0;
@@ -146,6 +147,7 @@ async function take(incoming) {
     report(error, () => {});
     return;
   }
+  if (job) return; // it began while the archive was unpacked: its mask is for what is shown
   const found = sorted.cases;
   if ([...found.keys()].some((name) => cases.has(name))) {
     for (const [name, kinds] of found) cases.set(name, { ...cases.get(name), ...kinds });
@@ -197,6 +199,7 @@ async function segment() {
   const { signal } = mine.stop;
   const name = chosen;
   complain("");
+  $("kept").hidden = true;
   controls.clearMask();
   job = mine;
   refresh();
@@ -210,8 +213,14 @@ async function segment() {
     result.ml = { ...result.ml, ...done.volumes_ml };
     result.release ||= model()?.release;
     await shown;
-    result.volume = await maskVolume(result.blob);
-    controls.showMask(result, `${name || "mask"}.nii.gz`);
+    const file = `${name || "mask"}.nii.gz`;
+    try {
+      result.volume = await maskVolume(result.blob);
+      controls.showMask(result, file);
+    } catch (error) {
+      keep(result, file);
+      throw error;
+    }
     say("Done: the mask is over the scan.");
   } catch (error) {
     report(error, segment);
@@ -219,6 +228,16 @@ async function segment() {
     job = null;
     refresh();
   }
+}
+
+// A mask that cannot be shown is not lost.
+function keep({ blob, ml }, name) {
+  URL.revokeObjectURL($("kept-mask").href);
+  $("kept-mask").href = URL.createObjectURL(blob);
+  $("kept-mask").download = name;
+  const parts = Object.entries(ml).map(([region, value]) => `${region} ${value.toFixed(1)} ml`);
+  $("kept-ml").textContent = parts.join(", ");
+  $("kept").hidden = false;
 }
 
 async function maskVolume(blob) {
@@ -230,7 +249,8 @@ async function maskVolume(blob) {
     throw new NiftiError(`The mask that the server sent cannot be read: ${error.message}.`);
   }
   const scan = controls.viewer.volume;
-  if (!scan || scan.shape.join() !== volume.shape.join()) {
+  if (!scan) throw new NiftiError("This page cannot draw the scan; the mask can be downloaded.");
+  if (scan.shape.join() !== volume.shape.join()) {
     throw new NiftiError("The mask that the server sent is not on the grid of the scan.");
   }
   return volume;

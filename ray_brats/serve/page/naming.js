@@ -20,9 +20,10 @@ export function sortFiles(files) {
   const unknown = [];
   const twice = [];
   for (const file of files) {
+    if (file.name.startsWith(".")) continue; // macOS keeps its own ._x.nii.gz beside x.nii.gz
     const found = caseAndKind(file.name);
     if (!found) {
-      if (!file.name.startsWith(".")) unknown.push(file.name);
+      unknown.push(file.name);
       continue;
     }
     if (!cases.has(found.case)) cases.set(found.case, {});

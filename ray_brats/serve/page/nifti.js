@@ -7,7 +7,7 @@ const MAX_VOXELS = 512 ** 3;
 // data type code -> typed array
 const TYPES = {
   2: Uint8Array, 4: Int16Array, 8: Int32Array, 16: Float32Array, 64: Float64Array,
-  256: Int8Array, 512: Uint16Array, 768: Uint32Array,
+  256: Int8Array, 512: Uint16Array, 768: Uint32Array, 1024: BigInt64Array, 1280: BigUint64Array,
 };
 
 export class Volume {
@@ -68,7 +68,7 @@ export function parse(buffer) {
   if (!little) swap(new Uint8Array(bytes), Type.BYTES_PER_ELEMENT);
   const scaled = Number.isFinite(head.slope) && head.slope !== 0 && Number.isFinite(head.intercept);
   return new Volume({
-    raw: new Type(bytes),
+    raw: type < 1024 ? new Type(bytes) : Float64Array.from(new Type(bytes), Number),
     slope: scaled ? head.slope : 1,
     intercept: scaled ? head.intercept : 0,
     ...oriented(shape, affine(head)),
