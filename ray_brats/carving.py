@@ -37,7 +37,8 @@ def carve(
     """
     tumour = donor_label_HWD > 0
     inside = edt.edt(np.ascontiguousarray(tumour))
-    deepest = float(inside.max())
+    # Where all is tumour there is no border to be far from.
+    deepest = min(float(inside.max()), float(max(tumour.shape)))
     # The paper's mixture: half of the surfaces up to half of the depth inside, half outside.
     reach = rng.uniform(-0.5 * deepest, 0) if rng.random() < 0.5 else rng.uniform(0, deepest)
     taken = (edt.edt(np.ascontiguousarray(~tumour)) - inside) <= reach

@@ -172,7 +172,8 @@ def dice_against_volume(rows: Sequence[Row], region: str) -> str:
 
 def loss_curve(training: Sequence[Row]) -> str:
     """Draw the training loss by step; long runs as means over equal numbers of steps."""
-    pairs = [(finite(line.get("step")), finite(line.get("loss"))) for line in training]
+    steps = [line for line in training if "event" not in line]
+    pairs = [(finite(line.get("step")), finite(line.get("loss"))) for line in steps]
     points = sorted((step, loss) for step, loss in pairs if step is not None and loss is not None)
     if not points:
         return ""

@@ -117,6 +117,8 @@ def prune(uri: str, *, keep: int) -> None:
     """Delete all but the `keep` newest checkpoints and the best one, and what kills left over."""
     found = list_checkpoints(uri)
     kept = {item.uri for item in found[-keep:]} | ({best(found).uri} if found else set())
+    # A file right below the prefix, which is none of ours, must not take all with it.
+    kept.add(uri.rstrip("/"))
     for folder in {file.uri.rsplit("/", 1)[0] for file in storage.list_files(uri)} - kept:
         # The description first: what is left without one counts as absent.
         storage.delete(storage.join(folder, CARD))

@@ -67,7 +67,7 @@ class Cohort:
     uri: str
     cases: tuple[Case, ...]
     rejected: tuple[dict[str, str], ...] = ()
-    """`case_id`, `status`, `reason`, `file`."""
+    """`case_id`, `status`, `reason`, `file`, and `split` where the cohort itself tells it."""
     notes: tuple[str, ...] = ()
 
     def release_or(self, fallback: str | None) -> str | None:
@@ -270,7 +270,8 @@ def _from_csv(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
             ((refused[p] or "", p) for p in named.values() if refused[p]), None
         )
         if problem:
-            rejected[case_id] = _rejection(case_id, *problem)
+            split = {"split": row["split"]} if row.get("split") else {}
+            rejected[case_id] = _rejection(case_id, *problem) | split
             continue
         absent = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in named.items()}
         cases.append(

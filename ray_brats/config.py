@@ -158,11 +158,11 @@ class TrainConfig:
     steps: int | None = 1000
     """Optimizer steps, or None where `minutes` sets the length."""
     minutes: float | None = None
-    """Length by the clock, validation included; the steps are fixed from the first ones' speed."""
+    """Length by the clock, validation included; see `pace`."""
     validations: int = 2
     """How often the validation cases are scored, evenly spaced, the last time at the end."""
     checkpoint_minutes: float = 5.0
-    """At least this often the state is saved."""
+    """The state is saved about so often: by steps, as fast as the first ones were."""
     patience: int | None = None
     """The run ends after so many validations without a better mean Dice; None: never early."""
     xla: bool = False
@@ -192,6 +192,8 @@ class TrainConfig:
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
         require(self.validations >= 1, "validations", self.validations, "≥ 1")
+        minutes = self.checkpoint_minutes
+        require(minutes > 0, "checkpoint_minutes", minutes, "above zero")
         require(self.seed >= 0, "seed", self.seed, "≥ 0")
         require(
             self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "0–1"

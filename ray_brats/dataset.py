@@ -30,6 +30,8 @@ from ray_brats.preprocess import STAGE_VERSION, preprocess_case
 TASK_MEMORY_BYTES = 1 << 30
 LIMIT_SECONDS = 600.0
 BRATS_SHAPE_VOX = (240, 240, 155)
+SEEN = ("train", "val")
+"""Splits that training sees; of `val` the scores, or by folds the cases."""
 OUTPUTS = ("image.npy", "label.npy", "case.json")
 COLUMNS = {
     "case_id": pa.string(),
@@ -177,5 +179,7 @@ def _with_facts(row: Row, case: Case) -> Row:
 
 
 def _content_fingerprint(rows: Sequence[Row], options: PreprocessConfig) -> str:
-    named = ("case_id", "status", "split", "image_sha256", "label_sha256")
-    return jsonform.fingerprint([[row.get(name) for name in named] for row in rows], options)
+    """Of what training sees: other cases may come, go or be mended without a new run."""
+    named = ("case_id", "split", "patient_id", "grade", "image_sha256", "label_sha256")
+    seen = [row for row in rows if row.get("label_sha256") and row.get("split") in SEEN]
+    return jsonform.fingerprint([[row.get(name) for name in named] for row in seen], options)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_brats import storage
 from ray_brats.errors import UsageError
 from ray_brats.progress import say
 
@@ -191,3 +193,36 @@ def resources() -> Resources:
         nodes=len(nodes),
         shapes=tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes),
     )
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Of a task or actor that runs on this node or not at all."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def check_shared(folder_uri: str, there: Resources) -> None:
+    """`UsageError` for an output folder that not all nodes see: its files would be scattered."""
+    if there.nodes == 1 or storage.is_remote(folder_uri):
+        return
+    probe = storage.join(folder_uri, ".shared-by-all-nodes")
+    storage.write_bytes(probe, b"")
+    try:
+        check_seen(probe, there)
+    finally:
+        storage.delete(probe)
+
+
+def check_seen(file_uri: str, there: Resources) -> None:
+    """`UsageError` for a file that is here, on a path that not all nodes see."""
+    if there.nodes == 1 or storage.is_remote(file_uri):
+        return
+    look = ray.remote(num_cpus=0)(storage.exists)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    seen = ray.get(
+        [look.options(scheduling_strategy=on_node(node)).remote(file_uri) for node in nodes]
+    )
+    if not all(seen):
+        raise UsageError(
+            f"{storage.parent_of(file_uri)} is a path that {seen.count(False)} of the cluster's "
+            f"{len(seen)} nodes do not see: pass s3://, or a folder on storage that all nodes share"
+        )

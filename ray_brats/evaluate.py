@@ -81,6 +81,7 @@ def evaluate(
     rules: str = "both",
     against: Sequence[str] = (),
     training: Sequence[Mapping[str, Any]] = (),
+    raw_3_is_enhancing: bool = False,
 ) -> dict[str, Any]:
     """Score the prediction of every case that has a reference, and write the report.
 
@@ -92,6 +93,7 @@ def evaluate(
         rules: `legacy`, `lesionwise` or `both`.
         against: other folders of predictions for the same cases, to compare with.
         training: lines of `metrics.jsonl`, for the report's curves.
+        raw_3_is_enhancing: of the references; see `labels.to_class_index`.
 
     Returns:
         A summary: `report`, `summary`, `counts`, `processed`, `skipped`, `failures`, and
@@ -107,7 +109,7 @@ def evaluate(
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
     sets = {
-        name: _score(found, cohort, folder, release, rules)
+        name: _score(found, cohort, folder, release, rules, raw_3_is_enhancing)
         for name, found, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
@@ -127,11 +129,12 @@ def evaluate(
     keys = [item.keys for item in sets.values()]
     key = jsonform.fingerprint(keys, names, result["failures"], list(training), STAGE_VERSION)
     marker = storage.join(report_uri, "evaluate.json")
-    if result["processed"] or (storage.read_json_or_none(marker) or {}).get("key") != key:
+    current = (storage.read_json_or_none(marker) or {}).get("key") == key
+    if result["processed"] or not current or not _is_whole(report_uri, result):
         storage.delete(marker)
         _write_tables(report_uri, main, result)
         notes = _notes(release, rules, bool(cohort.rejected))
-        page = _page(main, result, cohort, release, training, notes)
+        page = _page(main, result, cohort, release, training, notes, raw_3_is_enhancing)
         storage.write_bytes(result["report"], page.encode())
         storage.write_json(marker, {"key": key})
     return result
@@ -155,9 +158,12 @@ def _score(
     folder_uri: str,
     release: str | None,
     rules: str,
+    raw_3_is_enhancing: bool,
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
-    work = [_work(case, masks, folder_uri, release, rules) for case in cohort.cases]
+    work = [
+        _work(case, masks, folder_uri, release, rules, raw_3_is_enhancing) for case in cohort.cases
+    ]
     finished, todo = ledger.split_finished(work, folder_uri)
     done = mapping.map_cases(
         todo, measure, title="evaluate", options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES}
@@ -182,18 +188,23 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[Row]:
 
 
 def _work(
-    case: Case, masks: Mapping[str, FileInfo], folder_uri: str, release: str | None, rules: str
+    case: Case,
+    masks: Mapping[str, FileInfo],
+    folder_uri: str,
+    release: str | None,
+    rules: str,
+    raw_3_is_enhancing: bool,
 ) -> Work:
     prediction = masks.get(case.case_id)
     reference_etag = case.etags.get(case.segmentation or "", "")
-    key = jsonform.fingerprint(
-        [prediction.etag if prediction else None, reference_etag, release, rules, STAGE_VERSION]
-    )
+    files = [prediction.etag if prediction else None, reference_etag]
+    key = jsonform.fingerprint([*files, release, rules, raw_3_is_enhancing, STAGE_VERSION])
     payload = {
         "case": case.as_row(),
         "prediction": prediction.uri if prediction else None,
         "release": release,
         "rules": rules,
+        "raw_3_is_enhancing": raw_3_is_enhancing,
     }
     sidecar = storage.join(folder_uri, "cases", f"{case.case_id}.json")
     return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)
@@ -204,8 +215,12 @@ def measure(item: Work) -> tuple[Row, list[str]]:
     case, rules = Case.from_row(item.payload["case"]), item.payload["rules"]
     if case.segmentation is None:
         raise CaseRejected("the case has no reference segmentation to score against")
-    geometry = volume.read(case.segmentation).geometry
-    reference = volume.read_mask(case.segmentation, item.payload["release"])
+    geometry = volume.read_header(case.segmentation).geometry
+    reference = volume.read_mask(
+        case.segmentation,
+        item.payload["release"],
+        raw_3_is_enhancing=item.payload["raw_3_is_enhancing"],
+    )
     spacing_mm = geometry.spacing_mm
     try:
         prediction = _prediction(item.payload, geometry)
@@ -224,6 +239,14 @@ def _prediction(payload: Mapping[str, Any], reference: Geometry) -> LabelMap:
     if uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
     return volume.read_mask(uri, payload["release"], grid=reference)
+
+
+def _is_whole(report_uri: str, result: Mapping[str, Any]) -> bool:
+    """Whether nobody has removed a part of the report."""
+    tables = (f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv"))
+    names = [*tables, "summary.json", "report.html"]
+    names += ["comparison.json"] if "comparison" in result else []
+    return all(storage.exists(storage.join(report_uri, name)) for name in names)
 
 
 def _write_tables(report_uri: str, main: _Scored, result: Mapping[str, Any]) -> None:
@@ -249,12 +272,14 @@ def _page(
     release: str | None,
     training: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
+    raw_3_is_enhancing: bool,
 ) -> str:
     pictures = worst_cases.pictures(
         main.with_prediction(),
         {case.case_id: case for case in cohort.cases},
         {case_id: file.uri for case_id, file in main.masks.items()},
         release,
+        raw_3_is_enhancing=raw_3_is_enhancing,
     )
     return report.render_html(
         main.rows("regions"),

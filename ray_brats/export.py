@@ -39,8 +39,6 @@ LIMITS = (
     "skull-stripped, co-registered modalities on one grid, background exactly 0",
     "about 1 mm voxels",
 )
-KEPT_FACTS = ("release", "training_cases_sha256", "validation_cases_sha256")
-"""What a card takes over from the one that training wrote."""
 BRATS_CITATIONS = (
     "Menze et al. 2015, IEEE Transactions on Medical Imaging 34(10)",
     "Bakas et al. 2017, Scientific Data 4, 170117",
@@ -52,19 +50,12 @@ SEGMENT_AGREES = 0.9999
 """Share of voxels in which `segment` must give the Predictor's mask."""
 
 
-def export_run(
-    source: Trained,
-    bundle_uri: str,
-    facts: Mapping[str, Any] | None = None,
-    *,
-    slim: bool = False,
-) -> dict[str, Any]:
+def export_run(source: Trained, bundle_uri: str, *, slim: bool = False) -> dict[str, Any]:
     """Write a checkpoint of a run as a bundle; returns its card.
 
     Args:
         source: what `runs.choose` found.
         bundle_uri: where the bundle goes.
-        facts: more of the card; None: those of the run's own bundle.
         slim: the SavedModel alone.
 
     Raises:
@@ -73,13 +64,8 @@ def export_run(
     recipe, chosen = source.recipe, source.checkpoint
     model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
-    if facts is None:
-        # Of any format: exporting again is what mends an old one.
-        own = storage.join(source.run_uri, "bundle", modelcard.CARD)
-        earlier = storage.read_json_or_none(own) or {}
-        facts = {name: earlier.get(name) for name in KEPT_FACTS}
     measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
-    card = {**facts, "measured": measured}
+    card = {**source.facts, "measured": measured}
     return write(unet.for_inference(model), recipe, bundle_uri, facts=card, slim=slim)
 
 
@@ -223,7 +209,9 @@ def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
     rng = np.random.default_rng(0)
     head = np.zeros((48, 40, 32, len(recipe.preprocess.modalities)), np.float32)
     head[6:-9, 5:-5, 4:-3] = rng.integers(1, 999, (33, 30, 25, head.shape[-1]))
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    # The signature takes a case that has the recipe's spacing already.
+    x_mm, y_mm, z_mm = recipe.preprocess.spacing_mm or (1.0, 1.0, 1.0)
+    lps = np.diag([-x_mm, -y_mm, z_mm, 1.0])
     names = recipe.preprocess.modalities
     case = {name: volume.from_array(head[..., k], lps) for k, name in enumerate(names)}
     mask = Predictor([bundle.forward_of(loaded)], recipe).segment(case).mask_native

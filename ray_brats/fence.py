@@ -50,6 +50,14 @@ class Attempt:
             raise Replaced(told)
         raise Superseded(told)
 
+    def check_driver(self) -> None:
+        """Nothing, while no other command works on the run; raises `Superseded`."""
+        newest = _numbers(self.run_uri)[-1]
+        if _driver(_read(self.run_uri, newest)) != self.driver:
+            raise Superseded(
+                f"another command works on {self.run_uri} since attempt {newest}; this one stops"
+            )
+
 
 def claim_driver(run_uri: str) -> Attempt:
     """A number for a command that starts or resumes a run."""

@@ -21,8 +21,8 @@ def _copy_synced(source: str, target: str) -> None:
 def put(local: Path, uri: str, *, last: str) -> None:
     """Copy a local folder to `uri`, the file named `last` after all others.
 
-    A local target is synced and renamed into place as a whole; elsewhere a reader must look for
-    `last`.
+    What was there is replaced. A local target is synced and renamed into place as a whole;
+    elsewhere a reader must look for `last`, which is away meanwhile.
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
@@ -31,11 +31,17 @@ def put(local: Path, uri: str, *, last: str) -> None:
             if target.exists():
                 shutil.rmtree(target)
         return
-    files = sorted(path for path in local.rglob("*") if path.is_file())
-    for path in sorted(files, key=lambda path: path.relative_to(local).as_posix() == last):
-        storage.write_bytes(
-            storage.join(uri, path.relative_to(local).as_posix()), path.read_bytes()
-        )
+    files = {
+        storage.join(uri, path.relative_to(local).as_posix()): path
+        for path in sorted(local.rglob("*"))
+        if path.is_file()
+    }
+    end = storage.join(uri, last)
+    before = {file.uri for file in storage.list_files(uri)}
+    for place in [end, *before - {*files, end}]:
+        storage.delete(place)
+    for place in sorted(files, key=lambda place: place == end):
+        storage.write_bytes(place, files[place].read_bytes())
 
 
 @contextlib.contextmanager

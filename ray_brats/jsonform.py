@@ -78,7 +78,7 @@ def _rebuild(name: str, hint: Any, value: Any) -> Any:
 def with_settings(config: T, settings: Sequence[str]) -> T:
     """A configuration with some fields set by `PART.FIELD=VALUE`, as `train.clip_norm=12`.
 
-    Values are JSON; what is no JSON is a list (`96,96,96`) or a word.
+    Values are JSON; what is no JSON is a list (`96,96,96` or `t1ce,flair`) or a word.
 
     Raises:
         UsageError: not of that form, no such field, or a value out of its range.
@@ -108,6 +108,8 @@ def _parse(text: str) -> Any:
             return json.loads(form)
         except ValueError:
             continue
+    if "," in text:
+        return [part.strip() for part in text.split(",")]
     return None if text == "None" else text
 
 

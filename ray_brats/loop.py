@@ -217,6 +217,7 @@ class Loop:
                 "saved_unix": time.time(),
                 "samples": self.stream.first_sample(self.step),
                 "plan": self.plan.as_json(),
+                "asked": self.pace.asked,
                 "best_mean_dice": self.best_mean_dice,
                 "stale_validations": self.stale_validations,
             }
@@ -236,6 +237,7 @@ class Loop:
         self._last_checkpoint = checkpoint.folder_name(found.step)
         plan = self.pace.resumes(
             facts["plan"],
+            facts.get("asked"),
             step=self.step,
             seconds=float(facts["seconds"]),
             saved_unix=float(facts["saved_unix"]),

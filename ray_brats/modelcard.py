@@ -27,6 +27,7 @@ from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.labels import DEFAULT_RELEASE, REGIONS
 
 CARD = "bundle.json"
+PARTS = (CARD, "saved_model", "model.keras", "model.h5")
 FORMAT_VERSION = 2
 STARTER = "starter"
 """Stands for the bundle that comes with the package, wherever that is installed."""
@@ -195,6 +196,17 @@ def quality(card: Mapping[str, Any]) -> str:
         f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
         f"Dice {', '.join(told)}" + (" (95 % interval)" if intervals else "")
     )
+
+
+def check_target(uri: str) -> None:
+    """`UsageError` where a bundle would replace what is none."""
+    prefix = uri.rstrip("/") + "/"
+    parts = {file.uri.removeprefix(prefix).split("/")[0] for file in storage.list_files(uri)}
+    if foreign := sorted(parts - set(PARTS)):
+        raise UsageError(
+            f"{uri} holds {', '.join(foreign[:3])}, which belongs to no bundle and would be "
+            "removed: pass a new folder, or that of a bundle"
+        )
 
 
 def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,14 +46,31 @@ class Pace:
         self._seconds_before = 0.0
         self._end_seconds: float | None = None
 
+    @property
+    def asked(self) -> list[float | None]:
+        """The length that is asked for, as a checkpoint keeps it: steps and minutes."""
+        return [self._train.steps, self._train.minutes]
+
     def resumes(
-        self, kept: Mapping[str, int], *, step: int, seconds: float, saved_unix: float
+        self,
+        kept: Mapping[str, int],
+        asked: Sequence[float | None] | None,
+        *,
+        step: int,
+        seconds: float,
+        saved_unix: float,
     ) -> Plan:
-        """Go on with the plan of a checkpoint, saved after so many seconds of training."""
+        """Go on with the plan of a checkpoint, saved after so many seconds of training.
+
+        A run that ended early, or as its minutes were over, is longer only for another length
+        than `asked`, that of then.
+        """
         self._seconds_before = seconds
         # What a death under this same command cost counts as well.
         self._counted_from = max(self._began_unix, saved_unix)
-        values = schedule.extended(kept, self._train, step=step, seconds=seconds)
+        values = kept
+        if asked != self.asked:
+            values = schedule.extended(kept, self._train, step=step, seconds=seconds)
         self.plan = schedule.plan_of(values, self._train.validations)
         return self.plan
 
@@ -138,12 +155,13 @@ class Pace:
         """
         train = self._train
         assert self.plan is not None
-        if train.minutes is None or step >= self.plan.total_steps:
+        timed = len(self.step_seconds) - 1  # the first one compiles
+        if train.minutes is None or step >= self.plan.total_steps or timed < 1:
             return
         every = schedule.clock_every(self.plan, train)
         if step % every:
             return
-        speed = float(np.mean(self.step_seconds[-max(every, MEASURED_STEPS) :]))
+        speed = float(np.mean(self.step_seconds[-min(timed, max(every, MEASURED_STEPS)) :]))
         each = self._end_seconds or self._validation_seconds(speed)
         total = schedule.steps_by_the_clock(
             train,

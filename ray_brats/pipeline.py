@@ -66,7 +66,7 @@ def run(
     with engine.running() as there:
         # Before the hours that preprocessing may take.
         workers = capacity.workers_for(workers, there)
-        training.check_shared(run_uri, there)
+        engine.check_shared(out, there)
         prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
         data = trainingset.read_training_set(dataset, chosen)
         trained = training.train(data, run_uri, chosen, there=there, workers=workers, resume=True)
@@ -90,6 +90,7 @@ def run(
             release=release,
             rules=rules,
             training=runlog.read(run_uri),
+            raw_3_is_enhancing=chosen.preprocess.raw_3_is_enhancing,
         )
     return {
         **summary,

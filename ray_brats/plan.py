@@ -20,6 +20,7 @@ from ray_brats import rates as tables
 from ray_brats.config import Recipe
 from ray_brats.engine import Resources
 from ray_brats.errors import UsageError
+from ray_brats.labels import Release
 from ray_brats.progress import say
 from ray_brats.rates import Rate, Rates
 from ray_brats.recipes import RecipeName
@@ -64,6 +65,7 @@ def plan(
     steps: int | None = None,
     workers: int | None = None,
     rates: str | None = None,
+    release: Release | None = None,
 ) -> dict[str, Any]:
     """Estimate hours, memory, storage and cost of preprocess, train and score.
 
@@ -76,6 +78,7 @@ def plan(
         steps: Length of training in optimizer steps, instead of the recipe's.
         workers: Training processes; by default as train chooses.
         rates: TOML table of rates, instead of the one that ships with ray-brats.
+        release: What the labels mean, where file names do not tell.
     """
     groups = [parse_nodes(text) for text in nodes]
     if not groups:
@@ -85,7 +88,7 @@ def plan(
     chosen = recipes.get(recipe, steps=steps)
     if cohort is not None:
         wanted = set(chosen.preprocess.modalities)
-        found = cohorts.find(cohort)
+        found = cohorts.find(cohort, release=release)
         cases = sum(wanted <= set(case.images) for case in found.cases)
         left_out = len(found.cases) + len(found.rejected) - cases
         if left_out:

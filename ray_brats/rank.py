@@ -84,13 +84,15 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         )
         ray.wait([told], timeout=5)
 
-    def prepared(case_ids: Sequence[str]) -> list[batches.PreparedCase]:
-        return [
-            batches.fetch(settings["dataset"], case_id, run_uri=run_uri) for case_id in case_ids
-        ]
+    def prepared(case_ids: Sequence[str], beat: Callable[[], None]) -> list[batches.PreparedCase]:
+        found = []
+        for case_id in case_ids:
+            found.append(batches.fetch(settings["dataset"], case_id, run_uri=run_uri))
+            beat()
+        return found
 
     broadcast = ray.train.collective.broadcast_from_rank_zero
-    with Watchdog(max(START_SECONDS, settings["hang_seconds"]), hang):
+    with Watchdog(max(START_SECONDS, settings["hang_seconds"]), hang) as starting:
         found, attempt = None, None
         if rank == 0:
             found = checkpoint.newest(storage.join(run_uri, "checkpoints"))
@@ -100,8 +102,8 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         restore_from = broadcast(found.uri if found else None)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         data = Data(
-            training=prepared(settings["training"]),
-            validation=prepared(settings["validation"][rank::ranks]),
+            training=prepared(settings["training"], starting.beat),
+            validation=prepared(settings["validation"][rank::ranks], starting.beat),
             validation_ids=settings["validation"],
             validation_vox=settings["validation_vox"],
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ray_brats import checkpoint, jsonform, storage
 from ray_brats.checkpoint import Checkpoint
 from ray_brats.config import Recipe
 from ray_brats.errors import UsageError
+from ray_brats.modelcard import CARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,8 @@ class Trained:
     recipe: Recipe
     cases: Mapping[str, int]
     """How many, for `training` and `validation`."""
+    facts: Mapping[str, Any]
+    """Of the model card: `release`, and the sha256 of each case's image."""
     checkpoint: Checkpoint
 
 
@@ -41,10 +45,24 @@ def choose(run_uri: str, name: str | None = None) -> Trained:
         run_uri=run_uri,
         recipe=jsonform.from_json(Recipe, description["recipe"]),
         cases=description["cases"],
+        facts=_facts(run_uri, description),
         checkpoint=checkpoint.best(named),
     )
 
 
+def _facts(run_uri: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    if "release" not in description:
+        # Runs of before that was written down, of which exporting again mends an old bundle.
+        description = storage.read_json_or_none(storage.join(run_uri, "bundle", CARD)) or {}
+    if "release" not in description:
+        raise UsageError(
+            f"{run_uri} does not say whose labels it was trained on, and has no bundle that does: "
+            "go on with it by `ray-brats train DATASET RUN --resume`, which writes both"
+        )
+    names = ("release", "training_cases_sha256", "validation_cases_sha256")
+    return {name: description.get(name) for name in names}
+
+
 def bundle_is_there(run_uri: str) -> bool:
     """Whether a run has written its bundle, which comes last."""
-    return storage.exists(storage.join(run_uri, "bundle", "bundle.json"))
+    return storage.exists(storage.join(run_uri, "bundle", CARD))

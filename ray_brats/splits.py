@@ -77,7 +77,10 @@ def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) 
     """
     if subset is None:
         return cohort
-    splits = given or {case.case_id: case.split for case in cohort.cases if case.split}
+    splits = given or {
+        **{case.case_id: case.split for case in cohort.cases if case.split},
+        **{row["case_id"]: row["split"] for row in cohort.rejected if row.get("split")},
+    }
     if not splits:
         raise UsageError(
             f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"

@@ -18,7 +18,6 @@ from typing import Any
 
 import ray
 import ray.train
-import ray.util.scheduling_strategies
 
 import ray_brats
 from ray_brats import capacity, checkpoint, engine, fence, footprint, jsonform, runs, storage
@@ -67,7 +66,8 @@ def train(
     """
     began_unix = time.time()
     workers = capacity.workers_for(workers, there)
-    check_shared(run_uri, there)
+    engine.check_shared(run_uri, there)
+    engine.check_seen(storage.join(data.uri, "dataset.json"), there)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
     description = _describe(data, recipe, workers)
@@ -80,7 +80,9 @@ def train(
     _say_plan(data, recipe, workers, there)
     waits = {"hang_seconds": hang_seconds, "began_unix": began_unix}
     _fit(data, attempt, recipe, workers, there, waits)
-    card = _export(run_uri, data, recipe)
+    attempt.check_driver()
+    card = _export(run_uri)
+    attempt.check_driver()
     storage.write_json(storage.join(run_uri, "run.json"), {**description, "finished": True})
     return {**_summary(run_uri), "skipped": False, "parameters": card["parameters"]}
 
@@ -99,6 +101,9 @@ def _describe(data: TrainingSet, recipe: Recipe, workers: int) -> dict[str, Any]
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
+        "release": data.description["release"],
+        "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
+        "validation_cases_sha256": sorted(row["image_sha256"] for row in data.validation),
         "versions": {
             "ray_brats": ray_brats.__version__,
             **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
@@ -123,9 +128,14 @@ def claim(run_uri: str, description: dict[str, Any], *, resume: bool, extend: bo
     if earlier.get("identity") == description["identity"]:
         return bool(earlier.get("finished")) and runs.bundle_is_there(run_uri)
     if earlier.get("lengthless") != description["lengthless"]:
+        what = "configuration (recipe or options differ)"
+        if earlier.get("dataset_fingerprint") != description["dataset_fingerprint"]:
+            what = (
+                "dataset (labelled cases to train on or to validate with came, went or were "
+                "mended since, or are prepared in another way)"
+            )
         raise UsageError(
-            f"{run_uri} holds a run of another configuration or dataset (recipe, "
-            "options, cases or masks differ): pass another folder, or the same options as then"
+            f"{run_uri} holds a run of another {what}: pass another folder, or the same as then"
         )
     if not extend:
         raise UsageError(
@@ -139,35 +149,10 @@ def claim(run_uri: str, description: dict[str, Any], *, resume: bool, extend: bo
 def _check_extension(run_uri: str, description: dict[str, Any]) -> None:
     newest = checkpoint.newest(storage.join(run_uri, "checkpoints"))
     steps = description["recipe"]["train"]["steps"]
-    if newest and steps is not None and steps < newest.step:
+    if newest and steps is not None and steps < newest.facts["plan"]["total_steps"]:
         raise UsageError(
-            f"--steps {steps}: {run_uri} has made {newest.step} steps already; a run can be "
-            "extended, not shortened"
-        )
-
-
-def check_shared(run_uri: str, there: Resources) -> None:
-    """Raises `UsageError` for a path that not all nodes see: the checkpoints would be lost."""
-    if there.nodes == 1 or storage.is_remote(run_uri):
-        return
-    probe = storage.join(run_uri, ".shared-by-all-nodes")
-    storage.write_bytes(probe, b"")
-    try:
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        seen = ray.get(
-            [
-                ray.remote(num_cpus=0)(storage.exists)
-                .options(scheduling_strategy=_on(node))
-                .remote(probe)
-                for node in nodes
-            ]
-        )
-    finally:
-        storage.delete(probe)
-    if not all(seen):
-        raise UsageError(
-            f"{run_uri} is a path that {seen.count(False)} of the cluster's {len(seen)} nodes do "
-            "not see: pass s3://, or a folder on storage that all nodes share"
+            f"--steps {steps}: {run_uri} goes to step {newest.facts['plan']['total_steps']}; a run "
+            "can be extended, not shortened"
         )
 
 
@@ -189,11 +174,6 @@ def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources)
         say(footprint.sentence(recipe, workers, there.nodes, there.node_memory_bytes))
 
 
-def _on(node: str) -> Any:
-    strategies = ray.util.scheduling_strategies
-    return strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-
-
 def _fit(
     data: TrainingSet,
     attempt: fence.Attempt,
@@ -209,7 +189,7 @@ def _fit(
     run_uri = attempt.run_uri
     # Beside this process: no other node's death takes it away.
     here = ray.get_runtime_context().get_node_id()
-    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=_on(here)).remote()
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=engine.on_node(here)).remote()
     resources = {"GPU": 1.0} if there.gpus else {}
     cpus = capacity.cpus_of_worker(workers, there)
     # Ray Train's own notes; ours are the checkpoints.
@@ -258,18 +238,13 @@ def _fit(
 # --- the end of a run ------------------------------------------------------------------
 
 
-def _export(run_uri: str, data: TrainingSet, recipe: Recipe) -> dict[str, Any]:
+def _export(run_uri: str) -> dict[str, Any]:
     """Export in a task of its own: the driver stays without TensorFlow."""
     from ray_brats import export
 
     task = ray.remote(num_cpus=1)(export.export_run)
-    facts = {
-        "release": data.description["release"],
-        "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
-        "validation_cases_sha256": sorted(row["image_sha256"] for row in data.validation),
-    }
     bundle_uri = storage.join(run_uri, "bundle")
-    card: dict[str, Any] = ray.get(task.remote(runs.choose(run_uri), bundle_uri, facts))
+    card: dict[str, Any] = ray.get(task.remote(runs.choose(run_uri), bundle_uri))
     return card
 
 

@@ -108,12 +108,19 @@ def _volume(header: Header, content: bytes, name: str) -> Volume:
     return Volume(voxels_HWD=header.geometry.canonical(voxels), geometry=header.geometry)
 
 
-def read_mask(uri: str, release: str | None, *, grid: Geometry | None = None) -> LabelMap:
+def read_mask(
+    uri: str,
+    release: str | None,
+    *,
+    grid: Geometry | None = None,
+    raw_3_is_enhancing: bool = False,
+) -> LabelMap:
     """A mask as class indices in canonical axes, uint8 `(H, W, D)`.
 
     Args:
         release: whose labels it carries.
         grid: where it must lie.
+        raw_3_is_enhancing: see `labels.to_class_index`.
 
     Raises:
         CaseRejected: damaged, on another grid, or labels that the release does not define.
@@ -127,7 +134,9 @@ def read_mask(uri: str, release: str | None, *, grid: Geometry | None = None) ->
             f"not on the grid of its case: {difference}; masks are never resampled in silence", uri
         )
     try:
-        return labels.to_class_index(item.voxels_HWD, release)
+        return labels.to_class_index(
+            item.voxels_HWD, release, raw_3_is_enhancing=raw_3_is_enhancing
+        )
     except labels.UnknownLabelsError as error:
         raise CaseRejected(str(error), uri) from error
 

@@ -25,6 +25,8 @@ def pictures(
     cases: Mapping[str, Case],
     predictions: Mapping[str, str],
     release: str | None,
+    *,
+    raw_3_is_enhancing: bool = False,
 ) -> list[Picture]:
     """Pictures of the worst cases by mean Dice, the worst first, then of the median one.
 
@@ -34,6 +36,7 @@ def pictures(
         cases: by `case_id`.
         predictions: URI of the mask, by `case_id`.
         release: whose labels the masks carry.
+        raw_3_is_enhancing: of the references; see `labels.to_class_index`.
     """
     ranked = sorted(scored, key=lambda row: (_mean_dice(row), row["case_id"]))
     if not ranked:
@@ -47,7 +50,8 @@ def pictures(
         kind = "the median case" if row is median else f"worst case {place} of {len(ranked)}"
         dices = ", ".join(f"{item['region']} {item[key]:.3f}" for item in row["regions"])
         title = f"{row['case_id']}, {kind}: {words} {dices}"
-        picture = _picture(cases[row["case_id"]], predictions[row["case_id"]], release, title)
+        places = cases[row["case_id"]], predictions[row["case_id"]]
+        picture = _picture(*places, release, title, raw_3_is_enhancing)
         drawn += [picture] if picture else []
     return drawn
 
@@ -62,14 +66,18 @@ def _mean_dice(row: Row) -> float:
     return sum(values) / len(values)
 
 
-def _picture(case: Case, prediction_uri: str, release: str | None, title: str) -> Picture | None:
+def _picture(
+    case: Case, prediction_uri: str, release: str | None, title: str, raw_3_is_enhancing: bool
+) -> Picture | None:
     """None where the case has no image, or one that cannot be drawn behind its masks."""
     name = next((kind for kind in _BACKGROUNDS if kind in case.images), None)
     if name is None or case.segmentation is None:
         return None
     try:
-        reference = volume.read_mask(case.segmentation, release)
-        grid = volume.read(case.segmentation).geometry
+        reference = volume.read_mask(
+            case.segmentation, release, raw_3_is_enhancing=raw_3_is_enhancing
+        )
+        grid = volume.read_header(case.segmentation).geometry
         prediction = volume.read_mask(prediction_uri, release, grid=grid)
         image = volume.read(case.images[name])
     except CaseError:

@@ -180,6 +180,13 @@ def test_the_card_says_what_the_signatures_take_and_give(written: Path) -> None:
     assert card["limits"]
 
 
+def test_a_recipe_with_a_spacing_of_its_own_is_exported(tmp_path: Path) -> None:
+    preprocess = dataclasses.replace(RECIPE.preprocess, spacing_mm=(2.0, 2.0, 3.0))
+    recipe = dataclasses.replace(RECIPE, preprocess=preprocess)
+    card = export.write(make_model(), recipe, str(tmp_path / "bundle"), facts={})
+    assert "2.0×2.0×3.0 mm" in card["signatures"]["segment"]["input"]
+
+
 def test_a_rule_that_no_graph_can_follow_leaves_segment_out_and_says_so(tmp_path: Path) -> None:
     inference = dataclasses.replace(RECIPE.inference, min_component_vox=50)
     recipe = dataclasses.replace(RECIPE, inference=inference)

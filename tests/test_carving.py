@@ -49,3 +49,13 @@ def test_a_donor_without_tumour_gives_nothing() -> None:
         mixed, mask = carve(image, label, donor, label, np.random.default_rng(seed))
         np.testing.assert_array_equal(mixed, image)
         np.testing.assert_array_equal(mask, label)
+
+
+def test_a_donor_that_is_tumour_throughout_gives_all_of_it() -> None:
+    image, label, donor, _ = patches(0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixed, mask = carve(image, label, donor, np.ones_like(label), rng)
+        taken = image.any(axis=-1) & donor.any(axis=-1)
+        np.testing.assert_array_equal(mask, taken)
+        np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))

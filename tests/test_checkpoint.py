@@ -65,6 +65,7 @@ def test_a_damaged_state_is_refused(place: str, tmp_path: Path) -> None:
 def test_the_newest_and_the_best_stay(place: str, tmp_path: Path) -> None:
     for step, dice in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, None), (6, None)):
         keep(place, tmp_path, step, **({} if dice is None else {"mean_dice": dice}))
+    storage.write_bytes(storage.join(place, ".DS_Store"), b"none of ours")
     checkpoint.prune(place, keep=2)
     assert steps(place) == [2, 5, 6]
     assert checkpoint.best(checkpoint.list_checkpoints(place)).step == 2

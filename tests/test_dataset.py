@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from conftest import file_of, rewrite
 
-from ray_brats import ledger, phantom
+from ray_brats import dataset, ledger, phantom, recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE_VOX = (96, 96, 64)
@@ -82,6 +83,24 @@ def test_filtered_cases_stay_in_the_table_and_can_be_kept(tmp_path: Path) -> Non
     assert "128×128×128 crop is centred" in note
     assert json.loads((tmp_path / "out/dataset.json").read_text())["notes"] == [note]
     assert np.load(tmp_path / "out/cases" / names[1] / "image.npy").shape == (128, 128, 128, 3)
+
+
+def test_only_what_training_sees_makes_another_dataset_of_it() -> None:
+    rows: list[dict[str, Any]] = [
+        {"case_id": name, "status": "ok", "split": split, "image_sha256": name, "label_sha256": "l"}
+        for name, split in (("a", "train"), ("b", "val"), ("c", "test"))
+    ]
+    options = recipes.get("standard").preprocess
+    seen = dataset._content_fingerprint(rows, options)
+    unseen = [
+        {"case_id": "d", "status": "error", "split": "train"},
+        {"case_id": "e", "status": "ok", "split": "train", "image_sha256": "e"},
+        {"case_id": "f", "status": "rejected"},
+    ]
+    assert dataset._content_fingerprint([*rows[:2], *unseen], options) == seen
+    for change in ({"image_sha256": "x"}, {"label_sha256": "x"}, {"split": "val"}):
+        assert dataset._content_fingerprint([rows[0] | change, *rows[1:]], options) != seen
+    assert dataset._content_fingerprint([rows[0], *rows[2:]], options) != seen
 
 
 IN_OPEN, IN_CLOSE_NOWRITE, IN_Q_OVERFLOW = 0x20, 0x10, 0x4000

@@ -14,10 +14,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import file_of
+from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats import cohort as cohorts
-from ray_brats import engine, evaluate, ledger, metrics, splits
+from ray_brats import engine, evaluate, ledger, metrics, phantom, splits
 from ray_brats.errors import UsageError
 from ray_brats.labels import CLASS_NAMES, REGIONS
 
@@ -197,6 +197,38 @@ def test_nothing_is_measured_twice_and_a_new_mask_is(
     mended = evaluate.evaluate(str(tmp_path / "masks"), found, str(tmp_path / "report"))
     assert mended["processed"] == 2
     assert {row["case_id"] for row in mended["failures"]} == {MISPLACED}
+
+
+def test_a_report_that_lost_a_file_is_written_again(
+    done: tuple[Path, Any], cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    shutil.copytree(done[0], report)
+    found = cohorts.find(str(cohort_folder))
+    evaluate.evaluate(str(predictions), found, str(report))
+    whole = {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()}
+    for name, content in whole.items():
+        (report / name).unlink()
+        again = evaluate.evaluate(str(predictions), found, str(report))
+        assert again["processed"] == 0
+        assert (report / name).read_bytes() == content
+
+
+def test_references_with_the_raw_3_that_a_recipe_reads_as_enhancing_are_scored(
+    ray_here: None, tmp_path: Path
+) -> None:
+    (name,) = phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=SHAPE_VOX)
+    seg = file_of(tmp_path / "cohort" / name, "seg")
+    (tmp_path / "masks").mkdir()
+    shutil.copy(seg, tmp_path / "masks" / f"{name}.nii.gz")
+    rewrite(seg, lambda voxels: np.where(voxels == 4, 3, voxels))
+    found = cohorts.find(str(tmp_path / "cohort"))
+    places = (str(tmp_path / "masks"), found, str(tmp_path / "report"))
+    (refused,) = evaluate.evaluate(*places)["failures"]
+    assert "label 3" in refused["reason"]
+    read = evaluate.evaluate(*places, raw_3_is_enhancing=True)
+    assert read["failures"] == []
+    assert read["summary"]["regions"]["ET"]["dice"]["mean"] == 1
 
 
 def test_a_selection_is_all_that_counts(

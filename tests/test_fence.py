@@ -28,11 +28,15 @@ def test_a_group_that_was_cut_off_stops_and_its_successor_goes_on(tmp_path: Path
 
 
 def test_a_later_command_takes_the_run_over(tmp_path: Path) -> None:
-    old = fence.claim_driver(str(tmp_path)).driver
+    first = fence.claim_driver(str(tmp_path))
+    old = first.driver
     group = fence.claim_group(str(tmp_path), old, step=0)
+    first.check_driver()  # Its own workers are no other command.
     fence.claim_driver(str(tmp_path))
     with pytest.raises(fence.Superseded):
         group.check()
+    with pytest.raises(fence.Superseded, match="another command"):
+        first.check_driver()
     with pytest.raises(fence.Superseded, match="another command"):
         fence.claim_group(str(tmp_path), old, step=0)
 

@@ -38,12 +38,14 @@ def test_settings_replace_fields_by_their_path() -> None:
             "train.flip=False",
             "train.schedule=constant",
             "train.ema_decay=null",
+            "preprocess.modalities=t1ce,flair",
         ],
     )
     assert recipe.train.clip_norm == 12
     assert (recipe.network.widths, recipe.train.patch_vox) == ((8, 16, 32), (64, 64, 64))
     assert (recipe.train.flip, recipe.train.schedule) == (False, "constant")
     assert recipe.train.ema_decay is None
+    assert recipe.preprocess.modalities == ("t1ce", "flair")
 
 
 @pytest.mark.parametrize(

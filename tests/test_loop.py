@@ -288,6 +288,49 @@ def test_a_first_step_that_compiles_fixes_no_plan(monkeypatch: pytest.MonkeyPatc
     assert 580 <= alone.now - 990 <= 1.05 * 600
 
 
+def test_a_first_step_that_compiles_shortens_no_run_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = Alone(monkeypatch, minutes=1)
+    alone.step_seconds = lambda step: 25.0 if step == 1 else 1.0
+    alone.run()
+    assert 57 <= alone.now - 990 <= 63
+
+
+def test_resumed_workers_that_compile_again_move_no_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Alone(monkeypatch, minutes=10, validations=4, checkpoint_minutes=1)
+    first.run()
+    kept = next(item for item in first.saved if item.step > 150)
+    second = Alone(monkeypatch, minutes=10, validations=4, checkpoint_minutes=1)
+    monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: kept)
+    second.loop.pace._began_unix = second.now = kept.facts["saved_unix"]
+    second.step_seconds = lambda step: 60.0 if step == kept.step + 1 else 1.0
+    second.loop.run("there")
+    at = [line["step"] for line in second.events if line.get("event") == "validation"]
+    assert min(later - earlier for earlier, later in itertools.pairwise([kept.step, *at])) > 20
+    assert at[-1] == pytest.approx(590 - 60, abs=15)
+
+
+def test_a_run_that_patience_ended_is_not_longer_for_being_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"steps": 40, "validations": 4, "patience": 1}
+    first = Alone(monkeypatch, **settings)
+    first.mean_dice = [0.5, 0.4, 0.9, 0.9]
+    first.run()
+    kept = first.saved[-1]
+    assert kept.step == 20
+    monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: kept)
+    again = Alone(monkeypatch, **settings)
+    again.loop.run("there")
+    assert again.loop.step == 20
+    longer = Alone(monkeypatch, **{**settings, "steps": 60})
+    longer.loop.run("there")
+    assert longer.loop.step > 20
+
+
 @pytest.mark.parametrize("first", [40, 50, 300])
 def test_a_step_that_would_come_too_late_is_not_made(
     monkeypatch: pytest.MonkeyPatch, first: float

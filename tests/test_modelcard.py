@@ -97,3 +97,13 @@ def test_a_card_says_how_good_its_masks_were(validation: dict[str, object], told
 
 def test_a_card_without_figures_promises_nothing() -> None:
     assert "was not measured" in modelcard.quality({})
+
+
+def test_a_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
+    modelcard.check_target(str(tmp_path / "new"))
+    for part in ("bundle.json", "saved_model/saved_model.pb", "model.h5"):
+        storage.write_bytes(str(tmp_path / "old" / part), b"x")
+    modelcard.check_target(str(tmp_path / "old"))
+    storage.write_bytes(str(tmp_path / "run.json"), b"{}")
+    with pytest.raises(UsageError, match=r"holds old, run.json, which belongs to no bundle"):
+        modelcard.check_target(str(tmp_path))

@@ -166,6 +166,19 @@ def test_cases_that_the_recipe_cannot_use_are_not_counted(
     assert "1 case(s) are not usable" in capsys.readouterr().err
 
 
+def test_a_cohort_of_mixed_names_is_counted_where_the_release_is_told(
+    tmp_path: Path, table: str
+) -> None:
+    (tmp_path / "c.csv").write_text(
+        "case_id,t1ce,t2,flair\nBraTS20_Training_001,a,b,c\nBraTS-GLI-00001-000,a,b,c\n"
+    )
+    asked = {"nodes": ("1x(2cpu,16GiB)",), "rates": table}
+    with pytest.raises(UsageError, match="--release"):
+        plan.plan(str(tmp_path / "c.csv"), **asked)  # type: ignore[arg-type]
+    made = plan.plan(str(tmp_path / "c.csv"), **asked, release="brats2023")  # type: ignore[arg-type]
+    assert made["planned_cases"] == 2
+
+
 def test_the_command_counts_a_cohort(cohort_folder: Path) -> None:
     done = ray_brats("plan", cohort_folder, "--nodes", "1x(2cpu,16GiB)@2")
     assert done.returncode == 0, done.stderr

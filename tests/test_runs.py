@@ -10,12 +10,17 @@ from ray_brats import checkpoint, jsonform, recipes, runs, storage
 from ray_brats.errors import UsageError
 
 RECIPE = recipes.get("smoke", steps=9)
+FACTS = {
+    "release": "brats2020",
+    "training_cases_sha256": ["a", "b", "c"],
+    "validation_cases_sha256": ["d"],
+}
 
 
 def made(run: Path, scores: dict[int, float | None]) -> str:
     """A run with a checkpoint for each step, validated where it has a score."""
     described = {"recipe": jsonform.as_json(RECIPE), "cases": {"training": 3, "validation": 1}}
-    storage.write_json(str(run / "run.json"), described)
+    storage.write_json(str(run / "run.json"), described | FACTS)
     for step, dice in scores.items():
         folder = run / "checkpoints" / checkpoint.folder_name(step)
         folder.mkdir(parents=True)
@@ -28,6 +33,18 @@ def test_the_best_is_chosen_with_what_made_it(tmp_path: Path) -> None:
     chosen = runs.choose(made(tmp_path, {3: 0.2, 6: 0.4, 9: None}))
     assert chosen.checkpoint.step == 6
     assert (chosen.recipe, dict(chosen.cases)) == (RECIPE, {"training": 3, "validation": 1})
+    assert chosen.facts == FACTS
+
+
+def test_whose_labels_it_writes_is_never_guessed(tmp_path: Path) -> None:
+    run = made(tmp_path, {3: 0.2})
+    told = storage.read_json(f"{run}/run.json")
+    older = {name: value for name, value in told.items() if name not in FACTS}
+    storage.write_json(f"{run}/run.json", older)
+    with pytest.raises(UsageError, match="whose labels"):
+        runs.choose(run)
+    storage.write_json(f"{run}/bundle/bundle.json", FACTS | {"more": 1})
+    assert runs.choose(run).facts == FACTS
 
 
 def test_a_named_one_is_chosen_whatever_its_score(tmp_path: Path) -> None:

@@ -56,3 +56,13 @@ def test_selecting_nothing_is_a_usage_error() -> None:
         splits.select(found, {"p0_0": "train"}, "val")
     with pytest.raises(UsageError, match="--split"):
         splits.select(found, None, "val")
+
+
+def test_a_rejected_case_of_a_cohort_csv_stays_in_its_subset(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    rows = ["a,a.nii,train", "b,b.nii,test", "c,c.nii,test", "c,d.nii,test"]
+    path.write_text("\n".join(["case_id,t2,split", *rows]) + "\n")
+    found = splits.select(cohort.find(str(path)), None, "test")
+    assert [case.case_id for case in found.cases] == ["b"]
+    assert [row["case_id"] for row in found.rejected] == ["c"]
+    assert splits.select(cohort.find(str(path)), None, "train").rejected == ()

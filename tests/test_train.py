@@ -17,7 +17,8 @@ import psutil
 import pytest
 import ray.exceptions
 
-from ray_brats import phantom, runlog
+from ray_brats import checkpoint, phantom, runlog, storage, train
+from ray_brats.errors import UsageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]
 TINY = (
@@ -175,6 +176,45 @@ def test_a_mistake_of_our_own_ends_the_run_at_once(dataset: Path, tmp_path: Path
     # The driver's, and one group of workers'.
     assert len(list((tmp_path / "run/attempts").iterdir())) == 2
     assert not events(tmp_path / "run", "resume")
+
+
+DESCRIBED = {"identity": "1", "lengthless": "same", "dataset_fingerprint": "same"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "another configuration"),
+        ({"dataset_fingerprint": "other"}, "another dataset .* mended since"),
+    ],
+)
+def test_another_run_is_refused_with_what_differs(
+    tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    storage.write_json(str(tmp_path / "run.json"), DESCRIBED)
+    other = {**DESCRIBED, "identity": "2", "lengthless": "other", **change}
+    with pytest.raises(UsageError, match=words):
+        train.claim(str(tmp_path), other, resume=True, extend=True)
+
+
+@pytest.mark.parametrize(("steps", "refused"), [(600, True), (3999, True), (4001, False)])
+def test_a_run_is_not_shortened_to_less_than_it_has_planned(
+    tmp_path: Path, steps: int, refused: bool
+) -> None:
+    def described(length: int) -> dict[str, Any]:
+        recipe = {"train": {"steps": length}}
+        return DESCRIBED | {"identity": str(length), "recipe": recipe}
+
+    folder = tmp_path / "checkpoints" / checkpoint.folder_name(500)
+    folder.mkdir(parents=True)
+    plan = {"total_steps": 4000, "checkpoint_every": 100}
+    checkpoint.save({"model": []}, folder, step=500, facts={"plan": plan})
+    storage.write_json(str(tmp_path / "run.json"), described(4000))
+    if refused:
+        with pytest.raises(UsageError, match=f"--steps {steps}: .* goes to step 4000"):
+            train.claim(str(tmp_path), described(steps), resume=True, extend=True)
+    else:
+        assert not train.claim(str(tmp_path), described(steps), resume=True, extend=True)
 
 
 def test_what_another_try_cannot_mend_is_known_by_its_type() -> None:

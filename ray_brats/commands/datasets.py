@@ -98,7 +98,8 @@ def preprocess(
     chosen = recipes.get(recipe, settings=settings)
     found = with_splits(cohorts.find(cohort, release=release), split, seed)
     target = storage.absolute(dataset)
-    with engine.running():
+    with engine.running() as there:
+        engine.check_shared(target, there)
         return prepare(found, target, chosen, keep_filtered, limit_seconds=case_limit)
 
 

@@ -80,11 +80,12 @@ def score(
         raise UsageError("--model names a model of --endpoint, which is missing")
     bundles = [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)]
     chosen = modelcard.choose(bundles, bundle_sha256, tta=tta, overlap=overlap)
-    found = selected(cohort, split, subset, release)
+    found, target = selected(cohort, split, subset, release), storage.absolute(predictions)
     with engine.running() as there:
+        engine.check_shared(target, there)
         return segment(
             found,
-            storage.absolute(predictions),
+            target,
             chosen,
             there,
             release=release,

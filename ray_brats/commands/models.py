@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_brats import engine, recipes, runs, storage, trainingset
+from ray_brats import engine, modelcard, recipes, runs, storage, trainingset
 from ray_brats.commands.arguments import (
     BundleArgument,
     DatasetArgument,
@@ -77,6 +77,7 @@ def export(
         slim: Without .keras and .h5: score and serve need the SavedModel alone.
     """
     source, target = runs.choose(storage.absolute(run), checkpoint), storage.absolute(bundle)
+    modelcard.check_target(target)
     # After the arguments are judged: TensorFlow takes seconds to load.
     with engine.silenced():
         from ray_brats import export as stage

@@ -54,11 +54,13 @@ def evaluate(
     training = runlog.read(storage.absolute(run)) if run else []
     if run and not training:
         raise UsageError(f"--run {run}: no {runlog.FILE} there; expected what train wrote")
-    with engine.running():
+    target = storage.absolute(report)
+    with engine.running() as there:
+        engine.check_shared(target, there)
         return measure(
             storage.absolute(predictions),
             found,
-            storage.absolute(report),
+            target,
             release=release,
             rules=rules,
             against=[storage.absolute(uri) for uri in against],
