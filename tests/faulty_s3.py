@@ -154,8 +154,11 @@ def credentials(url: str) -> dict[str, str]:
 @contextlib.contextmanager
 def running() -> Iterator[FaultyS3]:
     """A server on loopback, behind the proxy."""
+    import s3fs
     from moto.server import ThreadedMotoServer
 
+    # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
+    s3fs.S3FileSystem.clear_instance_cache()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     faulty = FaultyS3(backend=server.get_host_and_port())
@@ -165,6 +168,7 @@ def running() -> Iterator[FaultyS3]:
     finally:
         faulty.stop()
         server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 _HOP = frozenset({"Connection", "Transfer-Encoding", "Server", "Date"})
