@@ -47,7 +47,8 @@ def read_table(uri: str, *, required: Iterable[str] = ()) -> list[Row]:
     """
     content = storage.read_bytes(uri)
     try:
-        table = pq.read_table(io.BytesIO(content))
+        # With threads, a process that ends soon afterwards aborts (pyarrow 26).
+        table = pq.read_table(io.BytesIO(content), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(
             f"{uri} is no Parquet table ({error}): delete it and run the stage again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,3 +59,11 @@ def test_a_card_that_lacks_something_is_named(tmp_path: Path) -> None:
     (tmp_path / modelcard.CARD).write_text(f'{{"format_version": {version}, "recipe": {{}}}}')
     with pytest.raises(ArtefactError, match="lacks sha256"):
         modelcard.read(str(tmp_path))
+
+
+def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
+    uri = str(tmp_path / "t.parquet")
+    ledger.write_table(uri, [{"a": "x"}], {"a": pa.string()})
+    code = f"from ray_brats import ledger; ledger.read_table({uri!r})"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], check=True)
