@@ -133,7 +133,7 @@ def evaluate(
     if result["processed"] or not current or not _is_whole(report_uri, result):
         storage.delete(marker)
         _write_tables(report_uri, main, result)
-        notes = _notes(release, rules, bool(cohort.rejected))
+        notes = report.notes(release, rules, bool(cohort.rejected))
         page = _page(main, result, cohort, release, training, notes, raw_3_is_enhancing)
         storage.write_bytes(result["report"], page.encode())
         storage.write_json(marker, {"key": key})
@@ -292,12 +292,3 @@ def _page(
         comparison=result.get("comparison"),
         notes=notes,
     )
-
-
-def _notes(release: str | None, rules: str, rejected: bool) -> list[str]:
-    notes = [f"Labels read as {release}.", f"Rules: {rules}."]
-    if release == "brats2024":
-        notes.append("The resection cavity (label 4) belongs to no region here.")
-    if rejected:
-        notes.append("Cases that could not be used are listed and not scored.")
-    return notes

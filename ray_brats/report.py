@@ -27,7 +27,7 @@ from ray_brats.labels import REGION_TITLES, REGIONS
 from ray_brats.markup import METRICS
 
 Row = Mapping[str, Any]
-__all__ = ["METRICS", "Picture", "metrics_csv", "render_html"]
+__all__ = ["METRICS", "Picture", "metrics_csv", "notes", "render_html"]
 
 _ORIGINAL: Final = (
     ("accuracy", "Accuracy", "share of voxels whose class is right, background included"),
@@ -258,3 +258,13 @@ def _original(summary: Mapping[str, Any]) -> str:
         if figures
         else ""
     )
+
+
+def notes(release: str | None, rules: str, rejected: bool) -> list[str]:
+    """What the page says beneath the tables: how labels were read, and what is left out."""
+    said = [f"Labels read as {release}.", f"Rules: {rules}."]
+    if release == "brats2024":
+        said.append("The resection cavity (label 4) belongs to no region here.")
+    if rejected:
+        said.append("Cases that could not be used are listed and not scored.")
+    return said

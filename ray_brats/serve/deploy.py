@@ -16,11 +16,7 @@ from typing import Any
 import ray.exceptions
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    RayServeException,
-)
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from ray_brats import engine
@@ -29,10 +25,10 @@ from ray_brats.serve import replica
 from ray_brats.serve.access import Keys, Pseudonyms, deployment_key
 from ray_brats.serve.app import build
 from ray_brats.serve.gate import Gate
+from ray_brats.serve.handles import RemoteJobs, segment_by
 from ray_brats.serve.jobs import Jobs
-from ray_brats.serve.jobs_store import Job, JobsStore
-from ray_brats.serve.limits import Refusal
-from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.jobs_store import JobsStore
+from ray_brats.serve.models import ServedModel
 from ray_brats.serve.service import Service
 from ray_brats.serve.settings import ONGOING, Settings, describe, from_values
 from ray_brats.serve.telemetry import Telemetry
@@ -41,8 +37,6 @@ NAME = "ray-brats"
 JOBS = "jobs"
 INGRESS_ONGOING = 512
 """Far above what is accepted, so that refusing is the application's decision and fast."""
-ATTEMPTS = 2
-"""A case whose replica dies is given to another one once."""
 READY_SECONDS = 5.0
 """How long `/readyz` waits for Serve's controller."""
 
@@ -59,25 +53,6 @@ class ModelReplica(replica.Model):
             pinned,
             settings.limits.inflated_bytes,
         )
-
-
-def segment_by(handles: Mapping[str, Any]) -> Segment:
-    """Asks models through their Serve handles."""
-
-    async def segment(name: str, images: Mapping[str, bytes | str], release: str) -> Answer:
-        for _ in range(ATTEMPTS):
-            try:
-                answer: Answer = await handles[name].segment.remote(dict(images), release)
-                return answer
-            except BackPressureError as error:
-                raise Refusal(429, "all places are taken: try again later", "", 10) from error
-            except DeploymentUnavailableError:
-                break
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
-                continue
-        raise Refusal(503, "the process of the model died: try again", "", 10)
-
-    return segment
 
 
 class JobsReplica:
@@ -104,47 +79,6 @@ class JobsReplica:
     async def call(self, method: str, *arguments: Any) -> Any:
         """One of the methods of `Jobs`."""
         return await getattr(self._jobs, method)(*arguments)
-
-
-class RemoteJobs:
-    """`Jobs` through a handle."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    async def _call(self, method: str, *arguments: Any) -> Any:
-        try:
-            return await self._handle.call.remote(method, *arguments)
-        except Refusal as error:
-            # Ray's own exception carries ours.
-            raise getattr(error, "cause", error) from None
-        except (ray.exceptions.RayActorError, DeploymentUnavailableError) as error:
-            raise Refusal(503, "the queue starts again: try again", "", 5) from error
-
-    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        """Keep and queue a job."""
-        job: Job = await self._call("submit", dict(request), dict(files))
-        return job
-
-    async def get(self, job_id: str) -> Job | None:
-        """The state of a job."""
-        job: Job | None = await self._call("get", job_id)
-        return job
-
-    async def result(self, job_id: str) -> Answer | None:
-        """The mask of a job that is done, with what made it."""
-        result: Answer | None = await self._call("result", job_id)
-        return result
-
-    async def cancel(self, job_id: str) -> Job | None:
-        """Stop a job."""
-        job: Job | None = await self._call("cancel", job_id)
-        return job
-
-    async def metrics(self) -> bytes:
-        """Of the queue's process."""
-        text: bytes = await self._call("metrics")
-        return text
 
 
 def model_deployment(name: str) -> str:
