@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ import numpy as np
 import pytest
 
 from ray_brats import phantom
+
+# A shell without job control starts what runs in the background with SIGINT ignored, which
+# processes inherit: tests that press Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPE_VOX = (64, 64, 48)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
