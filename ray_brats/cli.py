@@ -58,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(given: Sequence[str]) -> int:
-    from ray_brats import doctor, pipeline, plan, serving, tables
-    from ray_brats.commands import datasets, masks, models, reports
+    from ray_brats.commands import datasets, masks, models, pipeline, reports, services
+    from ray_brats.commands import output as tables
+    from ray_brats.commands.preflight import doctor, plan
 
     offered = (
         datasets.check,
@@ -68,8 +69,8 @@ def _call(given: Sequence[str]) -> int:
         models.export,
         masks.score,
         reports.evaluate,
-        serving.serve,
-        serving.key,
+        services.serve,
+        services.key,
         masks.submit,
         reports.show,
         pipeline.run,

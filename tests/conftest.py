@@ -23,7 +23,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import phantom
+from ray_brats.cases import phantom
 
 # A shell without job control starts what runs in the background with SIGINT ignored, which
 # processes inherit: tests that press Ctrl-C would wait for ever.

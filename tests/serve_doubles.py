@@ -17,20 +17,20 @@ import httpx
 import numpy as np
 import uvicorn
 
-from ray_brats import jsonform, recipes
-from ray_brats.predict import Predictor
-from ray_brats.serve.access import Keys, Pseudonyms
-from ray_brats.serve.app import build
-from ray_brats.serve.gate import Gate
-from ray_brats.serve.jobs import Jobs
-from ray_brats.serve.jobs_store import JobsStore
+from ray_brats.model.predict import Predictor
+from ray_brats.recipes import jsonform, named
+from ray_brats.serve.http.access import Keys, Pseudonyms
+from ray_brats.serve.http.app import build
+from ray_brats.serve.http.gate import Gate
+from ray_brats.serve.jobs.queue import Jobs
+from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.models import ServedModel
 from ray_brats.serve.replica import Model
 from ray_brats.serve.service import Service
 from ray_brats.serve.telemetry import Telemetry
 
-SMOKE = recipes.get("smoke")
+SMOKE = named.get("smoke")
 MODALITIES = tuple(SMOKE.preprocess.modalities)
 
 BUNDLES = ["f" * 64]

@@ -16,9 +16,11 @@ import psutil
 import pytest
 from conftest import s3_server
 from nodes import ROOT, Cluster, Node
-from test_dataset import finished
+from stages.test_preprocess import finished
 
-from ray_brats import ledger, phantom, runlog, storage
+from ray_brats.cases import phantom
+from ray_brats.files import ledger, storage
+from ray_brats.training import log
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 CASES = 8
@@ -88,7 +90,7 @@ def names(prefix: str, end: str) -> list[str]:
 
 
 def losses(out: str) -> dict[int, float]:
-    lines = [line for line in runlog.read(f"{out}/run") if "event" not in line]
+    lines = [line for line in log.read(f"{out}/run") if "event" not in line]
     assert len({line["step"] for line in lines}) == len(lines), "each step stands once"
     return {line["step"]: line["loss"] for line in lines}
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import modelcard
+from ray_brats.model import card
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(1800)]
 SOURCE = Path(__file__).resolve().parents[1]
@@ -21,7 +21,7 @@ MOST_WEIGHT_BYTES = 25 * 2**20
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The folder of the commands of a new environment that has the wheel alone."""
-    if not (SOURCE / "ray_brats" / modelcard.STARTER / modelcard.CARD).is_file():
+    if not (SOURCE / "ray_brats" / card.STARTER / card.CARD).is_file():
         pytest.skip("this checkout has no starter model")
     wheels = tmp_path / "wheels"
     _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(SOURCE))
@@ -69,7 +69,7 @@ def test_the_wheel_alone_segments_two_real_cases_and_tells_how_well(
 
 
 def test_the_weights_of_the_starter_model_are_small() -> None:
-    folder = SOURCE / "ray_brats" / modelcard.STARTER
+    folder = SOURCE / "ray_brats" / card.STARTER
     if not folder.is_dir():
         pytest.skip("this checkout has no starter model")
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]

@@ -14,8 +14,9 @@ import rich.console
 import rich.table
 import tyro
 
-from ray_brats import cli, engine
+from ray_brats import cli
 from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, serve, train
+from ray_brats.engine import cluster
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "preprocess": preprocess.preprocess,
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Before anything imports TensorFlow.
     for name in ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL"):
-        os.environ.setdefault(name, engine.WORKER_ENV[name])
+        os.environ.setdefault(name, cluster.WORKER_ENV[name])
     raise SystemExit(cli.guarded(lambda: _call(given)))
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ray_brats import cohort as cohorts
-from ray_brats import dataset, engine, recipes
 from ray_brats.benchmarks import measure
+from ray_brats.cases import cohort as cohorts
+from ray_brats.engine import cluster
+from ray_brats.recipes import named
+from ray_brats.stages import preprocess
 
 _SIDE_VOX = 8
 
@@ -23,7 +25,7 @@ def growth(*, cases: int = 10_000) -> dict[str, Any]:
     Args:
         cases: How many; each has three modalities of 8³ voxels.
     """
-    with tempfile.TemporaryDirectory(prefix="ray-brats-growth-") as folder, engine.running():
+    with tempfile.TemporaryDirectory(prefix="ray-brats-growth-") as folder, cluster.running():
         _write_tiny(Path(folder) / "cohort", cases)
         small = _prepare(folder, "small", cases // 10)
         began, memory = time.monotonic(), measure.Watch()
@@ -48,8 +50,8 @@ def growth(*, cases: int = 10_000) -> dict[str, Any]:
 
 def _prepare(folder: str, name: str, cases: int) -> dict[str, int]:
     found = cohorts.find(f"{folder}/cohort")
-    summary = dataset.preprocess(
-        found, found.cases[:cases], f"{folder}/{name}", recipes.get("standard")
+    summary = preprocess.preprocess(
+        found, found.cases[:cases], f"{folder}/{name}", named.get("standard")
     )
     counts: dict[str, int] = summary["counts"]
     return counts

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import cohort as cohorts
-from ray_brats import engine, phantom, recipes
-from ray_brats import score as stage
 from ray_brats.benchmarks import measure
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import phantom
+from ray_brats.engine import cluster
 from ray_brats.labels import LabelMap
+from ray_brats.recipes import named
+from ray_brats.stages import score as stage
 
 
 class NoPredictor:
@@ -39,13 +41,13 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
         with memory:
             found = cohorts.find(str(manifest), release="brats2020")
             finding_seconds = time.monotonic() - began
-            with engine.running() as there:
+            with cluster.running() as there:
                 summary = stage.score(
                     found,
                     f"{name}/predictions",
                     make_segmenter=lambda threads: NoPredictor(),
                     identity={},
-                    preprocessing=recipes.get("smoke").preprocess,
+                    preprocessing=named.get("smoke").preprocess,
                     release="brats2020",
                     there=there,
                 )
@@ -71,7 +73,7 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
 def write_manifest(folder: Path, rows: int, shape_vox: tuple[int, int, int]) -> Path:
     """A CSV of so many cases, which all name the files of one phantom."""
     (case_id,) = phantom.write_cohort(folder / "cohort", cases=1, shape_vox=shape_vox)
-    kinds = recipes.get("smoke").preprocess.modalities
+    kinds = named.get("smoke").preprocess.modalities
     files = [f"cohort/{case_id}/{case_id}_{kind}.nii.gz" for kind in kinds]
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)

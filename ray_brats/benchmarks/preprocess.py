@@ -11,15 +11,16 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
-from ray_brats import cohort as cohorts
-from ray_brats import recipes, storage
 from ray_brats.benchmarks import measure
-from ray_brats.cohort import Case
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases.cohort import Case
+from ray_brats.cases.preprocess import preprocess_case
 from ray_brats.commands.arguments import CohortArgument
-from ray_brats.config import PreprocessConfig
 from ray_brats.errors import UsageError
-from ray_brats.preprocess import preprocess_case
+from ray_brats.files import storage
 from ray_brats.progress import say
+from ray_brats.recipes import named
+from ray_brats.recipes.config import PreprocessConfig
 
 Contender = Callable[[Case], Any]
 
@@ -35,7 +36,7 @@ def preprocess(cohort: CohortArgument, /, *, cases: int = 6, repeats: int = 3) -
         cases: How many of them.
         repeats: Of all, in turn.
     """
-    config = recipes.get("standard").preprocess
+    config = named.get("standard").preprocess
     found = [
         case for case in cohorts.find(cohort).cases if set(config.modalities) <= {*case.images}
     ]

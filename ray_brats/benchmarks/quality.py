@@ -20,16 +20,19 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ray_brats import cohort as cohorts
-from ray_brats import engine, metrics, recipes, storage
-from ray_brats.batches import PreparedCase, fetch
 from ray_brats.benchmarks import quality_peer, torch_peers
+from ray_brats.cases import cohort as cohorts
 from ray_brats.commands.arguments import CohortArgument, with_splits
 from ray_brats.commands.datasets import prepare
-from ray_brats.config import Recipe
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.files import storage
 from ray_brats.labels import REGIONS, LabelMap
+from ray_brats.metrics import scores
 from ray_brats.progress import say
+from ray_brats.recipes import named
+from ray_brats.recipes.config import Recipe
+from ray_brats.training.batches import PreparedCase, fetch
 
 Scores = dict[str, dict[str, float]]
 """Dice by region by case."""
@@ -67,12 +70,12 @@ def quality(
     facts: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
         dataset = storage.join(folder, "dataset")
-        with engine.running():
-            prepare(found, dataset, recipes.get("standard", settings=settings), False)
+        with cluster.running():
+            prepare(found, dataset, named.get("standard", settings=settings), False)
         for seed in seeds:
             say(f"benchmark quality: {OURS}, seed {seed}, {minutes:g} minutes")
             once = ["train.validations=1", *settings]
-            recipe = recipes.get("standard", minutes=minutes, seed=seed, settings=once)
+            recipe = named.get("standard", minutes=minutes, seed=seed, settings=once)
             run = storage.join(folder, f"run-{seed}")
             scores, fact = _ours(dataset, run, recipe, workers)
             tables[OURS][seed] = scores
@@ -110,11 +113,11 @@ def _ours(
     dataset: str, run: str, recipe: Recipe, workers: int | None
 ) -> tuple[Scores, dict[str, float]]:
     """Train with the product's own stage, then segment with the exported bundle."""
-    from ray_brats import train
-    from ray_brats.trainingset import read_training_set
+    from ray_brats.stages import train
+    from ray_brats.training.data import read_training_set
 
     data = read_training_set(dataset, recipe)
-    with engine.running() as there:
+    with cluster.running() as there:
         began = time.monotonic()
         trained = train.train(data, run, recipe, there=there, workers=workers)
         minutes = (time.monotonic() - began) / 60
@@ -144,7 +147,7 @@ def _in_a_process(work: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def _cases(dataset: str, recipe: Recipe) -> tuple[list[PreparedCase], list[PreparedCase]]:
-    from ray_brats.trainingset import read_training_set
+    from ray_brats.training.data import read_training_set
 
     data = read_training_set(dataset, recipe)
     if not data.validation:
@@ -157,7 +160,7 @@ def _cases(dataset: str, recipe: Recipe) -> tuple[list[PreparedCase], list[Prepa
 
 
 def _bundle_masks(dataset: str, recipe: Recipe, bundle_uri: str) -> dict[str, Any]:
-    from ray_brats import score
+    from ray_brats.stages import score
 
     _, validation = _cases(dataset, recipe)
     predictor = score.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
@@ -178,7 +181,7 @@ def _scores(dataset: str, recipe: Recipe, masks: Mapping[str, LabelMap]) -> Scor
     _, validation = _cases(dataset, recipe)
     return {
         case.case_id: {
-            region: metrics.region_dice(np.asarray(case.label()), masks[case.case_id], region)
+            region: scores.region_dice(np.asarray(case.label()), masks[case.case_id], region)
             for region in REGIONS
         }
         for case in validation

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import jsonform
 from ray_brats.benchmarks import torch_peers
-from ray_brats.config import Recipe
 from ray_brats.progress import say
-from ray_brats.trainingset import read_training_set
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
+from ray_brats.training.data import read_training_set
 
 BRAIN_VOX = (144, 176, 144)
 
@@ -112,8 +112,8 @@ def _rank(job: dict[str, Any]) -> None:
     """One process of `_run_ranks`: prints its rate as JSON."""
     import tensorflow as tf
 
-    from ray_brats.batches import BatchStream, fetch
-    from ray_brats.step import Trainee
+    from ray_brats.training.batches import BatchStream, fetch
+    from ray_brats.training.step import Trainee
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(2)

@@ -21,29 +21,26 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import (
-    capacity,
-    engine,
-    jsonform,
-    labels,
-    metrics,
-    modelcard,
-    patches,
-    preprocess,
-    scoring,
-    storage,
-)
-from ray_brats import cohort as cohorts
-from ray_brats import score as stage
+from ray_brats import labels
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
 from ray_brats.benchmarks.score_peer import MonaiScorer
-from ray_brats.cohort import Case
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import preprocess
+from ray_brats.cases.cohort import Case
 from ray_brats.commands.arguments import CohortArgument
-from ray_brats.config import Recipe
+from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
-from ray_brats.predict import Predictor
+from ray_brats.files import storage
+from ray_brats.metrics import scores
+from ray_brats.model import card as modelcard
+from ray_brats.model.predict import Predictor
 from ray_brats.progress import say
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
+from ray_brats.stages import score as stage
+from ray_brats.stages import steps
+from ray_brats.training import samples
 
 KINDS = {
     "actor": r"ray::.*Segment",
@@ -145,18 +142,18 @@ class BareForward:
     """
 
     def __init__(self, bundle_uri: str, recipe: Recipe, threads: int | None) -> None:
-        from ray_brats import bundle
+        from ray_brats.model import bundle
 
         self.predictor = bundle.load_predictor((bundle_uri,), threads=threads)
         self._recipe = recipe
 
     def __call__(self, case: Case) -> float:
         """Seconds of the forward passes of one case, which is read before."""
-        from ray_brats import predict
+        from ray_brats.model import predict
 
         image = predict.read(case, self._recipe.preprocess).image_HWDC.astype(np.float32)
         inference = self._recipe.inference
-        windows = patches.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
+        windows = samples.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
         size = self.predictor.batch
         batches = [
             np.stack([window.cut(image) for window in windows[at : at + size]])
@@ -183,16 +180,16 @@ def ray_brats_seconds(
         dataclasses.replace(case, case_id=f"{case.case_id}.{n}") for n, case in enumerate(cases)
     ]
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as out:
-        with engine.running() as there, PeakMemory(os.getpid(), KINDS) as peak:
+        with cluster.running() as there, PeakMemory(os.getpid(), KINDS) as peak:
             work = [stage.work_of(case, out, {}, recipe.preprocess, "brats2023") for case in cohort]
-            frame = scoring.Frame(
+            frame = steps.Frame(
                 session=uuid.uuid4().hex, preprocessing=recipe.preprocess, limit_seconds=1800
             )
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
             for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
                 if row["status"] != "ok":
                     raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")
-        masks = [Path(out) / scoring.mask_name(case.case_id) for case in cohort]
+        masks = [Path(out) / steps.mask_name(case.case_id) for case in cohort]
         moments = sorted(mask.stat().st_mtime for mask in masks)
     return (moments[-1] - moments[0]) / (len(moments) - 1), peak.gib
 
@@ -230,7 +227,7 @@ def _mean_dice(
         }
         for way, mask in masks.items():
             for region in labels.REGIONS:
-                dice[way].append(metrics.region_dice(prepared.label_HWD, mask, region))
+                dice[way].append(scores.region_dice(prepared.label_HWD, mask, region))
     if not dice["ray_brats"]:
         return None
     return {way: round(statistics.fmean(values), 4) for way, values in dice.items()}

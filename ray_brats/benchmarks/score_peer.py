@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats.cohort import Case
-from ray_brats.config import Recipe
+from ray_brats.cases.cohort import Case
+from ray_brats.recipes.config import Recipe
 
 
 class MonaiScorer:

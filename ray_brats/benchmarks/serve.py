@@ -15,18 +15,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ray_brats import cohort as cohorts
-from ray_brats import engine, jsonform, labels, modelcard, phantom, storage
-from ray_brats import score as stage
+from ray_brats import labels
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import cpu_seconds
-from ray_brats.config import Recipe
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import phantom
+from ray_brats.cases.volume import encode_mask
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
-from ray_brats.predict import Predictor
+from ray_brats.files import storage
+from ray_brats.model import card as modelcard
+from ray_brats.model.predict import Predictor
 from ray_brats.progress import say
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
-from ray_brats.volume import encode_mask
+from ray_brats.stages import score as stage
 
 CLIENTS = 3
 """Side by side: two in the replica, and one whose files are already there."""
@@ -62,7 +67,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as state:
         settings = deployments.Settings(models={"default": (uri,)}, state=state)
         port = deployments.free_port("127.0.0.1", 0)
-        with engine.running() as there:
+        with cluster.running() as there:
             fitted = deployments.fitting(settings, there, 1)
             with deploy.served(fitted, port=port) as url:
                 work = [*range(len(bodies))] * rounds

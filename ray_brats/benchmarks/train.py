@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import jsonform, recipes
 from ray_brats.benchmarks import ranks, torch_peers
-from ray_brats.config import AUGMENTATIONS, NetworkConfig, Recipe
 from ray_brats.progress import say
+from ray_brats.recipes import jsonform, named
+from ray_brats.recipes.config import AUGMENTATIONS, NetworkConfig, Recipe
 
 FULL_RESOLUTION = ("network.widths=16,32,64,128,256", "network.stem_stride=1")
 """The network of nnU-Net's first levels: what DynUNet and SegResNet can be built as, too."""
@@ -59,7 +59,7 @@ def measure(
     """
     threads = threads or os.cpu_count() or 1
     sides = f"{patch},{patch},{patch}"
-    recipe = recipes.get(
+    recipe = named.get(
         "standard",
         settings=[
             *PLAIN,
@@ -120,7 +120,7 @@ def step_flops(recipe: Recipe) -> float:
     """
     import keras
 
-    from ray_brats import unet
+    from ray_brats.model import unet
 
     model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
     shapes = _layer_shapes(model, recipe.train.patch_vox)
@@ -170,8 +170,8 @@ def _matmul(threads: int) -> Step:
 def _ours(recipe: Recipe, threads: int) -> Step:
     import tensorflow as tf
 
-    from ray_brats.batches import Batch
-    from ray_brats.step import Trainee
+    from ray_brats.training.batches import Batch
+    from ray_brats.training.step import Trainee
 
     del threads  # set with the matrix product, before TensorFlow's first operation
     image, label = torch_peers.patch(recipe)

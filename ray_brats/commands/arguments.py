@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ray_brats import cohort as cohorts
-from ray_brats import splits, storage
-from ray_brats.cohort import Cohort
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import splits
+from ray_brats.cases.cohort import Cohort
+from ray_brats.files import storage
 from ray_brats.progress import say
 
 Summary = dict[str, Any]

@@ -7,9 +7,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ray_brats import cohort as cohorts
-from ray_brats import engine, ledger, recipes, storage
-from ray_brats.cohort import Cohort
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases.cohort import Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
     DatasetArgument,
@@ -17,11 +16,14 @@ from ray_brats.commands.arguments import (
     Summary,
     with_splits,
 )
-from ray_brats.config import Recipe
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.files import ledger, storage
 from ray_brats.labels import Release
 from ray_brats.progress import Progress, say, say_done
-from ray_brats.recipes import RecipeName
+from ray_brats.recipes import named
+from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.named import RecipeName
 
 CHECK_THREADS = 16
 """Against a bucket, where waiting takes the time."""
@@ -43,12 +45,12 @@ def check(
         release: What the labels mean, where file names do not tell.
         deep: Read every voxel, not only headers, masks and what headers leave open.
     """
-    from ray_brats.inspection import check_case
+    from ray_brats.cases.inspection import check_case
 
     found = cohorts.find(cohort, release=release)
     for note in (cohorts.sentence(found), *found.notes):
         say(f"check: {note}")
-    options = recipes.get(recipe).preprocess
+    options = named.get(recipe).preprocess
     rows: list[dict[str, Any]] = [dict(row) for row in found.rejected]
     threads = CHECK_THREADS if storage.is_remote(found.uri) else os.cpu_count() or 2
     with Progress("check", len(found.cases)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -95,11 +97,11 @@ def preprocess(
     """
     if case_limit <= 0:
         raise UsageError(f"--case-limit {case_limit:g}: expected seconds above zero")
-    chosen = recipes.get(recipe, settings=settings)
+    chosen = named.get(recipe, settings=settings)
     found = with_splits(cohorts.find(cohort, release=release), split, seed)
     target = storage.absolute(dataset)
-    with engine.running() as there:
-        engine.check_shared(target, there)
+    with cluster.running() as there:
+        cluster.check_shared(target, there)
         return prepare(found, target, chosen, keep_filtered, limit_seconds=case_limit)
 
 
@@ -107,7 +109,7 @@ def prepare(
     found: Cohort, dataset: str, recipe: Recipe, keep_filtered: bool, **options: Any
 ) -> Summary:
     """`preprocess` for a cohort that is found already, inside a running Ray."""
-    from ray_brats import dataset as stage
+    from ray_brats.stages import preprocess as stage
 
     summary = stage.preprocess(
         found, found.cases, dataset, recipe, keep_filtered=keep_filtered, **options

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-from ray_brats import engine, modelcard, storage
-from ray_brats.cohort import Cohort
+from ray_brats.cases.cohort import Cohort
 from ray_brats.commands.arguments import (
     ArchiveArgument,
     CohortArgument,
@@ -14,8 +13,11 @@ from ray_brats.commands.arguments import (
     Summary,
     selected,
 )
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.files import storage
 from ray_brats.labels import Release
+from ray_brats.model import card as modelcard
 from ray_brats.progress import say, say_done
 
 
@@ -64,7 +66,7 @@ def score(
             )
         if workers is not None and workers < 1:
             raise UsageError(f"--workers {workers}: expected at least one")
-        from ray_brats import endpoint as remotes
+        from ray_brats.stages import remote as remotes
 
         found = selected(cohort, split, subset, release)
         summary = remotes.score_through(
@@ -81,8 +83,8 @@ def score(
     bundles = [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)]
     chosen = modelcard.choose(bundles, bundle_sha256, tta=tta, overlap=overlap)
     found, target = selected(cohort, split, subset, release), storage.absolute(predictions)
-    with engine.running() as there:
-        engine.check_shared(target, there)
+    with cluster.running() as there:
+        cluster.check_shared(target, there)
         return segment(
             found,
             target,
@@ -97,13 +99,13 @@ def segment(
     found: Cohort,
     predictions: str,
     chosen: modelcard.Chosen,
-    there: engine.Resources,
+    there: cluster.Resources,
     *,
     release: str | None,
     workers: int | None = None,
 ) -> Summary:
     """`score` for a cohort that is found already, inside a running Ray."""
-    from ray_brats import score as stage
+    from ray_brats.stages import score as stage
 
     summary = stage.score(
         found,
@@ -148,7 +150,7 @@ def submit(
         subset: Only the cases of this subset of the split.
         release: Whose labels the masks carry, where file names do not tell.
     """
-    from ray_brats import submission
+    from ray_brats.stages import submission
 
     found = selected(cohort, split, subset, release)
     places = storage.absolute(predictions), storage.absolute(archive)

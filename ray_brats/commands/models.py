@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ray_brats import engine, modelcard, recipes, runs, storage, trainingset
 from ray_brats.commands.arguments import (
     BundleArgument,
     DatasetArgument,
@@ -10,7 +9,13 @@ from ray_brats.commands.arguments import (
     SetOption,
     Summary,
 )
-from ray_brats.recipes import RecipeName
+from ray_brats.engine import cluster
+from ray_brats.files import storage
+from ray_brats.model import card as modelcard
+from ray_brats.recipes import named
+from ray_brats.recipes.named import RecipeName
+from ray_brats.training import data as trainingset
+from ray_brats.training import run as runs
 
 
 def train(
@@ -43,11 +48,11 @@ def train(
         settings: Fields of the recipe, as train.clip_norm=12 network.widths=16,32,64,128.
         hang_seconds: A worker that makes no step for so long is ended and started again.
     """
-    from ray_brats import train as stage
+    from ray_brats.stages import train as stage
 
-    chosen = recipes.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
+    chosen = named.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
     data = trainingset.read_training_set(storage.absolute(dataset), chosen, fold=fold)
-    with engine.running() as there:
+    with cluster.running() as there:
         return stage.train(
             data,
             storage.absolute(run),
@@ -79,8 +84,8 @@ def export(
     source, target = runs.choose(storage.absolute(run), checkpoint), storage.absolute(bundle)
     modelcard.check_target(target)
     # After the arguments are judged: TensorFlow takes seconds to load.
-    with engine.silenced():
-        from ray_brats import export as stage
+    with cluster.silenced():
+        from ray_brats.training import export as stage
 
     card = stage.export_run(source, target, slim=slim)
     return {"bundle": target, "measured": card["measured"], "failures": []}

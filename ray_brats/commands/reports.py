@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ray_brats import cohort as cohorts
-from ray_brats import engine, runlog, storage
-from ray_brats.cohort import Case, Cohort
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.geometry import same_grid
 from ray_brats.commands.arguments import (
     CaseArgument,
     CohortArgument,
@@ -18,10 +18,12 @@ from ray_brats.commands.arguments import (
     Summary,
     selected,
 )
+from ray_brats.engine import cluster
 from ray_brats.errors import CaseError, UsageError
-from ray_brats.geometry import same_grid
+from ray_brats.files import storage
 from ray_brats.labels import Release
 from ray_brats.progress import say_done
+from ray_brats.training import log
 
 
 def evaluate(
@@ -51,12 +53,12 @@ def evaluate(
         run: What train wrote; its curves go into the report.
     """
     found = selected(cohort, split, subset, release)
-    training = runlog.read(storage.absolute(run)) if run else []
+    training = log.read(storage.absolute(run)) if run else []
     if run and not training:
-        raise UsageError(f"--run {run}: no {runlog.FILE} there; expected what train wrote")
+        raise UsageError(f"--run {run}: no {log.FILE} there; expected what train wrote")
     target = storage.absolute(report)
-    with engine.running() as there:
-        engine.check_shared(target, there)
+    with cluster.running() as there:
+        cluster.check_shared(target, there)
         return measure(
             storage.absolute(predictions),
             found,
@@ -70,7 +72,7 @@ def evaluate(
 
 def measure(predictions: str, found: Cohort, report: str, **options: Any) -> Summary:
     """`evaluate` for a cohort that is found already, inside a running Ray."""
-    from ray_brats import evaluate as stage
+    from ray_brats.stages import evaluate as stage
 
     summary = stage.evaluate(predictions, found, report, **options)
     say_done("evaluate", summary)
@@ -99,7 +101,7 @@ def show(
         animate: Go through all slices; the picture is a .gif.
         release: What the labels mean, where file names do not tell.
     """
-    from ray_brats import figures
+    from ray_brats.report import figures
 
     suffix = figures.check_name(storage.name_of(picture))
     if animate and suffix != figures.ANIMATED:
@@ -131,7 +133,7 @@ def _volumes(one: Case, prediction: str | None, release: str | None) -> tuple[An
 
     All lie on the grid of the first modality, or the case is rejected.
     """
-    from ray_brats import volume
+    from ray_brats.cases import volume
     from ray_brats.errors import CaseRejected
 
     names = [name for name in ("flair", "t1ce", "t2", "t1") if name in one.images][:3]

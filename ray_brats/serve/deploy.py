@@ -19,15 +19,15 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from ray_brats import engine
+from ray_brats.engine import cluster
 from ray_brats.errors import StageFailed, UsageError
 from ray_brats.serve import replica
-from ray_brats.serve.access import Keys, Pseudonyms, deployment_key
-from ray_brats.serve.app import build
-from ray_brats.serve.gate import Gate
 from ray_brats.serve.handles import RemoteJobs, segment_by
-from ray_brats.serve.jobs import Jobs
-from ray_brats.serve.jobs_store import JobsStore
+from ray_brats.serve.http.access import Keys, Pseudonyms, deployment_key
+from ray_brats.serve.http.app import build
+from ray_brats.serve.http.gate import Gate
+from ray_brats.serve.jobs.queue import Jobs
+from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.models import ServedModel
 from ray_brats.serve.service import Service
 from ray_brats.serve.settings import ONGOING, Settings, describe, from_values
@@ -208,7 +208,7 @@ def served(
     ingress = None
     try:
         try:
-            with engine.silenced():
+            with cluster.silenced():
                 serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
                 ingress = serve.run(application(settings), name=NAME, route_prefix="/")
         except (RuntimeError, ray.exceptions.RayError) as error:
@@ -216,7 +216,7 @@ def served(
         shown = f"[{host}]" if ":" in host else host
         yield f"{'https' if tls else 'http'}://{shown}:{port}"
     finally:
-        with engine.silenced():
+        with cluster.silenced():
             try:
                 if ingress is not None:
                     _drain(ingress, settings.drain_seconds)

@@ -8,7 +8,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ray_brats.serve.jobs_store import Job
+from ray_brats.serve.jobs.store import Job
 from ray_brats.serve.limits import Refusal
 from ray_brats.serve.models import Answer, Segment
 

@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ray_brats import phantom
+from ray_brats.cases import phantom
 
 SHAPE_VOX = (160, 160, 104)
 

@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import jsonform, labels, modelcard, predict, volume
-from ray_brats.config import Recipe
+from ray_brats import labels
+from ray_brats.cases import volume
+from ray_brats.cases.preprocess import Prepared
+from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed
-from ray_brats.predict import Prediction, Predictor
-from ray_brats.preprocess import Prepared
+from ray_brats.model import card as modelcard
+from ray_brats.model import predict
+from ray_brats.model.predict import Prediction, Predictor
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
 from ray_brats.serve.models import Answer
-from ray_brats.volume import encode_mask
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
 HANG_SECONDS = 1800.0
@@ -32,7 +36,7 @@ def load(
     bundles: tuple[str, ...], pinned: tuple[str, ...], options: Mapping[str, Any], threads: int
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
-    from ray_brats import bundle
+    from ray_brats.model import bundle
 
     predictor = bundle.load_predictor(
         bundles,

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from fastapi import Request
 
-from ray_brats.serve.jobs_store import Job
+from ray_brats.serve.http.uploads import Submission
+from ray_brats.serve.jobs.store import Job
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, ServedModel
 from ray_brats.serve.telemetry import Telemetry
-from ray_brats.serve.uploads import Submission
 
 ENDING_SECONDS = 10.0
 """How long after the last word that it ends the service takes nothing."""

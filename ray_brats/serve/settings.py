@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import engine, modelcard, storage
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
-from ray_brats.serve.access import deployment_key
+from ray_brats.files import storage
+from ray_brats.model import card
+from ray_brats.serve.http.access import deployment_key
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.models import ServedModel
 
@@ -66,11 +68,11 @@ def from_values(values: Mapping[str, Any]) -> Settings:
 
 
 def describe(settings: Settings) -> dict[str, ServedModel]:
-    """The models as clients see them, from their cards; raises as `modelcard.choose`."""
+    """The models as clients see them, from their cards; raises as `card.choose`."""
     found: dict[str, ServedModel] = {}
     for name, uris in settings.models.items():
         pins = settings.pinned.get(name, ())
-        chosen = modelcard.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
+        chosen = card.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
         found[name] = ServedModel(
             name=name,
@@ -83,7 +85,7 @@ def describe(settings: Settings) -> dict[str, ServedModel]:
     return found
 
 
-def fitting(settings: Settings, there: engine.Resources, replicas: int | None) -> Settings:
+def fitting(settings: Settings, there: cluster.Resources, replicas: int | None) -> Settings:
     """Settings with replicas and cores that the cluster has; raises `UsageError`."""
     models = len(settings.models)
     count = replicas or max(1, there.gpus // models)
@@ -95,7 +97,7 @@ def fitting(settings: Settings, there: engine.Resources, replicas: int | None) -
     return dataclasses.replace(settings, replicas=count, cpus=cpus, gpus=1.0 if there.gpus else 0.0)
 
 
-def _cpus_of_each(replicas: int, there: engine.Resources) -> float:
+def _cpus_of_each(replicas: int, there: cluster.Resources) -> float:
     """The most that each of so many replicas can have, all of them placed at once.
 
     What no node has room for would be waited for for ever.

@@ -1,4 +1,4 @@
-// Tissues, regions and colours: the browser's side of ray_brats/labels.py and panels.py.
+// Tissues, regions and colours: the browser's side of ray_brats/labels.py and report/panels.py.
 // The tests hold these tables against those modules.
 
 export const NECROTIC = 1;

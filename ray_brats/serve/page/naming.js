@@ -1,4 +1,4 @@
-// What the names of BraTS files mean: the browser's side of ray_brats/naming.py.
+// What the names of BraTS files mean: the browser's side of ray_brats/cases/naming.py.
 
 export const MODALITIES = ["t1", "t1ce", "t2", "flair"];
 export const ALIASES = { t1n: "t1", t1c: "t1ce", t2w: "t2", t2f: "flair", t1gd: "t1ce" };

@@ -1,4 +1,4 @@
-// Cuts through a volume as pixels: the browser's side of ray_brats/panels.py. Axes are LPS, the
+// Cuts through a volume as pixels: the browser's side of ray_brats/report/panels.py. Axes are LPS, the
 // display is radiological: the patient's right is on the left, anterior or superior on top.
 
 export const PLANES = [

@@ -1,0 +1,224 @@
+"""How a prepared array lies in the file it came from, and the way back.
+
+    native      the file's own axes and order
+    canonical   the same voxels in LPS order: first axis towards left, second posterior, third up
+    grid        canonical at the recipe's spacing; the canonical grid itself where it asks for none
+    crop        a box of the grid, padded with zeros where it reaches outside
+
+Without another spacing a mask goes there and back without loss: voxels are only moved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from ray_brats.recipes.config import Shape, Spacing
+
+Array = npt.NDArray[Any]
+Affine = tuple[tuple[float, ...], ...]
+
+_LPS = axcodes2ornt(("L", "P", "S"))
+_SAME_SPACING = 1e-3
+"""Relative difference of spacings below which nothing is resampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How a canonical, cropped array lies in the file it came from."""
+
+    native_shape: Shape
+    native_affine: Affine
+    """Voxel index to world, mm, 4 × 4 rows."""
+    qform_code: int
+    sform_code: int
+    axes: Shape
+    """Native axis that becomes the first, second, third canonical axis."""
+    flips: tuple[bool, bool, bool]
+    """Whether each canonical axis runs against its native one."""
+    resampled_shape: Shape | None = None
+    """Shape of the whole grid where it has another spacing than the file; None: the file's."""
+    crop_start_vox: Shape = (0, 0, 0)
+    """First voxel of the crop in the grid; negative where the crop is padded."""
+    crop_shape_vox: Shape = (0, 0, 0)
+
+    @property
+    def canonical_shape(self) -> Shape:
+        """Shape of the whole volume in canonical axes."""
+        first, second, third = (self.native_shape[axis] for axis in self.axes)
+        return first, second, third
+
+    @property
+    def grid_shape(self) -> Shape:
+        """Shape of the whole volume in the grid that crops are taken from."""
+        return self.resampled_shape or self.canonical_shape
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Size of a voxel of the file along each canonical axis."""
+        columns = np.linalg.norm(np.array(self.native_affine)[:3, :3], axis=0)
+        first, second, third = (float(columns[axis]) for axis in self.axes)
+        return first, second, third
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the file in millilitres."""
+        return math.prod(self.spacing_mm) / 1000
+
+    def canonical(self, native: Array) -> Array:
+        """A native array in canonical axes; a view."""
+        return np.transpose(native, self.axes)[self._flipping()]
+
+    def crop(self, canonical: Array) -> Array:
+        """The crop of a canonical mask; a view where nothing is padded or resampled."""
+        if self.resampled_shape is not None:
+            return self._resampled(canonical, _nearest)
+        inside, outside = self._overlap()
+        if all(a.stop - a.start == n for a, n in zip(inside, self.crop_shape_vox, strict=True)):
+            return canonical[outside]
+        padded = np.zeros((*self.crop_shape_vox, *canonical.shape[3:]), canonical.dtype)
+        padded[inside] = canonical[outside]
+        return padded
+
+    def crop_image(self, canonical: Array) -> Array:
+        """The crop of a canonical image: as `crop`, but linear where it is resampled (float32)."""
+        if self.resampled_shape is None:
+            return self.crop(canonical)
+        return self._resampled(canonical, _linear)
+
+    def to_canonical(self, cropped: Array) -> Array:
+        """A cropped mask in the whole canonical grid; zero outside the crop."""
+        inside, outside = self._overlap()
+        whole = np.zeros((*self.grid_shape, *cropped.shape[3:]), cropped.dtype)
+        whole[outside] = cropped[inside]
+        if self.resampled_shape is None:
+            return whole
+        for axis, (source, target) in enumerate(
+            zip(self.resampled_shape, self.canonical_shape, strict=True)
+        ):
+            whole = _nearest(whole, axis, _positions(np.arange(target), source, target))
+        return whole
+
+    def to_native(self, cropped: Array) -> Array:
+        """A cropped mask in the grid of the file it came from; zero outside the crop.
+
+        In the memory order of NIfTI files, the first axis fastest.
+        """
+        native = np.zeros((*self.native_shape, *cropped.shape[3:]), cropped.dtype, order="F")
+        if self.resampled_shape is not None:
+            self.canonical(native)[...] = self.to_canonical(cropped)
+            return native
+        inside, outside = self._overlap()
+        self.canonical(native)[outside] = cropped[inside]
+        return native
+
+    def _flipping(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+
+    def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        inside, outside = [], []
+        for start, size, limit in zip(
+            self.crop_start_vox, self.crop_shape_vox, self.grid_shape, strict=True
+        ):
+            first, last = max(start, 0), min(start + size, limit)
+            last = max(last, first)
+            outside.append(slice(first, last))
+            inside.append(slice(first - start, last - start))
+        return tuple(inside), tuple(outside)
+
+    def _resampled(self, canonical: Array, interpolate: Any) -> Array:
+        inside, outside = self._overlap()
+        values = canonical
+        for axis, (source, target) in enumerate(
+            zip(self.canonical_shape, self.grid_shape, strict=True)
+        ):
+            wanted = np.arange(outside[axis].start, outside[axis].stop)
+            values = interpolate(values, axis, _positions(wanted, source, target))
+        padded = np.zeros(self.crop_shape_vox, values.dtype)
+        padded[inside] = values
+        return padded
+
+
+def _positions(index: Array, source: int, target: int) -> Array:
+    """Where voxels of a target grid lie in a source grid of the same extent, in its indices."""
+    return np.asarray((index + 0.5) * (source / target) - 0.5)
+
+
+def _nearest(values: Array, axis: int, positions: Array) -> Array:
+    index = np.clip(np.floor(positions + 0.5).astype(int), 0, values.shape[axis] - 1)
+    return np.asarray(np.take(values, index, axis=axis))
+
+
+def _linear(values: Array, axis: int, positions: Array) -> Array:
+    last = values.shape[axis] - 1
+    low = np.clip(np.floor(positions).astype(int), 0, last)
+    high = np.minimum(low + 1, last)
+    share = np.clip(positions - low, 0, 1).astype(np.float32)
+    share = share.reshape([-1 if n == axis else 1 for n in range(values.ndim)])
+    below = np.take(values, low, axis=axis).astype(np.float32)
+    return np.asarray(below + share * (np.take(values, high, axis=axis) - below))
+
+
+def of_file(
+    shape: Sequence[int], affine: npt.NDArray[np.float64], *, qform_code: int, sform_code: int
+) -> Geometry:
+    """The geometry of a whole file: its canonical axes are those nearest to LPS."""
+    transform = ornt_transform(io_orientation(affine), _LPS)
+    first, second, third = (int(n) for n in np.argsort(transform[:, 0].astype(int)))
+    flips = tuple(bool(transform[axis, 1] < 0) for axis in (first, second, third))
+    height, width, depth = (int(n) for n in shape)
+    whole = Geometry(
+        native_shape=(height, width, depth),
+        native_affine=tuple(tuple(float(x) for x in row) for row in affine),
+        qform_code=qform_code,
+        sform_code=sform_code,
+        axes=(first, second, third),
+        flips=(flips[0], flips[1], flips[2]),
+    )
+    return with_crop(whole, (0, 0, 0), whole.canonical_shape)
+
+
+def from_json(values: Mapping[str, Any]) -> Geometry:
+    """The geometry in a `case.json`."""
+    names = {item.name for item in dataclasses.fields(Geometry)}
+    return Geometry(**{name: _tuples(values[name]) for name in names})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def with_crop(geometry: Geometry, start_vox: Sequence[int], shape_vox: Sequence[int]) -> Geometry:
+    """The same geometry with another crop, in voxels of its grid."""
+    (a, b, c), (d, e, f) = start_vox, shape_vox
+    start, shape = (int(a), int(b), int(c)), (int(d), int(e), int(f))
+    return dataclasses.replace(geometry, crop_start_vox=start, crop_shape_vox=shape)
+
+
+def with_spacing(geometry: Geometry, spacing_mm: Spacing | None) -> Geometry:
+    """The same geometry on a grid whose spacing is as near as whole voxels allow; uncropped."""
+    native = geometry.spacing_mm
+    resampled = None
+    if spacing_mm is not None and not np.allclose(native, spacing_mm, rtol=_SAME_SPACING, atol=0):
+        sides = zip(geometry.canonical_shape, native, spacing_mm, strict=True)
+        first, second, third = (max(1, round(n * have / want)) for n, have, want in sides)
+        resampled = (first, second, third)
+    whole = dataclasses.replace(geometry, resampled_shape=resampled)
+    return with_crop(whole, (0, 0, 0), whole.grid_shape)
+
+
+def same_grid(a: Geometry, b: Geometry) -> str:
+    """ "" where two files share a grid, else what differs."""
+    if a.native_shape != b.native_shape:
+        return f"shape {a.native_shape} against {b.native_shape}"
+    difference = np.abs(np.array(a.native_affine) - np.array(b.native_affine)).max()
+    if difference > 1e-3:
+        return f"affine differs by up to {difference:.3g} mm"
+    return ""

@@ -1,0 +1,79 @@
+"""`check`: what is wrong with a case, from headers alone where headers suffice.
+
+A header tells the grid and the type, the end of a gzip stream its length. Voxels are read only
+where something stays open: masks (labels stand in no header), float images (they may hold
+NaN), files that compress as only an empty image does, and lengths that do not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ray_brats.cases import nifti, preprocess, volume
+from ray_brats.cases.cohort import Case
+from ray_brats.cases.naming import SEGMENTATION
+from ray_brats.cases.nifti import Header
+from ray_brats.errors import CaseError
+from ray_brats.files import storage
+from ray_brats.recipes.config import PreprocessConfig
+
+_EMPTY_RATIO = 200
+"""Zeros compress a thousandfold, a head in air some tenfold."""
+
+
+def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> dict[str, Any]:
+    """The row of one case: `case_id, patient_id, masked, status, reason, file`, and its shape.
+
+    Args:
+        case: found, not yet opened.
+        config: whose modalities and rules are asked for.
+        deep: read every voxel, as preprocessing does.
+    """
+    row: dict[str, Any] = {"case_id": case.case_id, "patient_id": case.patient_id}
+    row |= {"masked": case.segmentation is not None, "reason": "", "file": ""}
+    try:
+        if deep:
+            shape = preprocess.preprocess_case(case, config).geometry.canonical_shape
+        else:
+            shape = _check(case, config)
+    except CaseError as error:
+        return {**row, "status": error.status, "reason": error.reason, "file": error.file}
+    return {**row, "status": "ok", "shape_vox": list(shape)}
+
+
+def _check(case: Case, config: PreprocessConfig) -> tuple[int, int, int]:
+    uris = preprocess.files_of(case, config)
+    found = preprocess.readers().map(volume.read_header, uris.values())
+    headers = dict(zip(uris, found, strict=True))
+    geometries = {kind: header.geometry for kind, header in headers.items()}
+    preprocess.check_grids(geometries, uris)
+    for kind, uri in uris.items():
+        if kind == SEGMENTATION:
+            _check_mask(case, uri, config, headers[kind])
+        elif not _suffices(headers[kind], uri, case.sizes_bytes):
+            preprocess.check_volumes({kind: volume.read(uri)}, uris)
+    return headers[next(iter(uris))].geometry.canonical_shape
+
+
+def _suffices(header: Header, uri: str, sizes_bytes: Mapping[str, int]) -> bool:
+    """Whether nothing about an image is left open by its header and the length of its file."""
+    size = sizes_bytes.get(uri)
+    if header.dtype.kind == "f" or header.scale is not None or size is None:
+        return False
+    if not header.gzipped:
+        return size >= header.promised_bytes
+    trailer = storage.read_bytes(uri, start=size - nifti.LENGTH_BYTES, end=size)
+    agrees = int.from_bytes(trailer, "little") == header.promised_bytes
+    return agrees and header.promised_bytes < _EMPTY_RATIO * size
+
+
+def _check_mask(case: Case, uri: str, config: PreprocessConfig, header: Header) -> None:
+    voxels = volume.read(uri).voxels_HWD
+    label = preprocess.read_label(uri, voxels, case.release, config)
+    if config.crop == "centre":
+        geometry = preprocess.cropped_geometry(header.geometry, config)
+        crop = np.asarray(geometry.crop(label))
+        preprocess.check_labelled_share(crop, geometry, config.min_labelled_share)

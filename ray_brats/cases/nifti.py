@@ -1,0 +1,250 @@
+"""NIfTI headers and gzip streams, read as if every file were hostile.
+
+The header comes first: nothing more is inflated, and no more of the file is read, before
+dimensions, type and size are known to be sane. Streams are inflated only as far as the header
+promises, and their checksums are verified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+from nibabel.spatialimages import HeaderDataError
+
+from ray_brats.cases import geometry
+from ray_brats.cases.geometry import Geometry
+from ray_brats.errors import CaseRejected
+from ray_brats.recipes.config import Shape
+
+HEAD_BYTES = 16 << 10
+"""Of a file: enough for the header of a gzipped one."""
+MAX_FILE_BYTES = 640 << 20
+"""Inflated; a float32 scan of 512³ voxels and then some."""
+GZIP_MAGIC = b"\x1f\x8b"
+LENGTH_BYTES = 4
+"""The end of a gzip stream: the length of what it inflates to, little-endian."""
+
+_IsalError = cast(type[Exception], isal_zlib.error)
+_HEADER_BYTES = 348
+_NIFTI2_BYTES = 540
+_MAX_SIDE_VOX = 2048
+_SPACING_MM = (0.01, 100.0)
+_BOMB_BYTES = 128 << 20
+_BOMB_RATIO = 500
+"""A stream that inflates to so much, by so much, is no scan: those compress some tenfold."""
+_SLACK_BYTES = 1 << 20
+"""What may follow the voxels, as some writers pad."""
+_INVALID = (HeaderDataError, ValueError, KeyError, OverflowError, IndexError, TypeError)
+_SILENT = logging.Logger("nibabel's remarks", logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the header promises."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    """Of the stored voxels, byte order included."""
+    offset_bytes: int
+    scale: tuple[float, float] | None
+    """Slope and intercept, where voxels are to be scaled."""
+    geometry: Geometry
+    gzipped: bool
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Length of the voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def promised_bytes(self) -> int:
+        """Length of the whole file, once inflated."""
+        return self.offset_bytes + self.voxel_bytes
+
+
+def is_gzip(content: bytes) -> bool:
+    """Whether a file that begins so is gzipped, whatever its name says."""
+    return content[:2] == GZIP_MAGIC
+
+
+def read_header(head: bytes, name: str) -> Header:
+    """The header in the first `HEAD_BYTES` of a file, plain or gzipped.
+
+    Raises:
+        CaseRejected: no NIfTI, damaged, or a promise that is absurd.
+    """
+    gzipped = is_gzip(head)
+    start = Inflater(head, name).take(_NIFTI2_BYTES, exactly=False) if gzipped else head
+    return dataclasses.replace(_header(start, name), gzipped=gzipped)
+
+
+def _header(start: bytes, name: str) -> Header:
+    if len(start) < _HEADER_BYTES:
+        raise CaseRejected(f"truncated: {len(start)} bytes are no NIfTI header", name)
+    if nib.Nifti1Header.may_contain_header(start):
+        kind, length = nib.Nifti1Header, _HEADER_BYTES
+    elif len(start) >= _NIFTI2_BYTES and nib.Nifti2Header.may_contain_header(start):
+        kind, length = nib.Nifti2Header, _NIFTI2_BYTES
+    else:
+        raise CaseRejected("not a NIfTI file, whatever its name says", name)
+    try:
+        # NumPy speaks of NaN in fields that are refused below anyway.
+        with np.errstate(all="ignore"):
+            header = kind(start[:length], check=False)
+            header.check_fix(logger=_SILENT, error_level=40)
+            return _checked(header, length, name)
+    except _INVALID as error:
+        raise CaseRejected(f"the NIfTI header is not valid: {error}", name) from error
+
+
+def _checked(header: Any, length: int, name: str) -> Header:
+    sides = tuple(int(n) for n in header.get_data_shape())
+    if len(sides) < 3 or any(n != 1 for n in sides[3:]):
+        raise CaseRejected(f"shape {sides}: expected three axes, or a fourth of length 1", name)
+    shape = (sides[0], sides[1], sides[2])
+    if any(not 0 < side <= _MAX_SIDE_VOX for side in shape):
+        raise CaseRejected(f"shape {shape}: expected 1–{_MAX_SIDE_VOX} voxels a side", name)
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise CaseRejected(f"voxels of type {dtype}: expected integers or floats", name)
+    offset = int(header.get_data_offset())
+    if offset < length:
+        raise CaseRejected(
+            f"voxels begin at byte {offset}, inside the header: expected a single file with both",
+            name,
+        )
+    found = Header(
+        gzipped=False,
+        shape=shape,
+        dtype=dtype,
+        offset_bytes=offset,
+        scale=_scale(header),
+        geometry=_geometry(header, shape, name),
+    )
+    if found.promised_bytes > MAX_FILE_BYTES:
+        raise CaseRejected(
+            f"the header promises {found.promised_bytes} bytes: at most {MAX_FILE_BYTES} are read",
+            name,
+        )
+    return found
+
+
+def _scale(header: Any) -> tuple[float, float] | None:
+    slope, intercept = header.get_slope_inter()
+    scale = (1.0 if slope is None else float(slope), float(intercept or 0.0))
+    return None if scale == (1.0, 0.0) else scale
+
+
+def _geometry(header: Any, shape: Shape, name: str) -> Geometry:
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise CaseRejected(
+            "the affine has no inverse: the header's qform and sform are damaged", name
+        )
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    least, most = _SPACING_MM
+    if spacing_mm.min() < least or spacing_mm.max() > most:
+        told = " × ".join(f"{side:.3g}" for side in spacing_mm)
+        raise CaseRejected(f"voxels of {told} mm: expected {least}–{most:g} mm a side", name)
+    return geometry.of_file(
+        shape,
+        affine,
+        qform_code=int(header["qform_code"]),
+        sform_code=int(header["sform_code"]),
+    )
+
+
+class Inflater:
+    """Inflates a gzip file piece by piece, member by member.
+
+    Zero bytes or other garbage after the last member are ignored, as gzip itself does.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        self._rest, self._name = content, name
+        self._stream = isal_zlib.decompressobj(wbits=31)
+        self._ended = False
+
+    def take(self, count: int, *, exactly: bool = True) -> bytes:
+        """The next `count` bytes; fewer at the end, which is an error where `exactly`.
+
+        Raises:
+            CaseRejected: truncated or damaged.
+        """
+        parts: list[bytes] = []
+        while count > 0 and not self._ended:
+            part = self._piece(count)
+            parts.append(part)
+            count -= len(part)
+            if not part and not self._rest and not self._ended:
+                if exactly:
+                    raise CaseRejected("truncated: the gzip stream breaks off", self._name)
+                break
+        if count > 0 and exactly:
+            raise CaseRejected(
+                f"truncated: the file holds {count} bytes fewer than its header promises",
+                self._name,
+            )
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _piece(self, count: int) -> bytes:
+        try:
+            part = bytes(self._stream.decompress(self._rest, count))
+        except (_IsalError, zlib.error, EOFError) as error:
+            raise CaseRejected(f"damaged gzip stream ({error})", self._name) from error
+        self._rest = self._stream.unconsumed_tail
+        if self._stream.eof:
+            self._rest = self._stream.unused_data
+            self._ended = not is_gzip(self._rest)
+            self._stream = isal_zlib.decompressobj(wbits=31)
+        return part
+
+    def finish(self) -> None:
+        """Reach the end, and with it the checksum; little may come before it.
+
+        Raises:
+            CaseRejected: truncated, damaged, or far more than was promised.
+        """
+        left = _SLACK_BYTES
+        while not self._ended:
+            part = self._piece(left)
+            left -= len(part)
+            if left <= 0:
+                raise CaseRejected("holds far more than its header promises", self._name)
+            if not part and not self._rest and not self._ended:
+                raise CaseRejected("truncated: the gzip stream breaks off", self._name)
+
+
+def read_voxels(content: bytes, header: Header, name: str) -> npt.NDArray[Any]:
+    """The stored voxels `(i, j, k)` of a whole file, unscaled, in the machine's byte order."""
+    if is_gzip(content):
+        if header.promised_bytes > max(_BOMB_BYTES, _BOMB_RATIO * len(content)):
+            raise CaseRejected(
+                f"{len(content)} bytes promise {header.promised_bytes}: no scan compresses so far",
+                name,
+            )
+        stream = Inflater(content, name)
+        stream.take(header.offset_bytes)
+        plain, at = stream.take(header.voxel_bytes), 0
+        stream.finish()
+    else:
+        plain, at = content, header.offset_bytes
+        if len(plain) < header.promised_bytes:
+            raise CaseRejected(
+                f"truncated: the header promises {header.promised_bytes} bytes, "
+                f"the file holds {len(plain)}",
+                name,
+            )
+    flat = np.frombuffer(plain, header.dtype, math.prod(header.shape), at)
+    if not header.dtype.isnative:
+        flat = flat.astype(header.dtype.newbyteorder("="))
+    return flat.reshape(header.shape, order="F")

@@ -1,0 +1,217 @@
+"""From the files of one case to the array a network reads: the only preprocessing there is.
+
+The dataset stage and the Predictor both call `preprocess_case`; the geometry it returns
+takes a mask back to the native grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats import labels
+from ray_brats.cases import intensities, volume
+from ray_brats.cases.cohort import Case
+from ray_brats.cases.geometry import Geometry, same_grid, with_crop, with_spacing
+from ray_brats.cases.intensities import Box
+from ray_brats.cases.naming import SEGMENTATION
+from ray_brats.cases.volume import Volume
+from ray_brats.errors import CaseFiltered, CaseRejected
+from ray_brats.labels import LabelMap
+from ray_brats.recipes.config import PreprocessConfig, Shape
+
+STAGE_VERSION = 3
+"""Part of every sidecar: raise it when the same input gives other voxels."""
+
+MAX_INTENSITY = 1e30
+"""Beyond it, sums of squares would leave the range of floats."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One case, ready for a network."""
+
+    image_HWDC: Array
+    """Cropped and normalised; float16 or float32 as the recipe says."""
+    label_HWD: LabelMap | None
+    """Class indices on the same grid; None where the case has no mask."""
+    geometry: Geometry
+
+
+def preprocess_case(
+    case: Case, config: PreprocessConfig, *, with_mask: bool = True, keep_filtered: bool = False
+) -> Prepared:
+    """Read, check, crop and normalise one case.
+
+    Args:
+        with_mask: read the segmentation too, where the case has one.
+        keep_filtered: do not apply the recipe's rule on the labelled share.
+
+    Raises:
+        CaseRejected: a file is missing, damaged or does not fit the others.
+        CaseFiltered: the recipe's rule leaves the case out.
+        CaseFailed: the storage did not answer.
+    """
+    uris = files_of(case, config, with_mask=with_mask)
+    volumes = dict(zip(uris, readers().map(volume.read, uris.values()), strict=True))
+    check_volumes(volumes, uris)
+    mask = volumes.pop(SEGMENTATION, None)
+    box = None
+    if config.crop == "brain":
+        box = brain_box([item.voxels_HWD for item in volumes.values()])
+    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
+    label = None
+    if mask is not None:
+        whole = read_label(uris[SEGMENTATION], mask.voxels_HWD, case.release, config)
+        label = np.ascontiguousarray(geometry.crop(whole))
+        if not keep_filtered:
+            check_labelled_share(label, geometry, config.min_labelled_share)
+    image = normalise(volumes, geometry, config)
+    return Prepared(image_HWDC=image, label_HWD=label, geometry=geometry)
+
+
+@functools.cache
+def readers() -> ThreadPoolExecutor:
+    """Threads that read the files of a case side by side; kept, for cases may be small."""
+    return ThreadPoolExecutor(32, thread_name_prefix="reader")
+
+
+def files_of(case: Case, config: PreprocessConfig, *, with_mask: bool = True) -> dict[str, str]:
+    """Kind to URI of the files that the recipe reads; raises where one is missing."""
+    missing = [name for name in config.modalities if name not in case.images]
+    if missing:
+        has = ", ".join(sorted(case.images)) or "none"
+        raise CaseRejected(f"modality {', '.join(missing)} is missing (the case has: {has})")
+    uris = {name: case.images[name] for name in config.modalities}
+    if with_mask and case.segmentation:
+        uris[SEGMENTATION] = case.segmentation
+    return uris
+
+
+def preprocess_volumes(volumes: Mapping[str, Volume], config: PreprocessConfig) -> Prepared:
+    """The same for the recipe's modalities in memory, without a mask.
+
+    Raises:
+        CaseRejected: a volume is damaged or does not fit the others.
+    """
+    check_volumes(volumes, {name: name for name in volumes})
+    box = brain_box([item.voxels_HWD for item in volumes.values()])
+    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
+    image = normalise(volumes, geometry, config)
+    return Prepared(image_HWDC=image, label_HWD=None, geometry=geometry)
+
+
+def check_volumes(volumes: Mapping[str, Volume], names: Mapping[str, str]) -> None:
+    """Reject modalities that do not share a grid, hold NaN, or hold nothing at all."""
+    check_grids({kind: item.geometry for kind, item in volumes.items()}, names)
+    for kind, item in volumes.items():
+        voxels = item.voxels_HWD
+        if voxels.dtype.kind == "f" and not _is_sane(voxels):
+            raise CaseRejected(
+                f"{kind} holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})",
+                names[kind],
+            )
+        if kind != SEGMENTATION and intensities.nonzero_box(voxels) is None:
+            raise CaseRejected(f"{kind} is zero everywhere: there is no image in it", names[kind])
+
+
+def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) -> None:
+    """Reject a case whose files do not share a grid."""
+    reference, expected = next(iter(geometries.items()))
+    for kind, found in geometries.items():
+        difference = same_grid(found, expected)
+        if difference:
+            raise CaseRejected(
+                f"{kind} does not lie on the grid of {reference}: {difference}; "
+                "all files of a case must be co-registered",
+                names[kind],
+            )
+
+
+def _is_sane(voxels: Array) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.abs(voxels).max() <= MAX_INTENSITY)
+
+
+def cropped_geometry(
+    geometry: Geometry, config: PreprocessConfig, box: Box | None = None
+) -> Geometry:
+    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file."""
+    geometry = with_spacing(geometry, config.spacing_mm)
+    if config.crop == "centre":
+        assert config.crop_size_vox is not None
+        start = centred_start(geometry.grid_shape, config.crop_size_vox)
+        return with_crop(geometry, start, config.crop_size_vox)
+    assert box is not None
+    ratio = np.divide(geometry.grid_shape, geometry.canonical_shape)
+    first = np.floor(np.multiply(box[0], ratio))
+    last = np.ceil(np.multiply(box[1], ratio))
+    return with_crop(geometry, first.tolist(), (last - first).tolist())
+
+
+def centred_start(shape: Sequence[int], size: Sequence[int]) -> Shape:
+    """First voxel of a centred crop: 56, 56, 13 for 128³ in 240×240×155, as the original's."""
+    first, second, third = ((n - m) // 2 for n, m in zip(shape, size, strict=True))
+    return first, second, third
+
+
+def brain_box(volumes_HWD: Sequence[Array]) -> Box:
+    """First voxel and one past the last of the box around every non-zero voxel of any volume.
+
+    Raises:
+        CaseRejected: all volumes are zero everywhere.
+    """
+    boxes = [box for volume_HWD in volumes_HWD if (box := intensities.nonzero_box(volume_HWD))]
+    if not boxes:
+        raise CaseRejected("every modality is zero everywhere: there is no image in them")
+    starts, stops = np.min([box[0] for box in boxes], 0), np.max([box[1] for box in boxes], 0)
+    (a, b, c), (d, e, f) = starts.tolist(), stops.tolist()
+    return (a, b, c), (d, e, f)
+
+
+def read_label(
+    uri: str, voxels_HWD: Array, release: str | None, config: PreprocessConfig
+) -> LabelMap:
+    """Class indices of a mask's voxels, by the recipe's reading of its release."""
+    if release is None:
+        raise CaseRejected(
+            "the names do not tell which release the labels follow: pass --release", uri
+        )
+    try:
+        return labels.to_class_index(
+            voxels_HWD, release, raw_3_is_enhancing=config.raw_3_is_enhancing
+        )
+    except labels.UnknownLabelsError as error:
+        raise CaseRejected(str(error), uri) from error
+
+
+def check_labelled_share(label: LabelMap, geometry: Geometry, least: float) -> None:
+    """The recipe's rule: raises `CaseFiltered` where too little of the crop is labelled."""
+    share = float(np.count_nonzero(label)) / label.size
+    if least > 0 and not share > least:
+        crop, scan = ("×".join(map(str, item)) for item in (label.shape, geometry.grid_shape))
+        raise CaseFiltered(
+            f"{share:.2%} of the {crop} crop in the centre of {scan} voxels is labelled; "
+            f"the recipe keeps more than {least:.0%}"
+        )
+
+
+def normalise(volumes: Mapping[str, Volume], geometry: Geometry, config: PreprocessConfig) -> Array:
+    """Crop and normalise each modality: `(H, W, D, C)` in the recipe's type and order."""
+    image = np.empty((*geometry.crop_shape_vox, len(config.modalities)), config.dtype)
+    for channel, name in enumerate(config.modalities):
+        voxels = volumes[name].voxels_HWD
+        if config.normalise == "minmax_slices":
+            values = intensities.minmax_slices(voxels, geometry)
+        else:
+            values = intensities.zscore_nonzero(geometry.crop_image(voxels), config.dtype)
+        intensities.place(values, image[..., channel])
+    return image

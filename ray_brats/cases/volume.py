@@ -1,0 +1,163 @@
+"""Volumes: the voxels of one NIfTI file in BraTS's own orientation, and masks as files.
+
+Canonical arrays are `(H, W, D)` in LPS order: the first index grows towards the patient's
+left, the second to posterior, the third to superior, so the axial slice stands third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+from ray_brats import labels
+from ray_brats.cases import nifti
+from ray_brats.cases.geometry import Geometry, of_file, same_grid
+from ray_brats.cases.nifti import Header
+from ray_brats.errors import CaseFailed, CaseRejected
+from ray_brats.files import storage
+from ray_brats.labels import LabelMap
+
+REMOTE_BYTES = 64 << 20
+"""First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
+header is judged before the rest is asked for."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One file: voxels in canonical axes, in the type they were stored with."""
+
+    voxels_HWD: Array
+    geometry: Geometry
+
+
+def read(uri: str) -> Volume:
+    """Read one NIfTI file, plain or gzipped.
+
+    Returns:
+        Voxels in LPS order, of the stored type (scaled ones float64).
+
+    Raises:
+        CaseRejected: the file is absent, truncated, no NIfTI, or of an absurd size.
+        CaseFailed: the storage did not answer; may pass next time.
+    """
+    with _named(uri):
+        remote = storage.is_remote(uri)
+        first = REMOTE_BYTES if remote else nifti.HEAD_BYTES
+        head = storage.read_bytes(uri, end=first)
+        if remote and len(head) < first:
+            return parse(head, uri)
+        header = nifti.read_header(head[: nifti.HEAD_BYTES], uri)
+        del head
+        # Deflate cannot make voxels longer by more than a thousandth.
+        most = int(header.promised_bytes * 1.01) + (2 << 20)
+        return _volume(header, storage.read_bytes(uri, end=most), uri)
+
+
+def read_header(uri: str) -> Header:
+    """The header of one file, from its first bytes; raises as `read`."""
+    with _named(uri):
+        return nifti.read_header(storage.read_bytes(uri, end=nifti.HEAD_BYTES), uri)
+
+
+@contextlib.contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """What the storage says inside, as an error of the case."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise CaseRejected("no such file", uri) from error
+    except OSError as error:
+        raise CaseFailed(f"cannot be read: {error}", uri) from error
+
+
+def from_array(voxels: Array, affine: npt.NDArray[np.float64]) -> Volume:
+    """A volume from an array in native index order and its affine (voxel index to world, mm).
+
+    Raises:
+        CaseRejected: not three axes, or an affine without an inverse.
+    """
+    if voxels.ndim != 3:
+        raise CaseRejected(f"an array of shape {voxels.shape}: expected three axes")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise CaseRejected("the affine has no inverse")
+    found = of_file(voxels.shape, affine, qform_code=1, sform_code=1)
+    return Volume(voxels_HWD=found.canonical(voxels), geometry=found)
+
+
+def parse(content: bytes, name: str) -> Volume:
+    """The volume in the bytes of a `.nii` or `.nii.gz` file; see `read`."""
+    return _volume(nifti.read_header(content[: nifti.HEAD_BYTES], name), content, name)
+
+
+def _volume(header: Header, content: bytes, name: str) -> Volume:
+    voxels = nifti.read_voxels(content, header, name)
+    if header.scale is not None:
+        slope, intercept = header.scale
+        # What becomes infinite here is rejected with the other infinite voxels.
+        with np.errstate(over="ignore", invalid="ignore"):
+            voxels = np.multiply(voxels, slope, dtype=np.float64)
+            voxels += intercept
+    return Volume(voxels_HWD=header.geometry.canonical(voxels), geometry=header.geometry)
+
+
+def read_mask(
+    uri: str,
+    release: str | None,
+    *,
+    grid: Geometry | None = None,
+    raw_3_is_enhancing: bool = False,
+) -> LabelMap:
+    """A mask as class indices in canonical axes, uint8 `(H, W, D)`.
+
+    Args:
+        release: whose labels it carries.
+        grid: where it must lie.
+        raw_3_is_enhancing: see `labels.to_class_index`.
+
+    Raises:
+        CaseRejected: damaged, on another grid, or labels that the release does not define.
+    """
+    if release is None:
+        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
+    item = read(uri)
+    difference = same_grid(item.geometry, grid) if grid else ""
+    if difference:
+        raise CaseRejected(
+            f"not on the grid of its case: {difference}; masks are never resampled in silence", uri
+        )
+    try:
+        return labels.to_class_index(
+            item.voxels_HWD, release, raw_3_is_enhancing=raw_3_is_enhancing
+        )
+    except labels.UnknownLabelsError as error:
+        raise CaseRejected(str(error), uri) from error
+
+
+def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:
+    """A native mask as the bytes of a `.nii.gz`: the input's shape, affine and header codes.
+
+    Equal masks give equal bytes: the gzip header holds neither a time nor a name.
+    """
+    image = nib.Nifti1Image(mask_native, np.array(geometry.native_affine))
+    image.header.set_xyzt_units("mm")
+    image.set_qform(image.affine, geometry.qform_code)
+    image.set_sform(image.affine, geometry.sform_code)
+    return gzip_bytes(image.to_bytes())
+
+
+def gzip_bytes(plain: bytes) -> bytes:
+    """gzip without a time or a name in its header."""
+    stream = isal_zlib.compressobj(2, isal_zlib.DEFLATED, -15)
+    body = stream.compress(plain) + stream.flush()
+    trailer = zlib.crc32(plain).to_bytes(4, "little") + len(plain).to_bytes(4, "little")
+    return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + body + trailer

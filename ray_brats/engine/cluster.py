@@ -1,0 +1,228 @@
+"""Ray itself: join a cluster, or start one on this machine; what it offers.
+
+The other modules of this layer are thin shells that stand on this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_brats.errors import UsageError
+from ray_brats.files import storage
+from ray_brats.progress import say
+
+WORKER_ENV = {
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+"""In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
+where they are ten times as fast as its own), no TensorFlow noise, GPU memory taken as needed,
+patience with autoscaling."""
+WATCH = "ray_brats.engine.companion.watch"
+"""What every worker does first."""
+NODE_ENV = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_local_fs_monitor_interval_ms": "1000",
+}
+"""Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
+for a second, and a new one costs more than a case's reading and writing. What it counts for a
+dashboard nobody sees: there is none."""
+NODES_SECONDS = 900.0
+"""How long a cluster's first worker node may take to join."""
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing on standard error inside: for what TensorFlow and Ray say as they start.
+
+    Their C++ side speaks before its logging is set up and obeys no option; errors come as
+    exceptions all the same.
+    """
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster offers, in total and on its largest node."""
+
+    cpus: int
+    gpus: int
+    node_cpus: int
+    node_memory_bytes: int
+    memory_bytes: int
+    nodes: int
+    shapes: tuple[tuple[int, int], ...]
+    """CPUs and GPUs of each node."""
+
+
+def object_store_bytes(cpus: int) -> int:
+    """Of a local Ray on so many CPUs.
+
+    Rows are small; what fills it are prepared images that wait for an actor, a few for each. The
+    cap is for containers that see all cores of a machine and little of its memory.
+    """
+    return min(2 << 30, max(256 << 20, cpus * (128 << 20)))
+
+
+@contextlib.contextmanager
+def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
+    """Ray is there inside: the cluster of `RAY_ADDRESS`, or one sized to this machine.
+
+    Args:
+        patience_seconds: how long a cluster may still be without any CPU, since a head that does
+            no work itself takes jobs before its workers have joined.
+
+    Raises:
+        UsageError: `RAY_ADDRESS` names a cluster that does not answer, or has no CPUs.
+    """
+    if ray.is_initialized():
+        yield resources()
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        _join(address, quiet)
+    else:
+        for name, value in {**WORKER_ENV, **NODE_ENV}.items():
+            os.environ.setdefault(name, value)
+        with silenced():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=object_store_bytes(os.cpu_count() or 1),
+                runtime_env={"worker_process_setup_hook": WATCH},
+                **quiet,
+            )
+    try:
+        found = _with_nodes(resources, patience_seconds) if address else resources()
+        place = f"the cluster at {address}" if address else "this machine"
+        say(f"Ray on {place}: {found.nodes} node(s), {found.cpus} CPUs, {found.gpus} GPUs")
+        yield found
+    except BaseException as error:
+        _let_go(error)
+        raise
+    finally:
+        ray.shutdown()
+
+
+def _with_nodes(
+    look: Callable[[], Resources], patience_seconds: float, pause_seconds: float = 5.0
+) -> Resources:
+    """What the cluster offers once any node offers CPUs."""
+    until, told = time.monotonic() + patience_seconds, False
+    while (found := look()).cpus == 0 and time.monotonic() < until:
+        if not told:
+            say(f"Ray: no node with CPUs has joined yet; waiting up to {patience_seconds:g} s")
+            told = True
+        time.sleep(pause_seconds)
+    if found.cpus == 0 and patience_seconds > 0:
+        raise UsageError(
+            f"RAY_ADDRESS: the cluster has no CPUs, and no node with any joined within "
+            f"{patience_seconds:g} s: look at `ray status`, or start the head with --num-cpus"
+        )
+    return found
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, while Ray is still there.
+
+    Among it may be an executor of Ray Data, interrupted as it was set up. Freed after
+    `ray.shutdown`, its finaliser would start Ray anew and fail in it.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    gc.collect()
+
+
+def _join(address: str, quiet: Mapping[str, Any]) -> None:
+    """Connect to a cluster; Ray itself would try an address where nobody listens for minutes."""
+    try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ours = {"env_vars": WORKER_ENV, "worker_process_setup_hook": WATCH}
+        ray.init(address=address, runtime_env=ours, **quiet)
+    except OSError as error:
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, and no Ray cluster answers there: start one with "
+            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def resources() -> Resources:
+    """What the cluster offers now."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    memory = [int(node.get("memory", 0)) for node in nodes]
+    return Resources(
+        cpus=sum(cpus),
+        gpus=sum(int(node.get("GPU", 0)) for node in nodes),
+        node_cpus=max(cpus, default=0),
+        node_memory_bytes=max(memory, default=0),
+        memory_bytes=sum(memory),
+        nodes=len(nodes),
+        shapes=tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes),
+    )
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Of a task or actor that runs on this node or not at all."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def check_shared(folder_uri: str, there: Resources) -> None:
+    """`UsageError` for an output folder that not all nodes see: its files would be scattered."""
+    if there.nodes == 1 or storage.is_remote(folder_uri):
+        return
+    probe = storage.join(folder_uri, ".shared-by-all-nodes")
+    storage.write_bytes(probe, b"")
+    try:
+        check_seen(probe, there)
+    finally:
+        storage.delete(probe)
+
+
+def check_seen(file_uri: str, there: Resources) -> None:
+    """`UsageError` for a file that is here, on a path that not all nodes see."""
+    if there.nodes == 1 or storage.is_remote(file_uri):
+        return
+    look = ray.remote(num_cpus=0)(storage.exists)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    seen = ray.get(
+        [look.options(scheduling_strategy=on_node(node)).remote(file_uri) for node in nodes]
+    )
+    if not all(seen):
+        raise UsageError(
+            f"{storage.parent_of(file_uri)} is a path that {seen.count(False)} of the cluster's "
+            f"{len(seen)} nodes do not see: pass s3://, or a folder on storage that all nodes share"
+        )

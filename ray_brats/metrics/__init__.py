@@ -1,0 +1,5 @@
+"""The numbers by which two masks are compared, and their summaries.
+
+Doors: scores, summary, comparison.
+Never here: files, a framework, a figure.
+"""

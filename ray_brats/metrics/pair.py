@@ -1,0 +1,80 @@
+"""Two label maps of one case, and what regions and labels share of the work of comparing them.
+
+A prediction of one class only has the same mask for WT, TC and ET; a surface, its distance
+transform and the lesions of a mask are made once, whichever region or label asks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ray_brats.labels import CLASS_COUNT, LabelMap
+from ray_brats.metrics.distances import SurfaceDistances
+from ray_brats.metrics.lesions import lesionwise_scores
+from ray_brats.metrics.surfaces import Mask, Spacing, Surface, surface_of
+
+
+class _Side:
+    """One of the two label maps, cropped, and what was made of it so far."""
+
+    def __init__(self, index: LabelMap, spacing_mm: Spacing) -> None:
+        self._index, self._spacing_mm = index, spacing_mm
+        counts = np.bincount(index.ravel(), minlength=CLASS_COUNT)
+        self.present = frozenset(np.flatnonzero(counts).tolist())
+        self._surfaces: dict[frozenset[int], Surface] = {}
+        self._masks: dict[frozenset[int], Mask] = {}
+
+    def mask(self, classes: frozenset[int]) -> Mask:
+        """Voxels of some classes; bool, in the crop."""
+        if classes not in self._masks:
+            table = np.zeros(CLASS_COUNT, bool)
+            table[list(classes)] = True
+            self._masks[classes] = table[self._index]
+        return self._masks[classes]
+
+    def surface(self, classes: frozenset[int]) -> Surface:
+        """Surface of that mask; it keeps the transforms that other comparisons may use."""
+        if classes not in self._surfaces:
+            self._surfaces[classes] = surface_of(self.mask(classes), self._spacing_mm)
+        return self._surfaces[classes]
+
+
+class MapPair:
+    """Two label maps cropped to what is in them, and what was measured between them."""
+
+    def __init__(self, maps: Sequence[LabelMap], spacing_mm: Spacing, voxels: int) -> None:
+        self.spacing_mm = spacing_mm
+        self.voxels = voxels
+        """Of the whole volume, which cropping must not forget."""
+        self._reference, self._prediction = (_Side(part, spacing_mm) for part in maps)
+        self._distances: dict[tuple[frozenset[int], ...], SurfaceDistances | None] = {}
+        self._lesionwise: dict[tuple[frozenset[int], ...], tuple[float, float]] = {}
+
+    def masks(self, classes: Collection[int]) -> tuple[Mask, Mask]:
+        """Reference and prediction of a region or label."""
+        own, other = self._key(classes)
+        return self._reference.mask(own), self._prediction.mask(other)
+
+    def distances(self, classes: Collection[int]) -> SurfaceDistances | None:
+        """Distances between the two surfaces; None where a mask is empty."""
+        key = self._key(classes)
+        if key not in self._distances:
+            own, other = self._reference.surface(key[0]), self._prediction.surface(key[1])
+            both = own.count and other.count
+            self._distances[key] = SurfaceDistances.between(own, other) if both else None
+        return self._distances[key]
+
+    def lesionwise(self, classes: Collection[int]) -> tuple[float, float]:
+        """Lesion-wise Dice and HD95."""
+        key = self._key(classes)
+        if key not in self._lesionwise:
+            self._lesionwise[key] = lesionwise_scores(
+                *self.masks(classes), self.spacing_mm, whole=self.distances(classes)
+            )
+        return self._lesionwise[key]
+
+    def _key(self, classes: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
+        """The classes that are there: two regions with the same of them are the same masks."""
+        return self._reference.present & set(classes), self._prediction.present & set(classes)

@@ -1,0 +1,239 @@
+"""Scores of a segmentation against its reference, one row per region or label.
+
+Overlap scores follow Taha & Hanbury 2015 (BMC Medical Imaging 15:29); HD95 and surface Dice
+Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`); the
+original project's figures its Keras metrics (`original`). Distances are in mm, volumes
+in ml. A number that does not exist is None, never NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats.errors import UsageError
+from ray_brats.labels import BACKGROUND, CLASS_COUNT, CLASS_NAMES, REGIONS, LabelMap, region_mask
+from ray_brats.metrics.distances import SurfaceDistances
+from ray_brats.metrics.lesions import PENALTY_MM
+from ray_brats.metrics.original import ORIGINAL_FIGURES, original_figures, original_figures_soft
+from ray_brats.metrics.pair import MapPair
+from ray_brats.metrics.surfaces import Mask, Spacing, bounding_box
+
+__all__ = [
+    "LABEL_NAMES",
+    "LEGACY_COLUMNS",
+    "LESIONWISE_COLUMNS",
+    "MISSING_HD95_MM",
+    "ORIGINAL_FIGURES",
+    "RULES",
+    "SCORE_COLUMNS",
+    "all_metrics",
+    "case_metrics",
+    "label_metrics",
+    "missing_prediction_label_metrics",
+    "missing_prediction_metrics",
+    "original_figures",
+    "original_figures_soft",
+    "region_dice",
+]
+
+RULES: Final = ("legacy", "lesionwise", "both")
+MISSING_HD95_MM: Final = 373.12866
+"""Legacy HD95 where exactly one mask is empty: the diagonal of a BraTS volume, 240×240×155."""
+TOLERANCE_MM: Final = 1.0
+
+LEGACY_COLUMNS: Final = (
+    "dice",
+    "hd95_mm",
+    "iou",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "surface_dice_1mm",
+)
+LESIONWISE_COLUMNS: Final = ("lesionwise_dice", "lesionwise_hd95_mm")
+VOLUME_COLUMNS: Final = ("reference_ml", "predicted_ml", "volume_difference_ml")
+SCORE_COLUMNS: Final = (*LEGACY_COLUMNS, *LESIONWISE_COLUMNS, *VOLUME_COLUMNS)
+"""Every numeric column of a row, in order."""
+
+LABEL_NAMES: Final = {index: name for index, name in enumerate(CLASS_NAMES) if index != BACKGROUND}
+"""Class index to its name, for every label that is scored."""
+
+_MM3_PER_ML: Final = 1000.0
+
+Row = dict[str, Any]
+
+
+def case_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Score one case in every region.
+
+    Whole-mask scores, where both masks are empty: Dice, IoU and surface Dice 1, HD95 0 mm;
+    where exactly one is: 0 and 373.12866 mm. Sensitivity, specificity and precision are None
+    where their denominator is zero.
+
+    Args:
+        reference: class indices of the expert, `(H, W, D)`.
+        prediction: class indices of the model, on the same grid.
+        spacing_mm: size of a voxel along each axis.
+        rules: `legacy` for the scores of the whole mask, `lesionwise` for those per lesion, or
+            `both`; scores not asked for are None. Volumes are always there.
+
+    Returns:
+        One row per region in the order of `labels.REGIONS`: `region`, then `SCORE_COLUMNS`.
+        `volume_difference_ml` is predicted minus reference.
+
+    Raises:
+        ValueError: the shapes differ, or a map does not hold class indices.
+        UsageError: unknown rules.
+    """
+    return all_metrics(reference, prediction, spacing_mm, rules=rules)[0]
+
+
+def label_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Score one case in every label but the background.
+
+    As `case_metrics`, with `label` in the place of `region`: a value of `LABEL_NAMES`.
+    Lesion-wise scores are defined for regions and are None here.
+    """
+    return all_metrics(reference, prediction, spacing_mm, rules=rules)[1]
+
+
+def all_metrics(
+    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> tuple[list[Row], list[Row]]:
+    """Rows of `case_metrics` and of `label_metrics`, in less time than the two apart.
+
+    Regions and labels that come to the same mask, as ET and the enhancing label always do,
+    are measured once.
+    """
+    pair = _cropped(reference, prediction, spacing_mm, rules)
+    kind = "legacy" if rules != "lesionwise" else "volumes"
+    regions = [
+        {"region": region, **_scores(pair, classes, rules)} for region, classes in REGIONS.items()
+    ]
+    labels = [
+        {"label": name, **_scores(pair, (index,), kind)} for index, name in LABEL_NAMES.items()
+    ]
+    return regions, labels
+
+
+def _cropped(reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, rules: str) -> MapPair:
+    _check(reference, prediction, spacing_mm, rules)
+    spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
+    box = bounding_box(reference | prediction)
+    maps = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
+    if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in maps):
+        raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
+    return MapPair(maps, spacing, reference.size)
+
+
+def _scores(pair: MapPair, classes: Collection[int], rules: str) -> Row:
+    """`SCORE_COLUMNS` of a region or label."""
+    reference, prediction = pair.masks(classes)
+    row: Row = dict.fromkeys(SCORE_COLUMNS)
+    if rules in ("legacy", "both"):
+        row |= _legacy_scores(reference, prediction, pair.distances(classes), pair.voxels)
+    if rules in ("lesionwise", "both"):
+        row |= zip(LESIONWISE_COLUMNS, pair.lesionwise(classes), strict=True)
+    return row | _volumes(reference, prediction, pair.spacing_mm)
+
+
+def missing_prediction_metrics(
+    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """Rows of a case that has no usable prediction; nothing in them rewards its absence.
+
+    They are scored as against an empty prediction, except that every Dice and IoU is 0 and
+    every distance its penalty, 373.12866 mm (lesion-wise 374 mm), also where the reference
+    region is empty. Arguments, order and errors are those of `case_metrics`.
+    """
+    return _punished(case_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+
+
+def missing_prediction_label_metrics(
+    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+) -> list[Row]:
+    """`missing_prediction_metrics` by label."""
+    return _punished(label_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+
+
+def _punished(rows: list[Row]) -> list[Row]:
+    worst = {
+        "dice": 0.0,
+        "hd95_mm": MISSING_HD95_MM,
+        "iou": 0.0,
+        "surface_dice_1mm": 0.0,
+        "lesionwise_dice": 0.0,
+        "lesionwise_hd95_mm": PENALTY_MM,
+    }
+    return [
+        row | {name: value for name, value in worst.items() if row[name] is not None}
+        for row in rows
+    ]
+
+
+def _check(
+    reference: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing_mm: Spacing, rules: str
+) -> None:
+    if rules not in RULES:
+        raise UsageError(f"unknown rules {rules!r}: expected one of {', '.join(RULES)}")
+    if reference.shape != prediction.shape or reference.ndim != 3:
+        raise ValueError(
+            f"the reference has shape {reference.shape}, the prediction {prediction.shape}: "
+            "expected the same three axes; resample the prediction to the reference's grid"
+        )
+    if not all(np.issubdtype(part.dtype, np.integer) for part in (reference, prediction)):
+        raise ValueError(
+            f"expected whole-number class indices, not {reference.dtype} and {prediction.dtype}"
+        )
+    if len(spacing_mm) != 3 or not all(0 < size < math.inf for size in spacing_mm):
+        raise ValueError(f"expected three positive voxel sizes in mm, not {spacing_mm}")
+
+
+def _legacy_scores(
+    reference: Mask, prediction: Mask, distances: SurfaceDistances | None, total_voxels: int
+) -> Row:
+    """Scores of the whole mask; `total_voxels` counts the uncropped volume."""
+    both = int(np.count_nonzero(reference & prediction))
+    actual = int(np.count_nonzero(reference))
+    predicted = int(np.count_nonzero(prediction))
+    either = actual + predicted - both
+    if distances:
+        hd95_mm, surface_dice = distances.hd95_mm, distances.surface_dice(TOLERANCE_MM)
+    else:
+        hd95_mm, surface_dice = (MISSING_HD95_MM, 0.0) if either else (0.0, 1.0)
+    return {
+        "dice": 2 * both / (actual + predicted) if either else 1.0,
+        "hd95_mm": hd95_mm,
+        "iou": both / either if either else 1.0,
+        "sensitivity": _ratio(both, actual),
+        "specificity": _ratio(total_voxels - either, total_voxels - actual),
+        "precision": _ratio(both, predicted),
+        "surface_dice_1mm": surface_dice,
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _volumes(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> Row:
+    voxel_ml = math.prod(spacing_mm) / _MM3_PER_ML
+    actual, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
+    values = (actual * voxel_ml, predicted * voxel_ml, (predicted - actual) * voxel_ml)
+    return dict(zip(VOLUME_COLUMNS, values, strict=True))
+
+
+def region_dice(reference: LabelMap, prediction: LabelMap, region: str) -> float:
+    """Dice of one region of two class-index maps of one shape; 1 where both are empty."""
+    truth, found = region_mask(reference, region), region_mask(prediction, region)
+    total = int(np.count_nonzero(truth)) + int(np.count_nonzero(found))
+    return 2.0 * int(np.count_nonzero(truth & found)) / total if total else 1.0

@@ -1,0 +1,231 @@
+"""What a bundle holds, and that it holds nothing else; needs no TensorFlow.
+
+    bundle/saved_model/   the network for `score` and `serve`: plain TensorFlow loads it. Two
+                          signatures: `serve` (prepared patches to probabilities) and `segment`
+                          (raw intensities of a whole case to labels)
+    bundle/model.keras    the same for Keras
+    bundle/model.h5       the same in the original project's format
+    bundle/bundle.json    the model card, written last: sha256 of every other file
+
+The starter model that comes with the package has the SavedModel alone.
+
+The sha256 of bundle.json (`sha256sum bundle/bundle.json`) therefore pins the whole bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.files import storage
+from ray_brats.labels import DEFAULT_RELEASE, REGIONS
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
+
+CARD = "bundle.json"
+PARTS = (CARD, "saved_model", "model.keras", "model.h5")
+FORMAT_VERSION = 2
+STARTER = "starter"
+"""Stands for the bundle that comes with the package, wherever that is installed."""
+_STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+REQUIRED = ("recipe", "sha256", "versions", "parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The bundles that segment together, known by their cards; nothing of them is loaded."""
+
+    uris: tuple[str, ...]
+    cards: tuple[Mapping[str, Any], ...]
+    sha256: tuple[str, ...]
+    """Of each card, which pins its bundle."""
+    recipe: Recipe
+    """The first one's, with the options that were asked for."""
+    tta: str | None = None
+    overlap: float | None = None
+
+    @property
+    def release(self) -> str:
+        """Whose labels the first bundle writes."""
+        return str(self.cards[0].get("release") or DEFAULT_RELEASE)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the masks besides the inputs."""
+        options = {"tta": self.tta, "overlap": self.overlap}
+        return {"bundles": list(self.sha256), "options": options}
+
+
+def uri_of(text: str) -> str:
+    """The URI of a bundle that a user names: absolute, or `STARTER`."""
+    return text if text == STARTER else storage.absolute(text)
+
+
+def place(uri: str) -> str:
+    """Where the files of a bundle are, on the node that asks.
+
+    Raises:
+        ArtefactError: the starter model is asked for, and this installation has none.
+    """
+    if uri != STARTER:
+        return uri
+    if not (_STARTER_FOLDER / CARD).is_file():
+        raise ArtefactError(
+            "this installation of ray-brats has no starter model: pass --bundle with the bundle/ "
+            "folder that `ray-brats train` writes"
+        )
+    return str(_STARTER_FOLDER)
+
+
+def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
+    """The model card of a bundle, and the bundle's identity: the sha256 of that file.
+
+    Args:
+        uri: the bundle.
+        pinned: the sha256 it must have.
+
+    Raises:
+        ArtefactError: no bundle of this version, or not the pinned one.
+    """
+    try:
+        content = storage.read_bytes(storage.join(place(uri), CARD))
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{uri} is no bundle: it has no {CARD}. Expected what `ray-brats train` or "
+            "`ray-brats export` writes"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if pinned is not None and found != pinned.lower():
+        raise ArtefactError(
+            f"{uri} is not the bundle that was asked for: the sha256 of its {CARD} is {found}, "
+            f"expected {pinned}. It was changed or replaced; do not load it unless you know why"
+        )
+    try:
+        card = json.loads(content)
+        version = card.get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise ArtefactError(f"{uri}: {CARD} is no model card: copy the bundle again") from error
+    if version != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{uri} has bundle format {version}, this version reads {FORMAT_VERSION}: export it "
+            "again with the installed ray-brats"
+        )
+    lacking = [name for name in REQUIRED if name not in card]
+    if lacking:
+        raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
+    return card, found
+
+
+def with_pins(uris: Sequence[str], pinned: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each bundle with its pin; raises `UsageError` where there are pins, and not one each."""
+    if pinned and len(pinned) != len(uris):
+        raise UsageError(
+            f"--bundle-sha256 names {len(pinned)} and --bundle {len(uris)}: expected one each"
+        )
+    return list(zip(uris, pinned or (None,) * len(uris), strict=True))
+
+
+def choose(
+    uris: Sequence[str],
+    pinned: Sequence[str] = (),
+    *,
+    tta: str | None = None,
+    overlap: float | None = None,
+) -> Chosen:
+    """Read the cards of one or several bundles, whose probabilities are to be averaged.
+
+    Args:
+        uris: the bundles.
+        pinned: the sha256 that each one's card must have, or none at all.
+        tta: instead of the first bundle's.
+        overlap: instead of the first bundle's, by windows.
+
+    Raises:
+        UsageError: another number of pins than of bundles, or an option out of its range.
+        ArtefactError: as `read`, or bundles that cannot be averaged.
+    """
+    found = [read(uri, pinned=pin) for uri, pin in with_pins(uris, pinned)]
+    recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in found]
+    first = recipes[0]
+    for uri, other in zip(uris, recipes, strict=True):
+        if (other.preprocess, other.network.output) != (first.preprocess, first.network.output):
+            raise ArtefactError(
+                f"{uri} was trained on other inputs or outputs than {uris[0]}: only bundles of "
+                "one preprocessing can be averaged"
+            )
+    return Chosen(
+        uris=tuple(uris),
+        cards=tuple(card for card, _ in found),
+        sha256=tuple(sha256 for _, sha256 in found),
+        recipe=_with_options(first, tta, overlap),
+        tta=tta,
+        overlap=overlap,
+    )
+
+
+def _with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
+    values = jsonform.as_json(recipe)
+    if tta is not None:
+        values["inference"]["tta"] = tta
+    if overlap is not None:
+        values["inference"]["overlap"] = overlap
+        # An overlap only has a meaning for windows.
+        values["inference"]["whole_limit_vox"] = 0
+    return jsonform.from_json(Recipe, values)
+
+
+def quality(card: Mapping[str, Any]) -> str:
+    """How good the masks of a bundle were measured to be, as a sentence."""
+    validation = card["measured"]["validation"] if "measured" in card else {}
+    if "dice" not in validation:
+        return "how good such masks are was not measured: the model has seen no validation case"
+    intervals = validation.get("dice_ci95", {})
+    told = []
+    for region in REGIONS:
+        value = validation["dice"][region]
+        low, high = intervals.get(region, (None, None))
+        told.append(
+            f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
+        )
+    count = card["measured"]["cases"]["validation"]
+    return (
+        f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
+        f"Dice {', '.join(told)}" + (" (95 % interval)" if intervals else "")
+    )
+
+
+def check_target(uri: str) -> None:
+    """`UsageError` where a bundle would replace what is none."""
+    prefix = uri.rstrip("/") + "/"
+    parts = {file.uri.removeprefix(prefix).split("/")[0] for file in storage.list_files(uri)}
+    if foreign := sorted(parts - set(PARTS)):
+        raise UsageError(
+            f"{uri} holds {', '.join(foreign[:3])}, which belongs to no bundle and would be "
+            "removed: pass a new folder, or that of a bundle"
+        )
+
+
+def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
+    """`ArtefactError` unless a bundle's local files are exactly those of its card."""
+    expected, there = card["sha256"], hashes(folder)
+    if expected == there:
+        return
+    names = sorted(name for name in {*expected, *there} if expected.get(name) != there.get(name))
+    raise ArtefactError(
+        f"{uri} does not match its card ({CARD}): {', '.join(names[:3])} was changed, added or "
+        "is missing. Do not load it; copy the bundle again or export it anew"
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a bundle except its card, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / CARD
+    }

@@ -1,0 +1,260 @@
+"""The only inference code: one case in, one mask in its native grid out.
+
+The network enters as a function from a batch of patches `(N, H, W, D, C)` float32 to
+probabilities `(N, H, W, D, K)`; where it comes from (a SavedModel, a model in training, a
+fake in a test) is the caller's business, so this module needs no framework.
+
+Where a recipe keeps the background at exactly zero (`zscore`), voxels that are zero in every
+modality are background in every mask. That is why windows without any brain can be skipped
+and the mask stays the same to the last voxel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats import labels
+from ray_brats.cases import preprocess, volume
+from ray_brats.cases.cohort import Case
+from ray_brats.cases.geometry import Geometry
+from ray_brats.cases.naming import ALIASES
+from ray_brats.cases.preprocess import Prepared
+from ray_brats.cases.volume import Volume
+from ray_brats.errors import CaseRejected
+from ray_brats.labels import LabelMap
+from ray_brats.model import windows
+from ray_brats.model.windows import Forward, Probabilities
+from ray_brats.recipes.config import NetworkConfig, PreprocessConfig, Recipe
+from ray_brats.training import samples
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+Source = str | bytes | Volume
+"""A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
+
+STAGE_VERSION = 2
+"""Part of every prediction's sidecar: raise it when the same input gives another mask."""
+BATCH_BYTES = 512 << 20
+"""What the activations of windows may take; one window is always allowed."""
+MAX_BATCH = 8
+_LIVE_TENSORS = 6
+_THIN_CHANNELS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The mask of one case."""
+
+    mask_native: LabelMap
+    """Class indices, on the grid of the input files."""
+    geometry: Geometry
+    regions_native: Probabilities | None = None
+    """Probability of WT, TC and ET on the same grid, `(H, W, D, 3)`; only on request."""
+
+    def region_ml(self) -> dict[str, float]:
+        """Volume of each region in millilitres."""
+        mask, voxel_ml = self.mask_native, self.geometry.voxel_ml
+        # A comparison a class: `bincount` takes ten times as long over bytes.
+        counts = [int(np.count_nonzero(mask == one)) for one in range(labels.CLASS_COUNT)]
+        return {
+            region: sum(counts[one] for one in members) * voxel_ml
+            for region, members in labels.REGIONS.items()
+        }
+
+
+class Predictor:
+    """Segments cases with one network, or the mean of several.
+
+    Args:
+        forwards: the networks; their probabilities are averaged.
+        recipe: how cases are prepared and probabilities become labels.
+        lanes: how many batches of windows pass a network side by side.
+    """
+
+    def __init__(self, forwards: Sequence[Forward], recipe: Recipe, *, lanes: int = 1) -> None:
+        self.forwards = list(forwards)
+        self._recipe = recipe
+        self.lanes, self.batch = lanes, max(1, windows_at_once(recipe) // lanes)
+
+    def segment(
+        self, case: Case | Mapping[str, Source], *, with_probabilities: bool = False
+    ) -> Prediction:
+        """Mask of one case.
+
+        Args:
+            case: a case of a cohort, or modality (`t1ce`, `t2`, …) to a path or URI, to the bytes
+                of a `.nii` or `.nii.gz`, or to a `volume.Volume` (see `volume.from_array`).
+            with_probabilities: keep the probabilities too.
+
+        Raises:
+            CaseRejected, CaseFailed: as `preprocess.preprocess_case`.
+        """
+        config = self._recipe.preprocess
+        return self.segment_prepared(read(case, config), with_probabilities=with_probabilities)
+
+    def segment_prepared(
+        self, prepared: Prepared, *, with_probabilities: bool = False
+    ) -> Prediction:
+        """The same for a case that is read and preprocessed already."""
+        probabilities = self.probabilities(prepared.image_HWDC)
+        geometry = prepared.geometry
+        regions = None
+        if with_probabilities:
+            cropped = region_probabilities(probabilities, self._recipe.network)
+            channels = (geometry.to_native(cropped[..., k]) for k in range(cropped.shape[-1]))
+            regions = np.stack(list(channels), axis=-1)
+        mask = geometry.to_native(self.decode(probabilities))
+        return Prediction(mask_native=mask, geometry=geometry, regions_native=regions)
+
+    def class_index(self, image_HWDC: Array) -> LabelMap:
+        """Class indices `(H, W, D)` of a prepared image `(H, W, D, C)`."""
+        return self.decode(*self._mean(image_HWDC))
+
+    def probabilities(self, image_HWDC: Array) -> Probabilities:
+        """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
+        mean, brain = self._mean(image_HWDC)
+        if brain is not None:
+            np.copyto(mean, background(self._recipe.network), where=~brain[..., None])
+        return mean
+
+    def _mean(self, image_HWDC: Array) -> tuple[Probabilities, Mask | None]:
+        """The networks' mean, and where it counts: elsewhere is background; None is everywhere."""
+        image = windows.as_float32(np.asarray(image_HWDC))
+        brain = windows.occupied(image) if self._recipe.preprocess.normalise == "zscore" else None
+        flips: list[tuple[int, ...]] = [()]
+        if self._recipe.inference.tta == "flips":
+            flips = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]
+        total: Probabilities | None = None
+        for axes in flips:
+            flipped = np.flip(image, axes)
+            where = None if brain is None else np.flip(brain, axes)
+            for forward in self.forwards:
+                one = np.flip(self._one_pass(forward, flipped, where), axes)
+                total = one if total is None else np.add(total, one, out=total)
+        assert total is not None
+        passes = len(self.forwards) * len(flips)
+        if passes > 1:
+            np.divide(total, np.float32(passes), out=total)
+        return total, brain
+
+    def _one_pass(self, forward: Forward, image: Array, brain: Mask | None) -> Probabilities:
+        inference = self._recipe.inference
+        if image[..., 0].size <= inference.whole_limit_vox:
+            return windows.whole_pass(forward, image, self._recipe.network.divisor_vox)
+        return windows.sliding_window(
+            forward, image, inference, brain=brain, batch=self.batch, lanes=self.lanes
+        )
+
+    def decode(self, probabilities: Probabilities, brain: Mask | None = None) -> LabelMap:
+        """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT.
+
+        Args:
+            probabilities: `(H, W, D, K)`.
+            brain: `(H, W, D)`; voxels outside it are background.
+        """
+        inference = self._recipe.inference
+        threshold = np.float32(inference.threshold)
+        index: LabelMap = np.zeros(probabilities.shape[:3], np.uint8)
+
+        def work(rows: slice) -> None:
+            found = probabilities[rows]
+            if self._recipe.network.output == "classes":
+                index[rows] = np.argmax(found, axis=-1)
+                if brain is not None:
+                    index[rows] *= brain[rows]
+                return
+            whole = found[..., 0] >= threshold
+            if brain is not None:
+                whole &= brain[rows]
+            # The other regions lie within, and few voxels do.
+            tumour = np.flatnonzero(whole)
+            over = found.reshape(-1, found.shape[-1])[tumour] >= threshold
+            index[rows].reshape(-1)[tumour] = labels.from_regions(over)
+
+        windows.in_slabs(work, len(index))
+        if inference.min_component_vox > 1:
+            drop_small_components(index, inference.min_component_vox)
+        enhancing = index == labels.ENHANCING
+        if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox:
+            index[enhancing] = labels.NECROTIC
+        return index
+
+
+def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepared:
+    """Read and preprocess what a Predictor takes; needs no network."""
+    if isinstance(case, Case):
+        return preprocess.preprocess_case(case, config, with_mask=False)
+    given = {ALIASES.get(name.lower(), name.lower()): source for name, source in case.items()}
+    missing = [name for name in config.modalities if name not in given]
+    if missing:
+        has = ", ".join(sorted(given)) or "none"
+        raise CaseRejected(f"modality {', '.join(missing)} is missing (given: {has})")
+    with ThreadPoolExecutor(len(config.modalities)) as pool:
+        volumes = pool.map(lambda name: (name, _read(given[name], name)), config.modalities)
+        return preprocess.preprocess_volumes(dict(volumes), config)
+
+
+def _read(source: Source, name: str) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    return volume.read(source) if isinstance(source, str) else volume.parse(source, name)
+
+
+def background(network: NetworkConfig) -> npt.NDArray[np.float32]:
+    """The probabilities `(K,)` of a voxel that certainly is background."""
+    if network.output == "regions":
+        return np.zeros(len(labels.REGIONS), np.float32)
+    certain = np.zeros(labels.CLASS_COUNT, np.float32)
+    certain[labels.BACKGROUND] = 1
+    return certain
+
+
+def region_probabilities(probabilities: Probabilities, network: NetworkConfig) -> Probabilities:
+    """Probability of WT, TC and ET `(H, W, D, 3)` from a network's output."""
+    if network.output == "regions":
+        return probabilities
+    members = labels.REGIONS.values()
+    return np.stack([probabilities[..., list(one)].sum(axis=-1) for one in members], axis=-1)
+
+
+def drop_small_components(index: LabelMap, least_vox: int) -> None:
+    """Set 26-connected pieces of tumour of fewer than `least_vox` voxels to background."""
+    kept = cc3d.dust((index != labels.BACKGROUND).astype(np.uint8), threshold=least_vox)
+    index[kept == 0] = labels.BACKGROUND
+
+
+def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
+    """Voxels that pass through one network for a prepared case of this shape."""
+    inference, whole = recipe.inference, math.prod(shape_vox)
+    if whole <= inference.whole_limit_vox:
+        return whole
+    across = samples.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
+    return len(across) * math.prod(inference.window_vox)
+
+
+def lanes_for(recipe: Recipe, threads: int) -> int:
+    """How many windows of a case should pass side by side where there are so many threads."""
+    return 1 if recipe.inference.whole_limit_vox else min(threads, windows_at_once(recipe))
+
+
+def windows_at_once(recipe: Recipe) -> int:
+    """How many windows are on their way at once, so that their activations fit in `BATCH_BYTES`.
+
+    About six tensors of the finest level are alive at a time, and with a strided stem as many
+    thin ones at full resolution.
+    """
+    network = recipe.network
+    channels = _LIVE_TENSORS * network.widths[0] / network.stem_stride**3
+    if network.stem_stride > 1:
+        channels += _LIVE_TENSORS * _THIN_CHANNELS
+    window_bytes = 4 * channels * math.prod(recipe.inference.window_vox)
+    return min(MAX_BATCH, max(1, int(BATCH_BYTES // window_bytes)))

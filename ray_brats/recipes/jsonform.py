@@ -1,0 +1,120 @@
+"""Configurations as JSON, the form that crosses files and processes; `KEY=VALUE` changes to them.
+
+`as_json` and `from_json` are inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from ray_brats.errors import UsageError
+from ray_brats.recipes.config import require
+
+T = TypeVar("T")
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A plain dict that `json` writes and `from_json` reads back."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+@functools.cache
+def _hints(kind: type[object]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuild a configuration dataclass from `as_json`'s dict.
+
+    Raises:
+        UsageError: a field that `kind` does not have, or lacks, or a value out of its range.
+    """
+    hints = _hints(kind)  # type: ignore[arg-type]  # types are hashable
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise UsageError(
+            f"{kind.__name__} has no field {', '.join(sorted(unknown))}: "
+            f"expected one of {', '.join(hints)}"
+        )
+    made = {name: _rebuild(name, hints[name], value) for name, value in values.items()}
+    try:
+        return kind(**made)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__}: {error}") from error
+
+
+def _rebuild(name: str, hint: Any, value: Any) -> Any:
+    """A JSON value as the type that a field declares."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return from_json(hint, value)
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        (hint,) = (one for one in arguments if one is not types.NoneType)
+        return _rebuild(name, hint, value)
+    if origin is Literal:
+        require(value in arguments, name, value, " or ".join(map(repr, arguments)))
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), name, value, "a list")
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        require(len(kinds) == len(value), name, value, f"{len(kinds)} values")
+        return tuple(_rebuild(name, one, item) for one, item in zip(kinds, value, strict=True))
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = numeric if hint is float else type(value) is hint
+    require(fits, name, value, f"a value of type {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def with_settings(config: T, settings: Sequence[str]) -> T:
+    """A configuration with some fields set by `PART.FIELD=VALUE`, as `train.clip_norm=12`.
+
+    Values are JSON; what is no JSON is a list (`96,96,96` or `t1ce,flair`) or a word.
+
+    Raises:
+        UsageError: not of that form, no such field, or a value out of its range.
+    """
+    values = as_json(config)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *parts, field = path.strip().split(".")
+        place = values
+        for part in parts:
+            inner = place.get(part)
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {setting}: there is no {part!r}: see the recipe's parts")
+            place = inner
+        if not equals or not parts or field not in place:
+            known = ", ".join(f"{'.'.join([*parts, name])}" for name in place)
+            raise UsageError(
+                f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
+            )
+        place[field] = _parse(text.strip())
+    return from_json(type(config), values)
+
+
+def _parse(text: str) -> Any:
+    for form in (text, f"[{text}]" if "," in text else text, text.lower()):
+        try:
+            return json.loads(form)
+        except ValueError:
+            continue
+    if "," in text:
+        return [part.strip() for part in text.split(",")]
+    return None if text == "None" else text
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash over JSON values or configurations: equal content, equal string."""
+    plain = [as_json(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,5 @@
+"""What people look at: the page of an evaluation, its charts, and pictures of cases.
+
+Doors: page, figures.
+Never here: a score that `metrics` does not give.
+"""

@@ -1,0 +1,48 @@
+"""The report's section on several sets of predictions: their ranking, and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from ray_brats.report import markup
+from ray_brats.report.markup import METRICS
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """Return who ranks first, and whether the differences are more than chance, as HTML.
+
+    Args:
+        found: what `comparison.compare` found; nothing where there was nothing to compare.
+    """
+    ranking, tests = found.get("ranking") or (), found.get("tests") or ()
+    if not ranking:
+        return ""
+    measured = [(test["region"], test["metric"]) for test in tests]
+    columns = list(dict.fromkeys(measured))
+    heads = markup.heads(["Predictions"]) + markup.heads(["Mean rank"], "number")
+    heads += markup.heads((f"{region} {METRICS[key][0]}" for region, key in columns), "number")
+    places = [
+        [markup.row_head(row["name"]), markup.cell(row["mean_rank"], 2)]
+        + [markup.cell(row["mean"][region].get(key), METRICS[key][1]) for region, key in columns]
+        for row in ranking
+    ]
+    words = (
+        "In every case, region and metric the sets of predictions are ranked, 1 the best; the "
+        "mean of all ranks decides, as in the BraTS challenges. Then the means."
+    )
+    text = f'<p class="soft">{words}</p>\n'
+    text += markup.table("cases", "Ranking; press a heading to sort by it", heads, places)
+    heads = markup.heads(["Against", "Region", "Metric"])
+    heads += markup.heads(["Cases", "Median difference", "p", "p after Holm"], "number")
+    lines = [
+        [markup.row_head(test["against"])]
+        + [f"<td>{escape(words)}</td>" for words in (test["region"], METRICS[test["metric"]][0])]
+        + [markup.cell(test["cases"], 0)]
+        + [markup.cell(test["median_difference"], METRICS[test["metric"]][1])]
+        + [markup.cell(test[name], 4) for name in ("p", "p_holm")]
+        for test in tests
+    ]
+    caption = f"Wilcoxon's signed-rank test, two-sided, by case: {found['set']} minus the other"
+    return text + markup.table("cases", caption, heads, lines)

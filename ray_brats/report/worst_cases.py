@@ -1,0 +1,98 @@
+"""Which cases of an evaluation are worth a look, and their pictures: the worst and the median."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ray_brats.cases import volume
+from ray_brats.cases.cohort import Case
+from ray_brats.cases.geometry import same_grid
+from ray_brats.errors import CaseError
+from ray_brats.report import figures
+from ray_brats.report.figures import PlaneName
+from ray_brats.report.page import Picture
+
+Row = Mapping[str, Any]
+
+PICTURED: Final = 3
+"""How many of the worst cases are shown, beside the median one."""
+PLANES: Final[tuple[PlaneName, ...]] = ("axial", "coronal", "sagittal")
+_BACKGROUNDS: Final = ("flair", "t2", "t1ce", "t1")
+
+
+def pictures(
+    scored: Sequence[Row],
+    cases: Mapping[str, Case],
+    predictions: Mapping[str, str],
+    release: str | None,
+    *,
+    raw_3_is_enhancing: bool = False,
+) -> list[Picture]:
+    """Pictures of the worst cases by mean Dice, the worst first, then of the median one.
+
+    Args:
+        scored: `case_id` and `regions`, the rows of `metrics.case_metrics`, of each case that
+            has a prediction.
+        cases: by `case_id`.
+        predictions: URI of the mask, by `case_id`.
+        release: whose labels the masks carry.
+        raw_3_is_enhancing: of the references; see `labels.to_class_index`.
+    """
+    ranked = sorted(scored, key=lambda row: (_mean_dice(row), row["case_id"]))
+    if not ranked:
+        return []
+    key = _key(ranked[0])
+    words = "Dice" if key == "dice" else "lesion-wise Dice"
+    median = ranked[(len(ranked) - 1) // 2]
+    chosen = [*ranked[:PICTURED], *([median] if median not in ranked[:PICTURED] else [])]
+    drawn = []
+    for place, row in enumerate(chosen, 1):
+        kind = "the median case" if row is median else f"worst case {place} of {len(ranked)}"
+        dices = ", ".join(f"{item['region']} {item[key]:.3f}" for item in row["regions"])
+        title = f"{row['case_id']}, {kind}: {words} {dices}"
+        places = cases[row["case_id"]], predictions[row["case_id"]]
+        picture = _picture(*places, release, title, raw_3_is_enhancing)
+        drawn += [picture] if picture else []
+    return drawn
+
+
+def _key(row: Row) -> str:
+    """Dice of the whole mask, or of its lesions where the rules leave the former out."""
+    return "dice" if row["regions"][0]["dice"] is not None else "lesionwise_dice"
+
+
+def _mean_dice(row: Row) -> float:
+    values = [float(region[_key(row)]) for region in row["regions"]]
+    return sum(values) / len(values)
+
+
+def _picture(
+    case: Case, prediction_uri: str, release: str | None, title: str, raw_3_is_enhancing: bool
+) -> Picture | None:
+    """None where the case has no image, or one that cannot be drawn behind its masks."""
+    name = next((kind for kind in _BACKGROUNDS if kind in case.images), None)
+    if name is None or case.segmentation is None:
+        return None
+    try:
+        reference = volume.read_mask(
+            case.segmentation, release, raw_3_is_enhancing=raw_3_is_enhancing
+        )
+        grid = volume.read_header(case.segmentation).geometry
+        prediction = volume.read_mask(prediction_uri, release, grid=grid)
+        image = volume.read(case.images[name])
+    except CaseError:
+        return None  # the case is scored on its masks; only the picture is missing
+    if same_grid(image.geometry, grid):
+        return None
+    drawn = []
+    for plane in PLANES:
+        figure = figures.draw_planes(
+            image.voxels_HWD, reference, prediction, planes=[plane], spacing_mm=grid.spacing_mm
+        )
+        alt = (
+            f"{title}. {plane.capitalize()} {name.upper()} slice through the tumour with the "
+            "outlines of the reference (full lines) and of the prediction (dashes)."
+        )
+        drawn.append((alt, figures.png_bytes(figure)))
+    return Picture(title=title, panels=drawn)

@@ -1,0 +1,213 @@
+"""The HTTP application: routes and their order of checks; where the models run is not its business.
+
+A request passes the key, then admission (before its body is read), then the body's own checks,
+then the model. Every refusal is JSON: `{"error": sentence, "file": modality or ""}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+import ray_brats
+from ray_brats.cases import naming
+from ray_brats.serve.http import documents, multipart, uploads
+from ray_brats.serve.http.gate import Gate
+from ray_brats.serve.http.uploads import Submission
+from ray_brats.serve.jobs.queue import request_of
+from ray_brats.serve.jobs.store import Job
+from ray_brats.serve.limits import Body, Limits, Refusal
+from ray_brats.serve.models import Answer, ServedModel
+from ray_brats.serve.phantoms import phantom_archive
+from ray_brats.serve.service import Service
+
+PAGE = Path(__file__).parent / "page"
+METRICS_SECONDS = 5.0
+"""How long a scrape waits for the process of the queue."""
+
+
+async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
+    """The body of a request, whatever its kind; raises `Refusal` as soon as there is reason."""
+    headers = request.headers
+    body = Body(request.receive, headers, limits)
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
+    if kind == "multipart/form-data":
+        return await multipart.read(body, headers, model.modalities, limits)
+    if kind in ("application/zip", "application/x-zip-compressed"):
+        return await multipart.read_archive(body, model.modalities, limits)
+    if kind == "application/json":
+        return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
+    raise Refusal(
+        415, "expected multipart/form-data, application/zip or application/json as Content-Type"
+    )
+
+
+def _asked_release(request: Request) -> str | None:
+    """Whose labels the query asks for; raises `Refusal` 422 for a release that there is not."""
+    told = request.query_params.get("release")
+    return None if told is None else uploads.checked_release(told)
+
+
+def _release(asked: str | None, submission: Submission, model: ServedModel) -> str:
+    """As for cohorts: what is asked for, else what the case's name tells, else the bundle's."""
+    return asked or naming.release_of(submission.case_id or "") or model.release
+
+
+def _mask(answer: Answer) -> Response:
+    """A mask, with what made it and what its integers mean."""
+    headers = {"X-Ray-Brats-Model": answer["model"], "X-Ray-Brats-Release": answer["release"]}
+    headers["X-Ray-Brats-Bundle"] = ",".join(answer["bundles"])
+    volumes_ml = answer["volumes_ml"]
+    headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
+    return Response(answer["mask"], media_type="application/gzip", headers=headers)
+
+
+def build(service: Service, gate: Gate) -> Gate:
+    """The application behind its gate."""
+    app = FastAPI(
+        title="ray-brats",
+        version=ray_brats.__version__,
+        description=documents.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    _add_cases(app, service)
+    _add_jobs(app, service)
+    _add_facts(app, service)
+    _add_page(app)
+    gate.wrap(app)
+    return gate
+
+
+def _add_cases(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/segmentations", **documents.SEGMENTATION)
+    async def segment(request: Request) -> Response:
+        """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
+        model = service.model(request)
+        asked_release = _asked_release(request)
+        async with service.admitted(model):
+            submission = await read_submission(request, model, service.limits)
+            if submission.cohort is not None:
+                raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
+            request.state.case = submission.case_id
+            release = _release(asked_release or submission.release, submission, model)
+            answer = await service.segment(model, submission, release)
+        volumes_ml = answer["volumes_ml"]
+        if "application/json" in request.headers.get("accept", ""):
+            return JSONResponse(
+                {
+                    "model": model.name,
+                    "bundles": answer["bundles"],
+                    "release": release,
+                    "volumes_ml": volumes_ml,
+                    "case_id": submission.case_id,
+                }
+            )
+        return _mask({**answer, "model": model.name, "release": release})
+
+
+def _add_jobs(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/jobs", status_code=202, **documents.JOB)
+    async def submit(request: Request) -> Response:
+        """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
+        model = service.model(request)
+        asked_release = _asked_release(request)
+        async with service.uploading():
+            submission = await read_submission(request, model, service.limits)
+            request.state.case = submission.case_id
+            told_release = asked_release or submission.release
+            release = _release(told_release, submission, model)
+            asked = request_of(submission, model.name, release, told_release)
+            job = await service.jobs.submit(*asked)
+        told = {"id": job["id"], "state": job["state"]}
+        return JSONResponse(told, 202, {"Location": f"/v1/jobs/{job['id']}"})
+
+    @app.get("/v1/jobs/{job_id}", **documents.JOB_STATE)
+    async def state(job_id: str) -> Response:
+        """State and result of a job."""
+        return JSONResponse(_there(await service.jobs.get(job_id)))
+
+    @app.delete("/v1/jobs/{job_id}", **documents.JOB_STATE)
+    async def cancel(job_id: str) -> Response:
+        """Cancel a job; one that has ended stays as it is."""
+        return JSONResponse(_there(await service.jobs.cancel(job_id)))
+
+    @app.get("/v1/jobs/{job_id}/mask", **documents.MASK)
+    async def mask(job_id: str) -> Response:
+        """The mask of a job that is done."""
+        job = _there(await service.jobs.get(job_id))
+        result = await service.jobs.result(job_id)
+        if result is None:
+            raise Refusal(404, f"the job has no mask: it is {job['state']}")
+        return _mask(result)
+
+
+def _there(job: Job | None) -> Job:
+    if job is None:
+        raise Refusal(404, "no such job")
+    return job
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", **documents.MODELS)
+    async def models() -> Response:
+        """The models that are served."""
+        listed = [
+            {
+                "name": model.name,
+                "default": model.default,
+                "modalities": list(model.modalities),
+                "release": model.release,
+                "card": dict(model.card),
+            }
+            for model in service.models.values()
+        ]
+        return JSONResponse({"models": listed})
+
+    @app.get("/v1/phantom", **documents.PHANTOM)
+    async def phantom() -> Response:
+        """A synthetic case, as a zip of its files."""
+        content = await asyncio.to_thread(phantom_archive)
+        return Response(content, media_type="application/zip")
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", **documents.READY)
+    async def readyz() -> Response:
+        """Whether every model has a replica that is up, and the queue of jobs too."""
+        missing = await service.missing()
+        if missing:
+            raise Refusal(503, f"not ready: {', '.join(missing)}", "", 5)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", **documents.METRICS)
+    async def metrics() -> Response:
+        """Metrics for Prometheus: of this process, and of the queue of jobs while it is there."""
+        text = service.telemetry.text()
+        with contextlib.suppress(Refusal, TimeoutError):
+            async with asyncio.timeout(METRICS_SECONDS):
+                text += await service.jobs.metrics()
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    if not (PAGE / "index.html").is_file():
+        return
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page for people."""
+        return FileResponse(PAGE / "index.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE))

@@ -1,0 +1,188 @@
+"""What every request passes first and last: the key, headers, errors as JSON, one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+
+from ray_brats.serve.http.access import Keys, Pseudonyms
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.telemetry import Telemetry, log
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+"""Need no key, as the page's own files do."""
+OPEN_BELOW = "/page/"
+DRAIN_SECONDS = 20.0
+"""How long a refused body is still read, so that its sender gets to read the answer."""
+SLOW = 408
+"""Whoever was too slow is not waited for."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class _Request:
+    """The body of a request as it is read, by whomever."""
+
+    def __init__(self, scope: Message, receive: Receive, most_bytes: int) -> None:
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "")
+        promised = int(told) if told.isascii() and told.isdecimal() else 0
+        self._receive, self._left = receive, most_bytes
+        self._ended = not promised and "transfer-encoding" not in headers
+        self._too_long = promised > most_bytes
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self._ended = self._ended or not message.get("more_body", False)
+        self._left -= len(message.get("body", b""))
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left and forget it, within the cap and for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not (self._ended or self._too_long) and self._left >= 0:
+                    await self.receive()
+
+
+class Gate:
+    """An ASGI application around the application.
+
+    Args:
+        keys: who may call.
+        pseudonyms: of case names; None writes them as they are.
+        telemetry: counts requests.
+        limits: whose longest body is still read after an answer that did not wait for it.
+    """
+
+    def __init__(
+        self, keys: Keys, pseudonyms: Pseudonyms | None, telemetry: Telemetry, limits: Limits
+    ) -> None:
+        self._keys, self._pseudonyms, self._telemetry = keys, pseudonyms, telemetry
+        self._limits = limits
+        self._app: FastAPI | None = None
+
+    def wrap(self, app: FastAPI) -> None:
+        """Stand before this application, and word its refusals."""
+        self._app = app
+
+        @app.exception_handler(Refusal)
+        async def refused(_: Any, error: Any) -> Any:
+            return _Answer.of(error)
+
+        @app.exception_handler(RequestValidationError)
+        async def invalid(_: Any, error: Any) -> Any:
+            return _Answer(422, "the request is not valid: see /openapi.json")
+
+        @app.exception_handler(HTTPException)
+        async def failed(_: Any, error: Any) -> Any:
+            words = {404: "there is nothing here: see /openapi.json", 405: "not this method here"}
+            return _Answer(
+                error.status_code,
+                words.get(error.status_code, str(error.detail)),
+                headers=dict(error.headers or {}),
+            )
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        assert self._app is not None
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+        request = _Request(scope, receive, self._limits.body_bytes)
+
+        async def answering(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers.update(HEADERS)
+                if str(scope["path"]).startswith("/v1/"):
+                    headers["Cache-Control"] = "no-store"
+            elif not message.get("more_body", False) and status != SLOW:
+                # The whole answer is out; a connection that is closed now, with a body that nobody
+                # reads, would take it away from its client.
+                await send({**message, "more_body": True})
+                await request.drain()
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        scope.setdefault("state", {})
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await refusal(scope, request.receive, answering)
+            else:
+                await self._app(scope, request.receive, answering)
+        except Exception as error:  # noqa: BLE001 - no stack trace ever leaves, or names a patient
+            log(event="error", kind=type(error).__name__)
+            if not status:
+                await _Answer(500, "something went wrong here")(scope, request.receive, answering)
+        finally:
+            self._note(scope, status, time.monotonic() - began)
+
+    def _refusal(self, scope: Message) -> _Answer | None:
+        path = str(scope["path"])
+        if path in OPEN or path.startswith(OPEN_BELOW):
+            return None
+        if self._keys.caller(Headers(scope=scope)) is None:
+            told = "an API key is needed: send it as Authorization: Bearer KEY"
+            return _Answer(401, told, headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _note(self, scope: Message, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._telemetry.requests.labels(route, scope["method"], str(status)).inc()
+        self._telemetry.seconds.labels("request").observe(seconds)
+        if not route.startswith("/v1"):
+            return
+        case = scope["state"].get("case")
+        if case and self._pseudonyms:
+            case = self._pseudonyms.of(case)
+        facts = {"route": route, "method": scope["method"], "status": status, "case": case}
+        log(event="request", **facts, seconds=round(seconds, 3))
+
+
+class _Answer:
+    """A refusal as an ASGI application."""
+
+    def __init__(
+        self, status: int, error: str, file: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        self._status, self._headers = status, headers or {}
+        self._body = json.dumps({"error": error, "file": file}).encode()
+
+    @staticmethod
+    def of(error: Refusal) -> _Answer:
+        """The answer to what was refused."""
+        headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds else {}
+        return _Answer(error.status, error.reason, error.file, headers)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(self._body)),
+            **self._headers,
+        }
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self._status, "headers": raw})
+        await send({"type": "http.response.body", "body": self._body})

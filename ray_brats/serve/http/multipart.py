@@ -1,0 +1,165 @@
+"""Multipart bodies, parsed as they come; the parser itself is python-multipart's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from ray_brats.cases.naming import MODALITIES
+from ray_brats.serve.http import uploads
+from ray_brats.serve.http.uploads import ZIP_MAGIC, Files, Submission
+from ray_brats.serve.limits import Body, Limits, Refusal
+
+MAX_PARTS = 16
+_FIELD_BYTES = 1024
+
+
+class _Form:
+    """What the parser's callbacks fill."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.archive: list[bytes] | None = None
+        self.fields: dict[str, bytes] = {}
+        self._parts = 0
+        self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+        self._disposition = b""
+        self._kind: str | None = None
+        self._field: str | None = None
+        self._first = b""
+        self._name = ""
+        self._open = False
+        self.complete = False
+
+    def callbacks(self) -> dict[str, object]:
+        """By the parser's names."""
+        names = (
+            "on_part_begin on_header_begin on_header_field on_header_value on_header_end "
+            "on_headers_finished on_part_data on_part_end on_end"
+        )
+        return {name: getattr(self, name) for name in names.split()}
+
+    def on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise Refusal(400, f"more than {MAX_PARTS} parts: expected one file a modality")
+        self._disposition, self._open = b"", False
+
+    def on_header_begin(self) -> None:
+        self._header = (bytearray(), bytearray())
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def on_header_end(self) -> None:
+        if bytes(self._header[0]).lower() == b"content-disposition":
+            self._disposition = bytes(self._header[1])
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")[:64]
+        file_name = options.get(b"filename", b"").decode("utf-8", "replace")
+        self._first, self._field = b"", None
+        if self._name == "model":
+            raise Refusal(400, uploads.MODEL_IN_QUERY, self._name)
+        if self._name in ("case_id", "release"):
+            self._kind = None
+            if self._name in self.fields:
+                raise Refusal(400, "the field came twice", self._name)
+            self._field, self.fields[self._name] = self._name, b""
+            return
+        self._kind = uploads.kind_of(self._name) or uploads.kind_of(file_name)
+        self._file_name = file_name
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        piece = bytes(data[start:end])
+        if self._field is not None:
+            self.fields[self._field] += piece
+            if len(self.fields[self._field]) > _FIELD_BYTES:
+                raise Refusal(413, "the field is too long", self._field)
+        elif self._open:
+            self._add(piece)
+        else:
+            self._first += piece
+            if len(self._first) >= len(ZIP_MAGIC):
+                self._start()
+
+    def _start(self) -> None:
+        """The first bytes of a file are there: an archive, or a file of a modality."""
+        self._open = True
+        if self._first.startswith(ZIP_MAGIC):
+            if self.archive is not None:
+                raise Refusal(400, "two archives: expected one", self._name)
+            self.archive, self._kind = [], None
+        elif self._kind is None:
+            raise Refusal(
+                400,
+                f"the part is neither a zip archive nor named by a modality: expected one of "
+                f"{', '.join(MODALITIES)}",
+                self._name,
+            )
+        else:
+            self.files.begin(self._kind, self._file_name)
+        self._add(self._first)
+
+    def _add(self, piece: bytes) -> None:
+        if self._kind is None:
+            assert self.archive is not None
+            self.archive.append(piece)
+        else:
+            self.files.add(self._kind, piece)
+
+    def on_part_end(self) -> None:
+        if self._field is None and not self._open:
+            self._start()
+        if self._field is None and self._kind is not None:
+            self.files.end(self._kind)
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def read(
+    body: Body, headers: Mapping[str, str], modalities: Sequence[str], limits: Limits
+) -> Submission:
+    """The case in a `multipart/form-data` body.
+
+    Raises:
+        Refusal: as `uploads`, or 400 where the body is no such.
+    """
+    _, options = parse_options_header(headers.get("content-type", ""))
+    boundary = options.get(b"boundary", b"")
+    if not 1 <= len(boundary) <= 70:
+        raise Refusal(400, "the Content-Type names no usable multipart boundary")
+    form = _Form(Files(modalities, limits))
+    parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+    try:
+        async for piece in body.pieces():
+            parser.write(piece)
+        parser.finalize()
+    except (MultipartParseError, UnicodeDecodeError) as error:
+        raise Refusal(400, "the body is no valid multipart/form-data") from error
+    if not form.complete:
+        raise Refusal(400, "the multipart body breaks off before its last boundary")
+    if form.archive is not None:
+        content = b"".join(form.archive)
+        form.archive = None
+        await asyncio.to_thread(uploads.unzip, content, form.files, limits)
+    given = {name: text.decode("utf-8", "replace") for name, text in form.fields.items() if text}
+    case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else form.files.case_id
+    release = uploads.checked_release(given["release"]) if "release" in given else None
+    return Submission(case_id=case_id, images=form.files.whole(), release=release)
+
+
+async def read_archive(body: Body, modalities: Sequence[str], limits: Limits) -> Submission:
+    """The case in an `application/zip` body; raises `Refusal`."""
+    files = Files(modalities, limits)
+    pieces = [piece async for piece in body.pieces()]
+    await asyncio.to_thread(uploads.unzip, b"".join(pieces), files, limits)
+    return Submission(case_id=files.case_id, images=files.whole())

@@ -1,0 +1,264 @@
+"""The files of one case as they come in: multipart parts, a zip archive, or URIs.
+
+Headers are judged by `nifti` as soon as their bytes are there, before anything is inflated and
+before the rest is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from ray_brats import labels
+from ray_brats.cases import naming, nifti
+from ray_brats.cases.geometry import Geometry, same_grid
+from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
+from ray_brats.errors import CaseRejected, UsageError
+from ray_brats.serve.limits import JSON_BYTES, Body, Limits, Refusal, check_uri
+
+ZIP_MAGIC = b"PK\x03\x04"
+ZIP_ENTRY = b"PK\x01\x02"
+"""Before each entry of an archive's directory."""
+MAX_ENTRIES = 64
+MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a client asks for: the files or URIs of a case, or a whole cohort."""
+
+    case_id: str | None = None
+    images: Mapping[str, bytes | str] = field(default_factory=dict)
+    """Canonical modality to the bytes of its file or its URI."""
+    cohort: str | None = None
+    output: str | None = None
+    release: str | None = None
+    """Whose labels the body asks for; the query may do so too, and comes first."""
+
+
+def kind_of(name: str) -> str | None:
+    """Canonical modality (or `seg`) that a part or file name tells, or None."""
+    base = name.rsplit("/", 1)[-1]
+    found = naming.case_and_kind(base)
+    if found:
+        return found[1]
+    stem = base.lower().removesuffix(".gz").removesuffix(".nii")
+    kind = ALIASES.get(stem, stem)
+    return kind if kind in (*MODALITIES, SEGMENTATION) else None
+
+
+def case_of(name: str) -> str | None:
+    """Case that a file name tells, or None."""
+    found = naming.case_and_kind(name.rsplit("/", 1)[-1])
+    return found[0] if found and naming.problem_of_id(found[0]) is None else None
+
+
+def checked_id(value: object) -> str:
+    """A case's name that a client gives; raises `Refusal` 422."""
+    if not isinstance(value, str) or naming.problem_of_id(value):
+        raise Refusal(422, "case_id: expected 1–128 letters, digits, '.', '_' or '-'")
+    return value
+
+
+def checked_release(value: object) -> str:
+    """A release that a client gives; raises `Refusal` 422 where there is no such."""
+    try:
+        return labels.check_release(str(value))
+    except UsageError as error:
+        raise Refusal(422, str(error), "release") from error
+
+
+class Files:
+    """The files of one case, judged as they arrive.
+
+    Args:
+        modalities: the model's; other kinds are skipped.
+        limits: of the deployment.
+    """
+
+    def __init__(self, modalities: Sequence[str], limits: Limits) -> None:
+        self._modalities, self._limits = tuple(modalities), limits
+        self._parts: dict[str, list[bytes]] = {}
+        self._sizes: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._headers: dict[str, nifti.Header] = {}
+        self.case_id: str | None = None
+
+    def begin(self, kind: str, file_name: str = "") -> None:
+        """A file of this kind starts; raises `Refusal` 400 where there was one."""
+        if kind in self._seen:
+            raise Refusal(400, f"{kind} came twice: expected one file for each modality", kind)
+        self._seen.add(kind)
+        if kind in self._modalities:
+            self._parts[kind], self._sizes[kind] = [], 0
+        self.case_id = self.case_id or case_of(file_name)
+
+    def add(self, kind: str, piece: bytes) -> None:
+        """More bytes of a file; raises `Refusal` as soon as its header shows that it is none."""
+        if kind not in self._parts:
+            return
+        self._parts[kind].append(piece)
+        self._sizes[kind] += len(piece)
+        if kind not in self._headers and self._sizes[kind] >= nifti.HEAD_BYTES:
+            self._judge(kind)
+        header = self._headers.get(kind)
+        if header and self._sizes[kind] > header.promised_bytes * 1.01 + (2 << 20):
+            raise Refusal(422, "the file is longer than its header promises", kind)
+
+    def end(self, kind: str) -> None:
+        """The file is whole; raises `Refusal`."""
+        if kind not in self._parts:
+            return
+        if kind not in self._headers:
+            self._judge(kind)
+        header = self._headers[kind]
+        if not header.gzipped and self._sizes[kind] < header.promised_bytes:
+            raise Refusal(
+                422,
+                f"truncated: the header promises {header.promised_bytes} bytes, "
+                f"the file holds {self._sizes[kind]}",
+                kind,
+            )
+
+    def _judge(self, kind: str) -> None:
+        head = b"".join(self._parts[kind])[: nifti.HEAD_BYTES]
+        if not head:
+            raise Refusal(422, "the file is empty", kind)
+        try:
+            header = nifti.read_header(head, kind)
+        except CaseRejected as error:
+            raise Refusal(422, error.reason, kind) from error
+        promised = header.promised_bytes + sum(
+            other.promised_bytes for other in self._headers.values()
+        )
+        if promised > self._limits.inflated_bytes:
+            raise Refusal(
+                413,
+                f"the files promise {promised} bytes once inflated: at most "
+                f"{self._limits.inflated_bytes} are taken",
+                kind,
+            )
+        self._check_grid(kind, header.geometry)
+        self._headers[kind] = header
+
+    def _check_grid(self, kind: str, geometry: Geometry) -> None:
+        for other, header in self._headers.items():
+            difference = same_grid(geometry, header.geometry)
+            if difference:
+                raise Refusal(422, f"not on the grid of {other}: {difference}", kind)
+
+    def whole(self) -> dict[str, bytes]:
+        """All files; raises `Refusal` 422 where a modality is missing."""
+        missing = [kind for kind in self._modalities if kind not in self._parts]
+        if missing:
+            has = ", ".join(sorted(self._seen)) or "none"
+            raise Refusal(
+                422, f"modality {', '.join(missing)} is missing (given: {has})", missing[0]
+            )
+        return {kind: b"".join(self._parts.pop(kind)) for kind in self._modalities}
+
+
+def unzip(content: bytes, files: Files, limits: Limits) -> None:
+    """Add the files of an archive; nothing is ever written under the names in it.
+
+    Raises:
+        Refusal: 400 for a damaged or hostile archive, 413 for one that inflates too far.
+    """
+    # Before zipfile makes an object of each; twice as many leave room for folders.
+    if content.count(ZIP_ENTRY) > 2 * MAX_ENTRIES:
+        raise Refusal(400, "the archive has too many entries: expected those of one case", "zip")
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _check_entries(entries, limits)
+            for entry in entries:
+                kind = kind_of(entry.filename)
+                if kind is not None and "__MACOSX" not in entry.filename:
+                    files.begin(kind, entry.filename)
+                    _copy(archive, entry, kind, files)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        raise Refusal(400, "the zip archive is damaged, encrypted or of an unknown kind") from error
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise Refusal(
+            400, f"the archive has {len(entries)} files: expected those of one case", "zip"
+        )
+    for entry in entries:
+        name = entry.filename.replace("\\", "/")
+        if name.startswith("/") or ".." in name.split("/") or ":" in name:
+            raise Refusal(400, "the archive has a name that leads out of it", "zip")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Refusal(400, "the archive uses another method than deflate", "zip")
+    if sum(entry.file_size for entry in entries) > limits.inflated_bytes:
+        raise Refusal(413, f"the archive inflates to more than {limits.inflated_bytes} bytes")
+
+
+def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, kind: str, files: Files) -> None:
+    with archive.open(entry) as stream:
+        # Never more than the entry's size, which was summed up before: zipfile stops there.
+        while piece := stream.read(_PIECE_BYTES):
+            files.add(kind, piece)
+    files.end(kind)
+
+
+async def read_json(body: Body) -> dict[str, Any]:
+    """A JSON object from a body; raises `Refusal` 400."""
+    content = await body.all(JSON_BYTES)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, "expected a JSON object")
+    return value
+
+
+def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limits) -> Submission:
+    """A case by URIs, or a cohort; raises `Refusal` 422."""
+    if "model" in value:
+        raise Refusal(422, MODEL_IN_QUERY, "model")
+    told = value.get("release")
+    release = None if told is None else checked_release(told)
+    if "cohort" in value:
+        return Submission(
+            cohort=check_uri(value["cohort"], limits, "cohort"),
+            output=check_uri(value.get("output"), limits, "output"),
+            release=release,
+        )
+    images = value.get("images")
+    if not isinstance(images, dict):
+        raise Refusal(422, 'expected {"images": {"t1ce": "s3://…", …}}')
+    found: dict[str, str] = {}
+    for name, uri in images.items():
+        kind = kind_of(name)
+        if kind is None:
+            raise Refusal(422, f"expected one of {', '.join(MODALITIES)}", name[:64])
+        if kind in found:
+            raise Refusal(422, f"{kind} came twice", kind)
+        found[kind] = check_uri(uri, limits, kind)
+    missing = [kind for kind in modalities if kind not in found]
+    if missing:
+        raise Refusal(422, f"modality {', '.join(missing)} is missing", missing[0])
+    case_id = value.get("case_id")
+    named = (name for uri in found.values() if (name := case_of(uri)))
+    return Submission(
+        case_id=next(named, None) if case_id is None else checked_id(case_id),
+        images={kind: found[kind] for kind in modalities},
+        release=release,
+    )

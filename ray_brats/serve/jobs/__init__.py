@@ -1,0 +1,5 @@
+"""Work that outlives its request: the queue of jobs, its store, and jobs over cohorts.
+
+Doors: queue.
+Never here: HTTP.
+"""

@@ -1,0 +1,133 @@
+"""A cohort as a job: the masks, sidecars and ledger of `score`, made by the model's replicas.
+
+Direct scoring of the same cohort with the same bundle therefore finds everything done, and a job
+goes on where direct scoring, another job or a death ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import preprocess
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.errors import CaseError, CaseFailed, CaseRejected
+from ray_brats.files import ledger, retry, storage
+from ray_brats.files.ledger import Row, Work
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
+from ray_brats.serve.limits import Limits, Refusal, check_uri
+from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.stages import score
+from ray_brats.stages.steps import mask_name
+
+Told = Callable[[float], Awaitable[Any]]
+"""Takes the share of the cases that are done."""
+
+
+class _Stopped(BaseException):
+    """The job was cancelled: leaves a case without a sidecar."""
+
+
+async def run(
+    request: Mapping[str, Any], model: ServedModel, segment: Segment, limits: Limits, told: Told
+) -> dict[str, Any]:
+    """Score the cohort of a job; its end as facts of the job.
+
+    Args:
+        request: `cohort` and `output`, URIs; `asked_release` where the client named one.
+        model: who segments.
+        segment: asks it.
+        limits: whose prefixes hold for a CSV's files too.
+        told: called after every case.
+    """
+    output = request["output"]
+    found = await asyncio.to_thread(_find, request, limits)
+    release = request.get("asked_release") or model.release
+    chosen = found.release_or(release) or release
+    identity = model.card["identity"]
+    prepare = jsonform.from_json(Recipe, model.card["recipe"]).preprocess
+    work = [score.work_of(case, output, identity, prepare, chosen) for case in found.cases]
+    finished, todo = await asyncio.to_thread(ledger.split_finished, work, output)
+    loop = asyncio.get_running_loop()
+    under_way: set[Future[Answer]] = set()
+
+    def one_case(item: Work) -> tuple[dict[str, Any], list[str]]:
+        uris = preprocess.files_of(Case.from_row(item.payload["case"]), prepare, with_mask=False)
+        asking = _asking(segment, model.name, uris, item.payload["release"])
+        future = asyncio.run_coroutine_threadsafe(asking, loop)
+        under_way.add(future)
+        try:
+            answer = future.result()
+        except concurrent.futures.CancelledError:
+            raise _Stopped from None
+        finally:
+            under_way.discard(future)
+        if "mask" not in answer:
+            raise _error_of(answer, uris)
+        if answer["bundles"] != identity["bundles"]:
+            raise CaseFailed("the model is being replaced: its old process answered")
+        name = mask_name(item.case_id)
+        storage.write_bytes(storage.join(item.folder, name), answer["mask"])
+        return {f"{region.lower()}_ml": ml for region, ml in answer["volumes_ml"].items()}, [name]
+
+    left, done = iter(todo), list[Row]()
+    pool = ThreadPoolExecutor(model.capacity, thread_name_prefix="cohort")
+
+    async def work_off() -> None:
+        for item in left:
+            row = await loop.run_in_executor(pool, _complete, item, one_case)
+            done.append(row)
+            await told(round((len(finished) + len(done)) / len(work), 4))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(model.capacity):
+                group.create_task(work_off())
+    finally:
+        for future in list(under_way):
+            future.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
+    summary = await asyncio.to_thread(
+        score.conclude, output, found, finished, done, identity=identity, release=chosen
+    )
+    failed, rows = len(summary["failures"]), sum(summary["counts"].values())
+    error = f"{failed} of {rows} cases failed: see scores.parquet" if failed else None
+    return {"state": "failed" if failed else "done", "progress": 1.0, "error": error}
+
+
+def _complete(item: Work, one_case: retry.Task) -> Row:
+    try:
+        return retry.complete(item, one_case, timed=True)
+    except _Stopped:
+        # Nobody waits for this thread any more, and none of its loop's tasks may see this.
+        return {"case_id": item.case_id, "status": "error", "reason": "cancelled", "file": ""}
+
+
+def _find(request: Mapping[str, Any], limits: Limits) -> Cohort:
+    def refusal(uri: str) -> str | None:
+        try:
+            check_uri(uri, limits)
+        except Refusal as error:
+            return error.reason
+        return None
+
+    release = request.get("asked_release")
+    return cohorts.find(request["cohort"], release=release, refusal=refusal)
+
+
+async def _asking(segment: Segment, model: str, uris: Mapping[str, str], release: str) -> Answer:
+    try:
+        return await segment(model, uris, release)
+    except Refusal as error:
+        return {"status": error.status, "error": error.reason, "file": error.file}
+
+
+def _error_of(answer: Answer, uris: Mapping[str, str]) -> CaseError:
+    # What only this service refuses is no fault of the files: direct scoring may take them.
+    kind = CaseRejected if answer["status"] == 422 else CaseFailed
+    return kind(answer["error"], uris.get(answer["file"], ""))

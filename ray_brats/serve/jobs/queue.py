@@ -1,0 +1,209 @@
+"""The one process that takes jobs through: a queue over `JobsStore`.
+
+What it finds unfinished when it starts is queued again, so a job outlives this process, the
+models' and the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray_brats.errors import UsageError
+from ray_brats.progress import say
+from ray_brats.serve.http.uploads import Submission
+from ray_brats.serve.jobs import cohort
+from ray_brats.serve.jobs.store import ENDED, Job, JobsStore
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.telemetry import Telemetry
+
+PAUSES_SECONDS = (1.0, 5.0, 15.0)
+TIDY_SECONDS = 3600.0
+DAY_SECONDS = 86400.0
+
+
+class Jobs:
+    """Accepts, runs and cancels jobs.
+
+    Args:
+        store: where they are kept.
+        models: those that jobs may name.
+        segment: asks a model.
+        limits: of the deployment.
+        at_once: jobs that run side by side.
+    """
+
+    def __init__(
+        self,
+        store: JobsStore,
+        models: Mapping[str, ServedModel],
+        segment: Segment,
+        limits: Limits,
+        *,
+        at_once: int = 1,
+    ) -> None:
+        self._store, self._segment, self._limits = store, segment, limits
+        self._models, self._at_once = models, at_once
+        self._starting = asyncio.Lock()
+        self._telemetry = Telemetry("ray_brats_jobs")
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Queue what an earlier process left, and begin; does nothing the second time."""
+        async with self._starting:
+            # Before any job is taken in: what is new is no leftover.
+            if self._workers:
+                return
+            for job_id in await asyncio.to_thread(self._store.unfinished):
+                await asyncio.to_thread(self._store.update, job_id, state="queued", progress=0.0)
+                self._queue.put_nowait(job_id)
+            self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
+            self._workers.append(asyncio.create_task(self._tidy()))
+
+    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+        """Keep and queue a job; raises `Refusal` 429 where too many wait."""
+        await self.start()
+        if self._queue.qsize() >= self._limits.queued_jobs:
+            raise Refusal(429, "too many jobs wait: try again later", "", 60)
+        job = await asyncio.to_thread(self._store.add, request, files)
+        self._queue.put_nowait(job["id"])
+        return job
+
+    async def get(self, job_id: str) -> Job | None:
+        """The state of a job."""
+        return await asyncio.to_thread(self._store.get, job_id)
+
+    async def result(self, job_id: str) -> Answer | None:
+        """The mask of a job that is done, with what made it; see `JobsStore.result`."""
+        job = await self.get(job_id)
+        if job is None or job["state"] != "done":
+            return None
+        return await asyncio.to_thread(self._store.result, job_id)
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Stop a job; one that has ended stays as it is."""
+        job = await self.get(job_id)
+        if job is None or job["state"] in ENDED:
+            return job
+        await asyncio.to_thread(self._store.ask_to_cancel, job_id)
+        if job_id in self._running:
+            self._running[job_id].cancel()
+        return await asyncio.to_thread(self._store.update, job_id, state="cancelled")
+
+    async def metrics(self) -> bytes:
+        """Of this process, in Prometheus's text format."""
+        self._telemetry.waiting.set(self._queue.qsize())
+        return self._telemetry.text()
+
+    async def _counted(self, model: str, images: Mapping[str, bytes | str], release: str) -> Answer:
+        answer = await self._segment(model, images, release)
+        if "mask" in answer:
+            self._telemetry.case_done(model, answer)
+        return answer
+
+    async def _work(self) -> None:
+        while True:
+            job_id = await self._queue.get()
+            task = self._running[job_id] = asyncio.create_task(self._run(job_id))
+            try:
+                # A cancelled job must not end its worker.
+                await asyncio.wait([task])
+                if not task.cancelled() and task.exception() is not None:
+                    say(f"serve: job {job_id}: {type(task.exception()).__name__}")
+            finally:
+                del self._running[job_id]
+                if not task.done():
+                    task.cancel()
+
+    async def _tidy(self) -> None:
+        """Every hour, remove what ended long enough ago."""
+        while True:
+            oldest = time.time() - self._limits.keep_days * DAY_SECONDS
+            try:
+                count = await asyncio.to_thread(self._store.forget, oldest)
+            except OSError as error:
+                say(f"serve: old jobs could not be removed: {type(error).__name__}")
+            else:
+                if count:
+                    say(f"serve: {count} job(s) ended over {self._limits.keep_days:g} days ago")
+            await asyncio.sleep(TIDY_SECONDS)
+
+    async def _run(self, job_id: str) -> None:
+        store = self._store
+        try:
+            if await asyncio.to_thread(store.is_cancelled, job_id):
+                await asyncio.to_thread(store.update, job_id, state="cancelled")
+                return
+            job = await asyncio.to_thread(store.update, job_id, state="running")
+            if job["state"] != "running":
+                return
+            request = await asyncio.to_thread(store.request, job_id)
+            if request["model"] not in self._models:
+                raise Refusal(404, f"the model {request['model']} is no longer served")
+            done = self._cohort if request.get("cohort") else self._case
+            facts = await done(job_id, request)
+        except Refusal as error:
+            reason = f"{error.file}: {error.reason}" if error.file else error.reason
+            facts = {"state": "failed", "error": reason}
+        except UsageError as error:
+            facts = {"state": "failed", "error": str(error)}
+        except Exception as error:  # noqa: BLE001 - an accepted job always comes to an end
+            facts = {"state": "failed", "error": f"the job cannot be done: {type(error).__name__}"}
+        await asyncio.to_thread(store.update, job_id, **facts)
+
+    async def _case(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        images: Mapping[str, bytes | str] = request.get("images") or {}
+        if request.get("files"):
+            images = await asyncio.to_thread(self._store.files, job_id, request["files"])
+        answer = await self._patiently(request["model"], images, request["release"])
+        await asyncio.to_thread(self._store.put_mask, job_id, answer["mask"])
+        told = {name: answer[name] for name in ("volumes_ml", "bundles")}
+        return {"state": "done", "progress": 1.0, **told}
+
+    async def _cohort(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        async def told(progress: float) -> None:
+            await asyncio.to_thread(self._store.update, job_id, progress=progress)
+
+        model = self._models[request["model"]]
+        return await cohort.run(request, model, self._counted, self._limits, told)
+
+    async def _patiently(
+        self, model: str, images: Mapping[str, bytes | str], release: str
+    ) -> Answer:
+        """Ask a model, again where a process died or the storage did not answer."""
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                answer = await self._counted(model, images, release)
+            except Refusal as error:
+                if error.status < 429 or pause is None:
+                    raise
+            else:
+                if "mask" in answer:
+                    return answer
+                if answer["status"] < 500 or pause is None:
+                    raise Refusal(answer["status"], answer["error"], answer["file"])
+            await asyncio.sleep(pause or 0)
+        raise AssertionError("unreachable")
+
+
+def request_of(
+    submission: Submission, model: str, release: str, asked_release: str | None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A submission as what `JobsStore.add` keeps: JSON values, and the bytes of files."""
+    files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
+    uris = {k: v for k, v in submission.images.items() if isinstance(v, str)}
+    request = {
+        "model": model,
+        "release": release,
+        "asked_release": asked_release,
+        "case_id": submission.case_id,
+        "images": uris,
+        "cohort": submission.cohort,
+        "output": submission.output,
+    }
+    return request, files

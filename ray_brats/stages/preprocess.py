@@ -1,0 +1,187 @@
+"""`preprocess`: a cohort to a dataset, one Ray Data task a case.
+
+dataset/dataset.json                    what it is; written last
+dataset/cases.parquet                   one row a case
+dataset/cases/<case_id>/image.npy       (H, W, D, C)
+dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
+dataset/cases/<case_id>/case.json       the geometry that takes a mask back
+dataset/cases/<case_id>/done.json       the sidecar
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import ray_brats
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
+from ray_brats.engine import mapping
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Row, Work
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import PreprocessConfig, Recipe
+
+TASK_MEMORY_BYTES = 1 << 30
+LIMIT_SECONDS = 600.0
+BRATS_SHAPE_VOX = (240, 240, 155)
+SEEN = ("train", "val")
+"""Splits that training sees; of `val` the scores, or by folds the cases."""
+OUTPUTS = ("image.npy", "label.npy", "case.json")
+COLUMNS = {
+    "case_id": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "file": pa.string(),
+    "patient_id": pa.string(),
+    "grade": pa.string(),
+    "split": pa.string(),
+    "native_shape_vox": pa.list_(pa.int32()),
+    "shape_vox": pa.list_(pa.int32()),
+    "labelled_vox": pa.int64(),
+    "image_sha256": pa.string(),
+    "label_sha256": pa.string(),
+}
+
+
+def preprocess(
+    cohort: Cohort,
+    cases: Sequence[Case],
+    dataset_uri: str,
+    recipe: Recipe,
+    *,
+    keep_filtered: bool = False,
+    limit_seconds: float = LIMIT_SECONDS,
+) -> dict[str, Any]:
+    """Prepare every case that is not prepared yet.
+
+    Args:
+        cohort: what was found; its rejected rows enter the ledger.
+        cases: its cases, with their splits.
+        dataset_uri: where the dataset is or will be.
+        recipe: whose preprocessing is applied.
+        keep_filtered: do not apply the recipe's rule on the labelled share.
+        limit_seconds: the longest that a case may take.
+
+    Returns:
+        A summary: `dataset`, `counts` by status, `processed`, `skipped`, `notes`, `failures`.
+    """
+    work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
+    finished, todo = ledger.split_finished(work, dataset_uri)
+    done = mapping.map_cases(
+        todo,
+        prepare,
+        title="preprocess",
+        options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES},
+        limit_seconds=limit_seconds,
+    )
+    facts = {case.case_id: case for case in cases}
+    rows = ledger.in_order(
+        [_with_facts(row, facts[row["case_id"]]) for row in [*finished, *done]]
+        + list(cohort.rejected)
+    )
+    notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess)]
+    description = {
+        "recipe": recipe.name,
+        "preprocess": jsonform.as_json(recipe.preprocess),
+        "modalities": list(recipe.preprocess.modalities),
+        "release": cohort.release_or(None),
+        "stage_version": STAGE_VERSION,
+        "versions": {"ray_brats": ray_brats.__version__},
+        "counts": ledger.counts(rows),
+        "notes": notes,
+        "fingerprint": _content_fingerprint(rows, recipe.preprocess),
+    }
+    ledger.write_table(storage.join(dataset_uri, "cases.parquet"), rows, COLUMNS)
+    storage.write_json(storage.join(dataset_uri, "dataset.json"), description)
+    return {
+        "dataset": dataset_uri,
+        "counts": description["counts"],
+        "processed": len(done),
+        "skipped": len(finished),
+        "notes": notes,
+        "failures": [row for row in rows if row["status"] in ("rejected", "error")],
+        "filtered": [row for row in rows if row["status"] == "filtered"],
+    }
+
+
+def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
+    key = jsonform.fingerprint(
+        case.inputs(options.modalities),
+        {"release": case.release, "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
+        options,
+    )
+    payload = {
+        "case": case.as_row(),
+        "preprocess": jsonform.as_json(options),
+        "keep_filtered": keep_filtered,
+    }
+    sidecar = storage.join(dataset_uri, "cases", case.case_id, "done.json")
+    return Work(
+        case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload, outputs=OUTPUTS
+    )
+
+
+def prepare(item: Work) -> tuple[Row, list[str]]:
+    """The task: read, compute and write the artefacts of one case."""
+    options = jsonform.from_json(PreprocessConfig, item.payload["preprocess"])
+    prepared = preprocess_case(
+        Case.from_row(item.payload["case"]), options, keep_filtered=item.payload["keep_filtered"]
+    )
+    facts: Row = {
+        "native_shape_vox": list(prepared.geometry.canonical_shape),
+        "shape_vox": list(prepared.image_HWDC.shape[:3]),
+    }
+    facts["image_sha256"] = _save(prepared.image_HWDC, storage.join(item.folder, "image.npy"))
+    files = ["image.npy", "case.json"]
+    if prepared.label_HWD is not None:
+        facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, "label.npy"))
+        facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
+        files.append("label.npy")
+    geometry = dataclasses.asdict(prepared.geometry)
+    description = {"case_id": item.case_id, **geometry}
+    storage.write_json(storage.join(item.folder, "case.json"), description, synced=False)
+    return facts, files
+
+
+def _save(array: npt.NDArray[Any], uri: str) -> str:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    content = buffer.getbuffer()
+    storage.write_bytes(uri, content, synced=False)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _size_notes(rows: Sequence[Row], options: PreprocessConfig) -> list[str]:
+    """Says where a fixed crop is not the original's, since the scans have another size."""
+    shapes = [tuple(row["native_shape_vox"]) for row in rows if row.get("native_shape_vox")]
+    others = [shape for shape in shapes if shape != BRATS_SHAPE_VOX]
+    if options.crop != "centre" or not others:
+        return []
+    size, expected, example = (
+        "×".join(map(str, shape or ()))
+        for shape in (options.crop_size_vox, BRATS_SHAPE_VOX, others[0])
+    )
+    return [
+        f"{len(others)} of {len(shapes)} scans are not {expected} voxels (one is {example}): "
+        f"their {size} crop is centred, and padded with zeros where they are smaller"
+    ]
+
+
+def _with_facts(row: Row, case: Case) -> Row:
+    """The split and the patient are the cohort's business: they may change without new voxels."""
+    return {**row, "patient_id": case.patient_id, "grade": case.grade, "split": case.split}
+
+
+def _content_fingerprint(rows: Sequence[Row], options: PreprocessConfig) -> str:
+    """Of what training sees: other cases may come, go or be mended without a new run."""
+    named = ("case_id", "split", "patient_id", "grade", "image_sha256", "label_sha256")
+    seen = [row for row in rows if row.get("label_sha256") and row.get("split") in SEEN]
+    return jsonform.fingerprint([[row.get(name) for name in named] for row in seen], options)

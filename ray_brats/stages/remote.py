@@ -1,0 +1,208 @@
+"""`score --endpoint`: a cohort through a running service, with the files of direct scoring.
+
+The service runs the same Predictor over the same bytes, so masks, sidecars and ledger are those
+that `score --bundle` writes, and either goes on where the other ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from ray_brats import labels
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
+from ray_brats.files import ledger, retry, storage
+from ray_brats.files.ledger import Row, Work
+from ray_brats.progress import Progress, say
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import Recipe
+from ray_brats.stages import score
+from ray_brats.stages.steps import mask_name
+
+KEY_VARIABLE = "RAY_BRATS_API_KEY"
+CONCURRENCY = 4
+PATIENCE_SECONDS = 1800.0
+"""How long a case keeps knocking at a busy service."""
+_MOST_PAUSE_SECONDS = 60.0
+_AGAIN = (408, 429, 502, 503, 504)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """One model of a running service."""
+
+    client: httpx.Client
+    model: str
+    modalities: tuple[str, ...]
+    release: str
+    recipe: Recipe
+    identity: Mapping[str, Any]
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the user ends the command: nobody knocks at a busy service any more."""
+
+
+def connect(url: str, model: str | None = None) -> Remote:
+    """The model of that name, or the service's default one.
+
+    Raises:
+        UsageError: nobody answers there, the key is not valid, or there is no such model.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--endpoint {url}: expected http://HOST:PORT or https://…")
+    given = os.environ.get(KEY_VARIABLE)
+    client = httpx.Client(
+        base_url=url.rstrip("/"),
+        headers={"Authorization": f"Bearer {given}"} if given else {},
+        timeout=httpx.Timeout(30.0, read=PATIENCE_SECONDS),
+        follow_redirects=False,
+    )
+    try:
+        answer = client.get("/v1/models", timeout=30.0)
+    except httpx.HTTPError as error:
+        raise UsageError(f"--endpoint {url}: nobody answers there ({error})") from error
+    if answer.status_code == 401:
+        raise UsageError(f"--endpoint {url} asks for a key: put it into {KEY_VARIABLE}")
+    try:
+        listed = answer.raise_for_status().json()["models"]
+        found = [one for one in listed if one["name"] == model or (not model and one["default"])]
+        if not found:
+            names = ", ".join(str(one["name"]) for one in listed)
+            raise UsageError(f"--endpoint {url} has no model {model!r}: there are {names}")
+        (chosen,) = found
+        return Remote(
+            client=client,
+            model=chosen["name"],
+            modalities=tuple(chosen["modalities"]),
+            release=chosen["release"],
+            recipe=jsonform.from_json(Recipe, chosen["card"]["recipe"]),
+            identity=chosen["card"]["identity"],
+        )
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--endpoint {url} is no ray-brats service: {error}") from error
+
+
+def score_through(
+    remote: Remote,
+    cohort: Cohort,
+    predictions_uri: str,
+    *,
+    release: str | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Segment every case that is not segmented yet; the summary of `score.score`.
+
+    Args:
+        remote: who segments.
+        cohort: the cases; its rejected rows enter the ledger.
+        predictions_uri: where the masks go.
+        release: whose labels the masks carry, where the cohort's names do not tell.
+        workers: requests side by side.
+    """
+    fallback = release or remote.release
+    chosen = cohort.release_or(fallback) or fallback
+    work = [
+        score.work_of(case, predictions_uri, remote.identity, remote.recipe.preprocess, chosen)
+        for case in cohort.cases
+    ]
+    finished, todo = ledger.split_finished(work, predictions_uri)
+    concurrency = workers or CONCURRENCY
+    say(f"score: {len(todo)} case(s) through {remote.client.base_url}, {concurrency} at a time")
+    done: list[Row] = []
+    with (
+        contextlib.closing(remote.client),
+        Progress("score", len(todo)) as progress,
+        ThreadPoolExecutor(concurrency) as pool,
+    ):
+        tasks = [
+            pool.submit(retry.complete, item, lambda one: _segment(remote, one), timed=True)
+            for item in todo
+        ]
+        try:
+            for task in as_completed(tasks):
+                done.append(task.result())
+                progress.update(len(done))
+        except KeyboardInterrupt:
+            remote.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            say("score: stopping; cases that the service has in work are waited for")
+            raise
+    return score.conclude(
+        predictions_uri, cohort, finished, done, identity=remote.identity, release=chosen
+    )
+
+
+def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
+    """One case there and back: facts for its row, and the name of its mask."""
+    case = Case.from_row(item.payload["case"])
+    missing = [kind for kind in remote.modalities if kind not in case.images]
+    if missing:
+        has = ", ".join(sorted(case.images)) or "none"
+        raise CaseRejected(f"modality {', '.join(missing)} is missing (the case has: {has})")
+    uris = {kind: case.images[kind] for kind in remote.modalities}
+    files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}
+    answer = _patiently(remote, files, item.payload["release"])
+    if answer.status_code != httpx.codes.OK:
+        raise _refused(answer, uris)
+    made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
+    if made_by != list(remote.identity["bundles"]):
+        raise CaseGivenUp("the service has other bundles than at the start: score once more")
+    name = mask_name(item.case_id)
+    storage.write_bytes(storage.join(item.folder, name), answer.content)
+    told = {
+        f"{region.lower()}_ml": float(answer.headers[f"X-Ray-Brats-{region}-ML"])
+        for region in labels.REGIONS
+    }
+    return told, [name]
+
+
+def _content(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise CaseRejected("no such file", uri) from error
+
+
+def _patiently(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.Response:
+    """The answer of a service that may be busy or starting again."""
+    query = urllib.parse.urlencode({"model": remote.model, "release": release})
+    deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
+    while True:
+        why, asked = "", 0.0
+        try:
+            answer = remote.client.post(f"/v1/segmentations?{query}", files=files)
+            if answer.status_code not in _AGAIN:
+                return answer
+            why = f"status {answer.status_code}"
+            told = answer.headers.get("Retry-After", "")
+            asked = float(told) if told.isdecimal() else 0.0
+        except httpx.TransportError as error:
+            why = f"{type(error).__name__}: {error}"
+        if time.monotonic() > deadline:
+            raise CaseGivenUp(f"the service did not segment the case ({why})")
+        # Spread, so that clients that were refused together do not come again together.
+        remote.stop.wait(min(_MOST_PAUSE_SECONDS, max(asked, pause)) * random.uniform(0.75, 1.25))
+        if remote.stop.is_set():
+            raise KeyboardInterrupt
+        pause *= 2
+
+
+def _refused(answer: httpx.Response, uris: Mapping[str, str]) -> CaseRejected | CaseFailed:
+    try:
+        told = answer.json()
+        reason, file = str(told["error"]), uris.get(str(told.get("file")), "")
+    except (ValueError, KeyError, TypeError):
+        return CaseFailed(f"the service answered with status {answer.status_code}")
+    if answer.status_code in (400, 413, 415, 422):
+        return CaseRejected(reason, file)
+    return CaseFailed(f"the service answered with status {answer.status_code}: {reason}", file)

@@ -1,0 +1,262 @@
+"""`score`: a cohort to masks; CPU tasks read, actors that keep the model segment, tasks write.
+
+predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
+predictions/<case_id>.json      the sidecar
+predictions/scores.parquet      the ledger: one row a case
+predictions/score.json          what made them; written last
+"""
+
+from __future__ import annotations
+
+import statistics
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+import ray_brats
+from ray_brats import labels
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.engine import blocks, capacity, mapping
+from ray_brats.engine.cluster import Resources
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Row, Work
+from ray_brats.model.predict import STAGE_VERSION, Predictor
+from ray_brats.progress import Progress, say
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import PreprocessConfig
+from ray_brats.stages import steps
+from ray_brats.stages.steps import Frame, MakeSegmenter, Parcel, mask_name
+
+LIMIT_SECONDS = 1800.0
+CHUNK, CHEAP_CHUNK = 4096, 25_000
+"""Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
+LONG = 1024
+PROBE = 64
+"""A cohort of more than `LONG` cases starts with so many, which tell how dear its cases are."""
+CHEAP_SECONDS = 0.05
+"""Cases that take less share blocks, and one actor takes them through all steps; in three steps a
+block costs Ray some 20 ms, and no real case is as cheap."""
+COLUMNS = {
+    "case_id": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "file": pa.string(),
+    "attempts": pa.int64(),
+    "seconds": pa.float64(),
+    **{f"{region.lower()}_ml": pa.float64() for region in labels.REGIONS},
+}
+
+
+def score(
+    cohort: Cohort,
+    predictions_uri: str,
+    *,
+    make_segmenter: MakeSegmenter,
+    identity: Mapping[str, Any],
+    preprocessing: PreprocessConfig,
+    release: str,
+    there: Resources,
+    workers: int | None = None,
+    limit_seconds: float = LIMIT_SECONDS,
+) -> dict[str, Any]:
+    """Segment every case that is not segmented yet.
+
+    Args:
+        cohort: the cases; its rejected rows enter the ledger.
+        predictions_uri: where the masks go.
+        make_segmenter: called once in each actor.
+        identity: what determines the masks besides the inputs: bundles by sha256, options.
+        preprocessing: the bundle's.
+        release: whose labels the masks carry, where the cohort's names do not tell.
+        there: what the cluster offers.
+        workers: actors; by default one a GPU, else one for two cores.
+        limit_seconds: the longest one step may take over a case.
+
+    Returns:
+        A summary: `predictions`, `counts`, `processed`, `skipped`, `failures`.
+
+    Raises:
+        UsageError: more workers than the cluster has CPUs or GPUs for.
+        StageFailed: Ray could not run the steps at all.
+    """
+    chosen = cohort.release_or(release) or release
+    work = [
+        work_of(case, predictions_uri, identity, preprocessing, chosen) for case in cohort.cases
+    ]
+    finished, todo = ledger.split_finished(work, predictions_uri)
+    plan = capacity.plan_for(there, workers, len(todo))
+    frame = Frame(
+        session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
+    )
+    done = segment_all(todo, frame, plan, make_segmenter)
+    return conclude(predictions_uri, cohort, finished, done, identity=identity, release=chosen)
+
+
+def conclude(
+    predictions_uri: str,
+    cohort: Cohort,
+    finished: Sequence[Row],
+    done: Sequence[Row],
+    *,
+    identity: Mapping[str, Any],
+    release: str,
+) -> dict[str, Any]:
+    """Write the ledger and then `score.json`; the summary of `score`.
+
+    Args:
+        predictions_uri: where the masks are.
+        cohort: whose rejected rows enter the ledger.
+        finished: rows of the cases that were done before.
+        done: rows of those that were done now.
+        identity: as of `score`.
+        release: whose labels the masks carry.
+    """
+    rows = ledger.in_order([*finished, *done, *cohort.rejected])
+    ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
+    description = {
+        "identity": dict(identity),
+        "release": release,
+        "counts": ledger.counts(rows),
+        "versions": {"ray_brats": ray_brats.__version__},
+    }
+    storage.write_json(storage.join(predictions_uri, "score.json"), description)
+    return {
+        "predictions": predictions_uri,
+        "release": release,
+        "counts": description["counts"],
+        "processed": len(done),
+        "skipped": len(finished),
+        "failures": [row for row in rows if row["status"] != "ok"],
+    }
+
+
+def work_of(
+    case: Case,
+    predictions_uri: str,
+    identity: Mapping[str, Any],
+    preprocessing: PreprocessConfig,
+    release: str,
+) -> Work:
+    """One case, and all that its mask depends on."""
+    inputs = case.inputs(preprocessing.modalities)
+    inputs.pop("seg", None)
+    stage = {"release": release, "stage": STAGE_VERSION}
+    key = jsonform.fingerprint(inputs, dict(identity), stage, preprocessing)
+    return Work(
+        case_id=case.case_id,
+        sidecar_uri=storage.join(predictions_uri, f"{case.case_id}.json"),
+        key=key,
+        payload={"case": case.as_row(), "release": release},
+        outputs=(mask_name(case.case_id),),
+    )
+
+
+def segment_all(
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> list[Row]:
+    """A row for every case, in the order they finish."""
+    if not work:
+        return []
+    held, read = capacity.ACTOR_BYTES / 2**30, capacity.READ_BYTES / 2**30
+    say(
+        f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
+        f"to {held:.0f} GiB, and {read:.0f} GiB a case being read"
+    )
+    rows: list[Row] = []
+    failed = 0
+    with Progress("score", len(work)) as progress, mapping.stopped_by_ray("score"):
+        for row in stream(work, frame, plan, make_segmenter):
+            rows.append(row)
+            failed += row["status"] != "ok"
+            progress.update(len(rows), note=f"{failed} failed" if failed else "")
+    return rows
+
+
+def stream(
+    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row]:
+    """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
+    first, cheap = 0, False
+    put_off: list[Parcel] = []
+    while first < len(work):
+        probing = first == 0 and len(work) > LONG
+        chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
+        first += len(chunk)
+        way = _shared_blocks if cheap else _pipeline
+        spent = []
+        for done in way([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
+            if isinstance(done, Parcel):
+                put_off.append(done)
+                continue
+            if done["status"] == "ok":
+                spent.append(done["seconds"])
+            yield done
+        # What cannot be read costs nothing and says nothing of the others.
+        dear = not spent or statistics.fmean(spent) >= CHEAP_SECONDS
+        cheap = (probing or cheap) and not dear
+    if put_off:
+        say(f"score: {len(put_off)} case(s), whose process died, once more")
+    while put_off:
+        again, put_off = put_off, []
+        for done in _pipeline(again, frame, plan, make_segmenter):
+            if isinstance(done, Parcel):
+                put_off.append(done)
+            else:
+                yield done
+
+
+def _shared_blocks(
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row | Parcel]:
+    """Cheap cases: each from its files to its mask in one actor, many to a block."""
+    shared = blocks.Frame(
+        session=uuid.uuid4().hex,
+        limit_seconds=frame.limit_seconds,
+        timed=True,
+        max_deaths=steps.MAX_DEATHS,
+    )
+    made = (frame.preprocessing, make_segmenter, 1)
+    work = [parcel.work for parcel in parcels]
+    return mapping.stream_cases(work, steps.Whole, shared, plan.whole, plan.whole_actors, made)
+
+
+def _pipeline(
+    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+) -> Iterator[Row | Parcel]:
+    """One Ray Data pipeline: read, segment, write; a case a block.
+
+    A row for each case, or its parcel where it was put off.
+    """
+    mapping.quiet_data()
+    ray.data.DataContext.get_current().op_resource_reservation_ratio = plan.reservation
+    how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    # Two blocks an actor: one in work, the next one there when it is done.
+    pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
+    made = [frame, make_segmenter, plan.threads]
+    done = (
+        ray.data.from_arrow([parcel.as_table() for parcel in parcels])
+        .map_batches(steps.read, fn_args=[frame], **how, **plan.read)
+        .map_batches(steps.Segment, fn_constructor_args=made, compute=pool, **how, **plan.segment)
+        .map_batches(steps.write, fn_args=[frame], **how, **plan.write)
+    )
+    try:
+        for item in done.iter_rows():
+            yield ledger.parse_row(item["row"]) if item["row"] else steps.resumed(item["parcel"])
+    finally:
+        blocks.forget_notes(frame.session)
+
+
+def load_predictor(
+    bundles: tuple[str, ...],
+    pinned: tuple[str, ...],
+    tta: str | None,
+    overlap: float | None,
+    threads: int,
+) -> Predictor:
+    """In an actor: TensorFlow with so many threads, and the bundles."""
+    from ray_brats.model import bundle
+
+    return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)

@@ -1,0 +1,124 @@
+"""`submit`: the challenge's zip, which holds every case of a cohort or is not written.
+
+Since 2018 the challenges ask for one `<case>.nii.gz` a case, by the release's own case names, at
+the top of a zip, with the shape, the affine and the labels of the release.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ray_brats import labels
+from ray_brats.cases import naming, volume
+from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.geometry import same_grid
+from ray_brats.errors import CaseError, CaseRejected, UsageError
+from ray_brats.files import storage
+
+EARLIEST = (1980, 1, 1, 0, 0, 0)
+"""The first moment a zip can name: equal masks give equal bytes."""
+SAME_NAMES = {"brats2024": "brats2023"}
+"""Releases that name their cases as another one does."""
+
+
+def submit(
+    cohort: Cohort, predictions_uri: str, zip_uri: str, *, release: str | None
+) -> dict[str, Any]:
+    """Check every mask against its case, then write the zip; a problem leaves no zip.
+
+    Args:
+        cohort: the cases the challenge asks for.
+        predictions_uri: holds `<case_id>.nii.gz`.
+        zip_uri: where the zip goes.
+        release: whose labels the masks carry, where the cohort's names do not tell.
+
+    Returns:
+        A summary: `submission` (None where a mask has a problem: `--max-rejected` allows none),
+        `counts`, `notes`, `failures`.
+
+    Raises:
+        UsageError: nobody says whose labels these are, the name is no zip's, or no mask is there.
+    """
+    chosen = cohort.release_or(release)
+    if chosen is None:
+        raise UsageError(f"the names in {cohort.uri} do not tell the release: pass --release")
+    if not zip_uri.lower().endswith(".zip"):
+        raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
+    there = {storage.name_of(file.uri) for file in storage.list_files(predictions_uri)}
+    masks = {name for name in there if name.endswith((".nii.gz", ".nii"))}
+    if not masks:
+        raise UsageError(f"{predictions_uri} holds no <case_id>.nii.gz: expected masks by case")
+    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+        checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
+    rows = [row for row, _ in checked] + [dict(row) for row in cohort.rejected]
+    failures = [row for row in rows if row["status"] != "ok"]
+    if not failures:
+        content = {_file_name(row["case_id"]): mask for row, mask in checked if mask is not None}
+        storage.write_bytes(zip_uri, zip_bytes(content))
+    return {
+        "submission": None if failures else zip_uri,
+        "release": chosen,
+        "all_or_nothing": True,
+        "counts": {"ok": len(rows) - len(failures), "rejected": len(failures)},
+        "notes": _notes(cohort.cases, masks),
+        "failures": failures,
+    }
+
+
+def _file_name(case_id: str) -> str:
+    return f"{case_id}.nii.gz"
+
+
+def _check(case: Case, predictions_uri: str, release: str) -> tuple[dict[str, str], bytes | None]:
+    """The row of a case, and the bytes of its mask where that may be handed in."""
+    row = {"case_id": case.case_id, "status": "ok", "reason": "", "file": ""}
+    try:
+        return row, _valid_mask(case, predictions_uri, release)
+    except CaseError as error:
+        return {**row, "status": error.status, "reason": error.reason, "file": error.file}, None
+
+
+def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
+    """The bytes of a mask; `CaseRejected` says what the challenge would not accept."""
+    if naming.release_of(case.case_id) != SAME_NAMES.get(release, release):
+        raise CaseRejected(f"{release} has no case of this name: the challenge would not match it")
+    uri = storage.join(predictions_uri, _file_name(case.case_id))
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise CaseRejected("no prediction: score the case, then submit again", uri) from error
+    mask = volume.parse(content, uri)
+    if not case.images:
+        raise CaseRejected("the case has no image to compare the mask's grid with")
+    image_uri = next(iter(case.images.values()))
+    difference = same_grid(mask.geometry, volume.read_header(image_uri).geometry)
+    if difference:
+        raise CaseRejected(f"the mask does not lie on the grid of its case: {difference}", uri)
+    try:
+        labels.to_class_index(mask.voxels_HWD, release)
+    except labels.UnknownLabelsError as error:
+        raise CaseRejected(str(error), uri) from error
+    return content
+
+
+def _notes(cases: Sequence[Case], masks: set[str]) -> list[str]:
+    extra = sorted(masks - {_file_name(case.case_id) for case in cases})
+    if not extra:
+        return []
+    return [f"{len(extra)} mask(s) of no case of the cohort were left out: {', '.join(extra[:3])}"]
+
+
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    """A flat zip in the order of the names; equal files give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(files.items()):
+            info = zipfile.ZipInfo(name, EARLIEST)
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, content)
+    return buffer.getvalue()

@@ -1,0 +1,283 @@
+"""Batches for training: patches cut from prepared cases, to be augmented inside the graph.
+
+Volumes stay on disk, memory-mapped; a thread cuts the next batches while a step runs. The
+time a step had to wait for them is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats.errors import ArtefactError, StageFailed
+from ray_brats.files import storage
+from ray_brats.recipes.config import TrainConfig
+from ray_brats.training import samples
+from ray_brats.training.carving import carve
+from ray_brats.training.samples import SampleStream, draw_location
+
+Array = npt.NDArray[Any]
+
+SPARED_BYTES = 1 << 30
+"""Of a node's disk, never filled with copies."""
+ABANDONED_SECONDS = 24 * 3600.0
+"""So long the copies of a run that nobody works on stay, while there is room."""
+HELD = "held"
+"""The file that a run's workers on a node lock; its time is when the last of them left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
+    """The arrays of one prepared case on this node."""
+
+    case_id: str
+    folder: Path
+
+    def image(self) -> Array:
+        """Memory-mapped `(H, W, D, C)`; `ArtefactError` where the file is damaged."""
+        return _mapped(self.folder / "image.npy")
+
+    def label(self) -> Array:
+        """Memory-mapped `(H, W, D)` class indices; `ArtefactError` where the file is damaged."""
+        return _mapped(self.folder / "label.npy")
+
+
+def _mapped(path: Path) -> Array:
+    try:
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    except (ValueError, EOFError) as error:
+        raise ArtefactError(
+            f"{path} is damaged ({error}): preprocess the cohort into this dataset again, which "
+            "does that case anew"
+        ) from error
+
+
+def cache_folder(dataset_uri: str, run_uri: str) -> Path:
+    """Where this node keeps a run's copies of a dataset's cases."""
+    name = hashlib.sha256(f"{dataset_uri} {run_uri}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / "ray-brats-cache" / name
+
+
+def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:
+    """The case on this node: where it is for a path, else a copy shared by the run's workers there.
+
+    A worker that finds another one copying the case waits for it.
+
+    Raises:
+        StageFailed: the node's disk has no room for the copy.
+    """
+    source = storage.join(dataset_uri, "cases", case_id)
+    if not storage.is_remote(dataset_uri):
+        return PreparedCase(case_id=case_id, folder=Path(source))
+    folder = cache_folder(dataset_uri, run_uri) / case_id
+    folder.mkdir(parents=True, exist_ok=True)
+    done = storage.read_bytes(storage.join(source, "done.json"))
+    marker = folder / "done.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (marker.exists() and marker.read_bytes() == done):
+            _copy(source, folder)
+            storage.write_bytes(str(marker), done)
+    return PreparedCase(case_id=case_id, folder=folder)
+
+
+@contextlib.contextmanager
+def held(dataset_uri: str, *, run_uri: str) -> Iterator[None]:
+    """Inside, this process keeps its run's copies from being taken for abandoned ones.
+
+    Those of runs that nobody on this node has worked on for a day go.
+    """
+    if not storage.is_remote(dataset_uri):
+        yield
+        return
+    folder = cache_folder(dataset_uri, run_uri)
+    with _locked(folder, fcntl.LOCK_SH):
+        drop_abandoned(folder.parent, older_than_seconds=ABANDONED_SECONDS)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """A lock on a run's copies; BlockingIOError where LOCK_NB finds it taken."""
+    path = folder / HELD
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, kind)
+            # Whoever had it before may have removed the folder.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.utime(path)
+                return
+
+
+def drop_abandoned(root: Path, *, older_than_seconds: float) -> None:
+    """Remove the copies of runs that no process here holds and that have lain for so long."""
+    for folder in root.iterdir():
+        try:
+            idle = time.time() - (folder / HELD).stat().st_mtime
+            if idle >= older_than_seconds:
+                with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(folder)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+
+
+def _copy(source: str, folder: Path) -> None:
+    for name in ("image.npy", "label.npy"):
+        content = storage.read_bytes(storage.join(source, name))
+        if len(content) > shutil.disk_usage(folder).free - SPARED_BYTES:
+            drop_abandoned(folder.parents[1], older_than_seconds=0)
+        free = shutil.disk_usage(folder).free
+        if len(content) > free - SPARED_BYTES:
+            raise StageFailed(
+                f"no room in {folder.parent} for a copy of {source}: {len(content) >> 20} MiB "
+                f"needed, {free >> 20} MiB free of which {SPARED_BYTES >> 20} MiB are left to "
+                "others; set TMPDIR to a larger disk on the nodes that train"
+            )
+        storage.write_bytes(str(folder / name), content)
+
+
+def forget(dataset_uri: str, *, run_uri: str) -> None:
+    """Remove a run's copies on this node, if there are any."""
+    shutil.rmtree(cache_folder(dataset_uri, run_uri), ignore_errors=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One replica's share of a step."""
+
+    image: npt.NDArray[np.float32]
+    """`(N, H, W, D, C)`; where patches are zoomed, wider than a patch by `margin_vox` around."""
+    label: npt.NDArray[np.uint8]
+    """`(N, H, W, D)`, as wide as the image."""
+    keys: npt.NDArray[np.int32]
+    """`(N, 2)`: the key of each sample's random augmentation."""
+    case_ids: tuple[str, ...]
+
+
+class BatchStream:
+    """Batches of one rank, from a step on, cut ahead of their use.
+
+    Sample `i` of the global stream is the same whatever the number of ranks: step `s` of
+    rank `r` of `R` holds samples `(s·R + r)·N … + N − 1`, and a run that goes on with other
+    ranks takes the next sample first (`goes_on_at`).
+    """
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], train: TrainConfig, *, rank: int, ranks: int
+    ) -> None:
+        self._cases = list(cases)
+        self._train = train
+        self._rank, self._ranks = rank, ranks
+        self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
+        self._size = train.batch_per_worker * train.accumulate
+        self._origin = 0
+        self.waited_seconds = 0.0
+
+    def goes_on_at(self, step: int, sample: int) -> None:
+        """Steps from `step` on hold the samples from `sample` on, whoever took those before."""
+        self._origin = sample - step * self._ranks * self._size
+
+    def first_sample(self, step: int) -> int:
+        """Place in the global stream of the first sample of a step, over all ranks."""
+        return self._origin + step * self._ranks * self._size
+
+    def case_ids(self, step: int) -> list[str]:
+        """The cases that all ranks together see in a step, each before who gave it a tumour."""
+        first = self.first_sample(step)
+        samples = (self._sample(first + i) for i in range(self._ranks * self._size))
+        return [name for *_, names in samples for name in names]
+
+    def batch(self, step: int) -> Batch:
+        """This rank's samples of one step, all accumulated batches."""
+        first = self.first_sample(step) + self._rank * self._size
+        samples = [self._sample(index) for index in range(first, first + self._size)]
+        images, labels, keys, names = zip(*samples, strict=True)
+        return Batch(
+            image=np.stack(images),
+            label=np.stack(labels),
+            keys=np.stack(keys),
+            case_ids=tuple(case_id for case_id, *_ in names),
+        )
+
+    def _sample(self, index: int) -> tuple[Array, Array, Array, tuple[str, ...]]:
+        """Image, label, key and cases of a sample: its own, then whose tumour is carved in."""
+        train = self._train
+        number, rng = self._stream.draw(index)
+        case = self._cases[number]
+        image, label = self._patch(case, train.foreground_share, rng)
+        names: tuple[str, ...] = (case.case_id,)
+        if train.carve_probability and rng.random() < train.carve_probability:
+            # Another case, where there is one.
+            further = 1 + int(rng.integers(max(1, len(self._cases) - 1)))
+            donor = self._cases[(number + further) % len(self._cases)]
+            image, label = carve(image, label, *self._patch(donor, 1.0, rng), rng)
+            names = (case.case_id, donor.case_id)
+        key = np.array([train.seed, index], np.int64).astype(np.int32)
+        return image, label, key, names
+
+    def _patch(
+        self, case: PreparedCase, foreground_share: float, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Image and label of a random patch, with the margin that zoom needs."""
+        train, label = self._train, case.label()
+        location = draw_location(
+            label,
+            train.patch_vox,
+            foreground_share=foreground_share,
+            foreground=train.foreground,
+            rng=rng,
+        )
+        if train.zoom_probability:
+            location = location.wider(samples.margin_vox(train.patch_vox))
+        return location.cut(case.image()).astype(np.float32), location.cut(label)
+
+    def from_step(self, step: int, *, ahead: int = 2) -> Generator[Batch, None, None]:
+        """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+        closed = threading.Event()
+
+        def produce() -> None:
+            current = step
+            while not closed.is_set():
+                try:
+                    item: Batch | BaseException = self.batch(current)
+                except BaseException as error:  # noqa: BLE001 - handed over: raised where the batch is used
+                    item = error
+                while not closed.is_set():
+                    try:
+                        ready.put(item, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+                current += 1
+
+        threading.Thread(target=produce, daemon=True, name="ray-brats-batches").start()
+        try:
+            while True:
+                asked = time.perf_counter()
+                item = ready.get()
+                self.waited_seconds += time.perf_counter() - asked
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            closed.set()

@@ -1,0 +1,184 @@
+"""How far a run goes: fixed by the speed of its first steps, then kept to the clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_brats.recipes.config import TrainConfig
+from ray_brats.training import schedule
+from ray_brats.training.schedule import Plan
+
+MEASURED_STEPS = 10
+"""Steps whose speed fixes the plan; the first of them compiles and is left out."""
+PLAN_SHARE = 0.1
+"""Of the minutes that were asked for: where steps are long, fewer fix the plan."""
+
+
+class Pace:
+    """The plan of a run, the same on every rank: rank 0's clock decides.
+
+    Args:
+        train: the length that is asked for, in steps or minutes.
+        broadcast: rank 0's value, on every rank.
+        validation_vox: voxels that pass through one rank's network in a validation.
+        began_unix: when the command started, from where `minutes` count; by default now.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        broadcast: Callable[[Any], Any],
+        *,
+        validation_vox: float,
+        began_unix: float | None = None,
+    ) -> None:
+        self._train, self._broadcast = train, broadcast
+        self._validation_vox = validation_vox
+        self.plan: Plan | None = None
+        self.step_seconds: list[float] = []
+        self._began_unix = time.time() if began_unix is None else began_unix
+        self._counted_from = self._began_unix
+        self._seconds_before = 0.0
+        self._end_seconds: float | None = None
+
+    @property
+    def asked(self) -> list[float | None]:
+        """The length that is asked for, as a checkpoint keeps it: steps and minutes."""
+        return [self._train.steps, self._train.minutes]
+
+    def resumes(
+        self,
+        kept: Mapping[str, int],
+        asked: Sequence[float | None] | None,
+        *,
+        step: int,
+        seconds: float,
+        saved_unix: float,
+    ) -> Plan:
+        """Go on with the plan of a checkpoint, saved after so many seconds of training.
+
+        A run that ended early, or as its minutes were over, is longer only for another length
+        than `asked`, that of then.
+        """
+        self._seconds_before = seconds
+        # What a death under this same command cost counts as well.
+        self._counted_from = max(self._began_unix, saved_unix)
+        values = kept
+        if asked != self.asked:
+            values = schedule.extended(kept, self._train, step=step, seconds=seconds)
+        self.plan = schedule.plan_of(values, self._train.validations)
+        return self.plan
+
+    def elapsed_seconds(self) -> float:
+        """Of training, before and after what was resumed."""
+        return self._seconds_before + max(0.0, time.time() - self._counted_from)
+
+    def after_step(self, step: int, *, validated: int) -> bool:
+        """Make the plan where it is due, or fit it to the time that is left; True where made.
+
+        Args:
+            step: how many are done; the seconds of each are in `step_seconds`.
+            validated: how often the validation cases were scored.
+        """
+        made = False
+        if self.plan is None:
+            made = self._broadcast(self._is_due(step))
+            if made:
+                self._make(step)
+        if self.plan is not None:
+            self._keep(step, validated)
+        return made
+
+    def validation_took(self, seconds: float) -> None:
+        """How long the last validation and its checkpoint took."""
+        self._end_seconds = seconds
+
+    def ends_at(self, step: int) -> None:
+        """Let `step` be the last."""
+        assert self.plan is not None
+        self.plan = self.plan.ends_at(step)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What the plan is, and how long it will take."""
+        assert self.plan is not None
+        speed = self._typical_seconds()
+        left = (self.plan.total_steps - step) * speed
+        left += self._train.validations * self._validation_seconds(speed)
+        return {
+            **self.plan.as_json(),
+            "validate_at": list(self.plan.validate_at),
+            "step_seconds": round(speed, 4),
+            "seconds_left": round(left, 1),
+        }
+
+    def _is_due(self, step: int) -> bool:
+        train = self._train
+        if len(self.step_seconds) >= MEASURED_STEPS:
+            return True
+        if train.steps is not None:
+            return step >= train.steps
+        assert train.minutes is not None
+        elapsed, last = self.elapsed_seconds(), self.step_seconds[-1]
+        if elapsed <= PLAN_SHARE * train.minutes * 60:
+            return False
+        # The first step compiles: alone it would promise far too few.
+        allowed = schedule.steps_by_the_clock(
+            train,
+            step=step,
+            step_seconds=last,
+            elapsed_seconds=elapsed,
+            to_come_seconds=self._validation_seconds(last),
+        )
+        return len(self.step_seconds) > 1 or allowed == step
+
+    def _make(self, step: int) -> None:
+        speed = self._typical_seconds()
+        values = schedule.first_plan(
+            self._train,
+            step=step,
+            step_seconds=speed,
+            elapsed_seconds=self.elapsed_seconds(),
+            validation_seconds=self._validation_seconds(speed),
+        )
+        self.plan = schedule.plan_of(self._broadcast(values), self._train.validations)
+
+    def _keep(self, step: int, validated: int) -> None:
+        """With a length by the clock: as many steps as the time that is left allows.
+
+        A machine that others use as well is not always as fast as at the start. The learning
+        rate, a function of the step's share of the whole, so reaches its end with the time.
+        """
+        train = self._train
+        assert self.plan is not None
+        timed = len(self.step_seconds) - 1  # the first one compiles
+        if train.minutes is None or step >= self.plan.total_steps or timed < 1:
+            return
+        every = schedule.clock_every(self.plan, train)
+        if step % every:
+            return
+        speed = float(np.mean(self.step_seconds[-min(timed, max(every, MEASURED_STEPS)) :]))
+        each = self._end_seconds or self._validation_seconds(speed)
+        total = schedule.steps_by_the_clock(
+            train,
+            step=step,
+            step_seconds=speed,
+            elapsed_seconds=self.elapsed_seconds(),
+            to_come_seconds=max(1, train.validations - validated) * each,
+        )
+        values = {**self.plan.as_json(), "total_steps": self._broadcast(total)}
+        self.plan = schedule.plan_of(values, train.validations)
+
+    def _typical_seconds(self) -> float:
+        """Of a step so far, without the first, which compiles."""
+        return float(np.median(self.step_seconds[1:] or self.step_seconds))
+
+    def _validation_seconds(self, step_seconds: float) -> float:
+        """A forward pass costs about a third of a step for as many voxels."""
+        train = self._train
+        step_vox = math.prod(train.patch_vox) * train.batch_per_worker * train.accumulate
+        return 0.5 * step_seconds * self._validation_vox / step_vox

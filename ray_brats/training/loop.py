@@ -1,0 +1,248 @@
+"""The training loop: step, validate, checkpoint, report.
+
+Every rank runs the same number of steps and meets the others in each of them. What the
+loop needs from its surroundings (telling other ranks, keeping a checkpoint, showing
+progress) comes in as `Hooks`, so it runs under Ray Train and in a plain test alike.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_brats import labels
+from ray_brats.errors import StageFailed
+from ray_brats.recipes.config import Recipe
+from ray_brats.training import checkpoint, schedule, validation
+from ray_brats.training.batches import Batch, BatchStream
+from ray_brats.training.hooks import Data, Hooks
+from ray_brats.training.length import Pace
+from ray_brats.training.schedule import Plan
+from ray_brats.training.step import StepResult, Trainee
+
+
+class Loop:
+    """One rank of a training run.
+
+    Args:
+        strategy: the one whose ranks train together.
+        recipe: what to train.
+        data: this rank's cases.
+        hooks: the surroundings.
+        rank: this one's number.
+        began_unix: when the command started, from where `minutes` count; by default now.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        recipe: Recipe,
+        data: Data,
+        hooks: Hooks,
+        *,
+        rank: int,
+        began_unix: float | None = None,
+    ) -> None:
+        self.recipe, self.data, self.hooks = recipe, data, hooks
+        self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
+        self.trainee = Trainee(strategy, recipe)
+        self.stream = BatchStream(data.training, recipe.train, rank=rank, ranks=self.ranks)
+        self.step = 0
+        self.loss = math.nan
+        self.pace = Pace(
+            recipe.train,
+            hooks.broadcast,
+            validation_vox=data.validation_vox / self.ranks,
+            began_unix=began_unix,
+        )
+        self.best_mean_dice = -1.0
+        self.stale_validations = 0
+        self.validated = 0
+        self._last_checkpoint = "none yet"
+
+    @property
+    def plan(self) -> Plan | None:
+        """How long the run is, once that is known."""
+        return self.pace.plan
+
+    # --- the run -----------------------------------------------------------------------
+
+    def run(self, restore_from: str | None) -> None:
+        """Train to the end of the plan, from a checkpoint where one is given.
+
+        Raises:
+            StageFailed: the loss or the gradients are no longer finite.
+        """
+        if restore_from:
+            self._restore(restore_from)
+        batches = self.stream.from_step(self.step)
+        try:
+            while self.plan is None or self.step < self.plan.total_steps:
+                self._one_step(next(batches))
+                self.hooks.beat()
+                planned = self.pace.after_step(self.step, validated=self.validated)
+                if planned and self.rank == 0:
+                    facts = self.pace.facts(self.step)
+                    self.hooks.event({"event": "plan", "step": self.step, **facts})
+                if self.plan is not None:
+                    self._keep_what_is_due()
+        finally:
+            batches.close()
+        if self.rank == 0:
+            share = {"input_wait_share": self._input_wait_share()}
+            self.hooks.event({"event": "end", "step": self.step, "loss": self.loss, **share})
+
+    def _one_step(self, batch: Batch) -> None:
+        began = time.monotonic()
+        train = self.recipe.train
+        total = self.plan.total_steps if self.plan else (train.steps or 10**9)
+        rate = schedule.learning_rate(self.step, total, train)
+        self.step += 1
+        result = self.trainee.step(
+            batch,
+            learning_rate=rate,
+            averaging_decay=schedule.averaging_decay(self.step, train),
+        )
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            raise StageFailed(
+                f"step {self.step} gave the loss {result.loss} and gradients of norm "
+                f"{result.gradient_norm}; cases in the batch: {self._cases_of(self.step)}; last "
+                f"good checkpoint: {self._last_checkpoint}. Lower the learning rate, clip the "
+                "gradients (train.clip_norm), or look at these cases"
+            )
+        self.loss = result.loss
+        self.pace.step_seconds.append(time.monotonic() - began)
+        if self.rank == 0:
+            self._report_step(result, rate)
+
+    def _report_step(self, result: StepResult, rate: float) -> None:
+        seconds = self.pace.step_seconds[-1]
+        patches = self.ranks * self.recipe.train.batch_per_worker * self.recipe.train.accumulate
+        channels = (
+            list(labels.REGIONS) if self.recipe.network.output == "regions" else labels.CLASS_NAMES
+        )
+        self.hooks.event(
+            {
+                "step": self.step,
+                "loss": result.loss,
+                "soft_dice": dict(zip(channels, result.dice, strict=True)),
+                "gradient_norm": result.gradient_norm,
+                "learning_rate": rate,
+                "step_seconds": round(seconds, 4),
+                "patches_per_second": round(patches / seconds, 3),
+                "input_wait_share": self._input_wait_share(),
+                "total_steps": self.plan.total_steps if self.plan else self.recipe.train.steps,
+            }
+        )
+
+    def _cases_of(self, step: int) -> str:
+        return ", ".join(dict.fromkeys(self.stream.case_ids(step - 1)))
+
+    def _input_wait_share(self) -> float:
+        """Seconds that steps waited for their batch, over those and the steps' own; 0 of none."""
+        waited = self.stream.waited_seconds
+        # A run whose last step was kept already when a worker died has none to make.
+        return round(waited / ((waited + sum(self.pace.step_seconds)) or 1.0), 4)
+
+    # --- validation and checkpoints ----------------------------------------------------
+
+    def _keep_what_is_due(self) -> None:
+        assert self.plan is not None
+        if self._validation_is_due():
+            began = time.monotonic()
+            scores = self._validate()
+            self.validated += 1
+            self._end_early_if_stale(scores)
+            self._checkpoint(scores)
+            self.pace.validation_took(time.monotonic() - began)
+        elif self.step % self.plan.checkpoint_every == 0:
+            self._checkpoint({})
+
+    def _validation_is_due(self) -> bool:
+        """By how many there were, as a plan that keeps pace may move what is to come."""
+        assert self.plan is not None
+        at = self.plan.validate_at
+        return self.step >= at[-1] or self.step >= at[min(self.validated, len(at) - 1)]
+
+    def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
+        """After `patience` validations without a better mean Dice this step is the last."""
+        assert self.plan is not None
+        if "mean_dice" not in scores:
+            return
+        better = scores["mean_dice"] > self.best_mean_dice
+        self.best_mean_dice = max(self.best_mean_dice, scores["mean_dice"])
+        self.stale_validations = 0 if better else self.stale_validations + 1
+        patience = self.recipe.train.patience
+        if patience and self.stale_validations >= patience and self.step < self.plan.total_steps:
+            self.pace.ends_at(self.step)
+            if self.rank == 0:
+                self.hooks.event({"event": "early stop", "step": self.step})
+
+    def _validate(self) -> dict[str, Any]:
+        """Scores of the validation cases, each rank its share of them; {} without any."""
+        case_ids = self.data.validation_ids
+        if not case_ids:
+            return {}
+        began = time.monotonic()
+        rows, example = validation.scores(
+            self.trainee.averaged, self.data.validation, self.recipe, self.hooks.beat
+        )
+        table = np.zeros((len(case_ids), rows.shape[1]))
+        table[self.rank :: self.ranks] = rows
+        table = self.trainee.all_sum(table.ravel().tolist()).reshape(table.shape)
+        scores = validation.summary(self.recipe, case_ids, table)
+        if self.rank == 0:
+            seconds = round(time.monotonic() - began, 2)
+            event = {"event": "validation", "step": self.step, "cases": len(case_ids)}
+            self.hooks.event({**event, "seconds": seconds, **scores})
+            if example is not None:
+                self.hooks.picture(self.step, example)
+        return scores
+
+    def _checkpoint(self, scores: Mapping[str, Any]) -> None:
+        """Rank 0 keeps the state; the others wait for it, so that none runs far ahead."""
+        self._last_checkpoint = checkpoint.folder_name(self.step)
+        if self.rank == 0:
+            assert self.plan is not None
+            folder = Path(tempfile.mkdtemp(prefix="ray-brats-checkpoint-"))
+            facts = {
+                **scores,
+                "loss": self.loss,
+                "seconds": self.pace.elapsed_seconds(),
+                "saved_unix": time.time(),
+                "samples": self.stream.first_sample(self.step),
+                "plan": self.plan.as_json(),
+                "asked": self.pace.asked,
+                "best_mean_dice": self.best_mean_dice,
+                "stale_validations": self.stale_validations,
+            }
+            checkpoint.save(self.trainee.variables(), folder, step=self.step, facts=facts)
+            self.hooks.keep(folder, self.step)
+            self.hooks.event({"event": "checkpoint", "step": self.step})
+        self.hooks.broadcast(True)
+        self.hooks.beat()
+
+    def _restore(self, uri: str) -> None:
+        found = checkpoint.restore(self.trainee.variables(), uri)
+        facts = found.facts
+        self.step, self.loss = found.step, float(facts["loss"])
+        self.stream.goes_on_at(self.step, int(facts["samples"]))
+        self.best_mean_dice = float(facts["best_mean_dice"])
+        self.stale_validations = int(facts["stale_validations"])
+        self._last_checkpoint = checkpoint.folder_name(found.step)
+        plan = self.pace.resumes(
+            facts["plan"],
+            facts.get("asked"),
+            step=self.step,
+            seconds=float(facts["seconds"]),
+            saved_unix=float(facts["saved_unix"]),
+        )
+        self.validated = sum(at <= self.step for at in plan.validate_at)
+        if self.rank == 0:
+            self.hooks.event({"event": "resume", "step": self.step})

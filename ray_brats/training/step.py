@@ -1,0 +1,165 @@
+"""One optimizer step of one rank, compiled: augment, forward, loss, gradients, update, average.
+
+Everything that ranks share happens here: numerators and denominators of the loss are summed
+over them, and gradients are, so N ranks with batch b take the step of one rank with N·b.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ray_brats.model import losses, unet
+from ray_brats.recipes.config import Recipe, TrainConfig
+from ray_brats.training.augmentation import augment
+from ray_brats.training.batches import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step measured, equal on all ranks: so is what follows from a number gone wrong."""
+
+    loss: float
+    dice: tuple[float, ...]
+    """Soft Dice of each output channel over the global batch."""
+    gradient_norm: float
+    """Global L2 norm, before clipping; unless gradients are clipped the sum of the norms of all
+    ranks' shares, which is no smaller."""
+
+
+class Trainee:
+    """The network, its optimizer, and its averaged twin, under a strategy.
+
+    Args:
+        strategy: the one whose ranks train together.
+        recipe: network and training settings; the seed decides the initial weights.
+    """
+
+    def __init__(self, strategy: Any, recipe: Recipe) -> None:
+        self._strategy, self._train = strategy, recipe.train
+        self._ranks = int(strategy.num_replicas_in_sync)
+        channels = len(recipe.preprocess.modalities)
+        with strategy.scope():
+            self.model = unet.build(recipe.network, channels, seed=recipe.train.seed)
+            self.optimizer = _optimizer(recipe.train)
+            self.optimizer.build(self.model.trainable_variables)
+        # Outside the scope: a plain copy on each rank, for validation and export.
+        self.averaged = unet.build(recipe.network, channels, seed=recipe.train.seed)
+        self._forward: Callable[[Any], Any] = functools.partial(self.model, training=True)
+        if recipe.train.xla:
+            # The network alone: collectives cannot be inside, and losses are cheap.
+            self._forward = tf.function(self._forward, autograph=False, jit_compile=True)
+        self._gradients_of = tf.function(self._gradients, autograph=False)
+        self._apply = tf.function(self._update, autograph=False)
+        self._fused = tf.function(self._gradients_and_update, autograph=False)
+        self._average = tf.function(self._move_average, autograph=False)
+
+    def step(self, batch: Batch, *, learning_rate: float, averaging_decay: float) -> StepResult:
+        """Take one optimizer step; all ranks call it."""
+        self.optimizer.learning_rate.assign(learning_rate)
+        size = self._train.batch_per_worker
+        parts = [
+            (
+                tf.constant(batch.image[first : first + size]),
+                tf.constant(batch.label[first : first + size]),
+                tf.constant(batch.keys[first : first + size]),
+            )
+            for first in range(0, len(batch.image), size)
+        ]
+        if len(parts) == 1:
+            told, norm = self._fused(*parts[0])
+        else:
+            told, norm = self._accumulated(parts)
+        self._average(tf.constant(averaging_decay, tf.float32))
+        loss, *dice = (float(value) for value in told.numpy())
+        return StepResult(loss=loss, dice=tuple(dice), gradient_norm=float(norm.numpy()))
+
+    def _accumulated(self, parts: list[Any]) -> tuple[Any, Any]:
+        told, total = self._gradients_of(*parts[0])
+        for part in parts[1:]:
+            more, gradients = self._gradients_of(*part)
+            told = told + more
+            total = [a + b for a, b in zip(total, gradients, strict=True)]
+        count = float(len(parts))
+        return told / count, self._apply([gradient / count for gradient in total])
+
+    # --- traced ------------------------------------------------------------------------
+
+    def _gradients_and_update(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
+        told, gradients = self._gradients(image, label, keys)
+        return told, self._update(gradients)
+
+    def _gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
+        """Loss and Dice as one vector, and this rank's share of the gradients."""
+        told, gradients = self._strategy.run(self._replica_gradients, args=(image, label, keys))
+        local = self._strategy.experimental_local_results
+        return local(told)[0], [local(gradient)[0] for gradient in gradients]
+
+    def _replica_gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
+        image, label = augment(image, label, keys, self._train)
+        with tf.GradientTape() as tape:
+            outputs = self._forward(image)
+            loss, dice = losses.supervised(
+                self._train.loss,
+                label,
+                outputs if isinstance(outputs, list | tuple) else [outputs],
+                losses.sum_over_replicas,
+            )
+            # Keras sums gradients over replicas, and each holds the loss of all.
+            shared = loss / self._ranks
+        gradients = tape.gradient(shared, self.model.trainable_variables)
+        return tf.concat([loss[None], dice], 0), gradients
+
+    def _update(self, gradients: Any) -> Any:
+        return self._strategy.experimental_local_results(
+            self._strategy.run(self._replica_update, args=(gradients,))
+        )[0]
+
+    def _replica_update(self, gradients: Any) -> Any:
+        if self._train.clip_norm is None:
+            norm = losses.sum_over_replicas(tf.linalg.global_norm(gradients))
+        else:
+            # The norm of the sum over ranks counts, so they are summed here; Keras will sum
+            # the equal shares once more.
+            gradients = [losses.sum_over_replicas(gradient) for gradient in gradients]
+            norm = tf.linalg.global_norm(gradients)
+            scale = self._train.clip_norm / tf.maximum(norm, self._train.clip_norm)
+            gradients = [gradient * (scale / self._ranks) for gradient in gradients]
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return norm
+
+    def _move_average(self, decay: Any) -> None:
+        for mean, raw in zip(self.averaged.weights, self.model.weights, strict=True):
+            mean.assign(decay * mean.value + (1.0 - decay) * tf.convert_to_tensor(raw.value))
+
+    # --- for the loop ------------------------------------------------------------------
+
+    def all_sum(self, values: list[float]) -> np.ndarray[Any, Any]:
+        """Sum of a vector over all ranks, on every rank; all ranks call it."""
+
+        @tf.function(autograph=False)
+        def reduce(x: Any) -> Any:
+            total = self._strategy.run(losses.sum_over_replicas, args=(x,))
+            return self._strategy.experimental_local_results(total)[0]
+
+        return np.asarray(reduce(tf.constant(values, tf.float32)).numpy(), np.float64)
+
+    def variables(self) -> dict[str, list[Any]]:
+        """Every variable of the training state, by group: what a checkpoint holds."""
+        return {
+            "model": [variable.value for variable in self.model.variables],
+            "averaged": [variable.value for variable in self.averaged.weights],
+            "optimizer": [variable.value for variable in self.optimizer.variables],
+        }
+
+
+def _optimizer(train: TrainConfig) -> Any:
+    if train.weight_decay:
+        return keras.optimizers.AdamW(train.learning_rate, weight_decay=train.weight_decay)
+    return keras.optimizers.Adam(train.learning_rate)

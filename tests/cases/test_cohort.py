@@ -1,0 +1,176 @@
+"""Cohorts: what names mean, and what cannot be a case."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ray_brats.cases import cohort, naming, volume
+from ray_brats.errors import CaseRejected, UsageError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "patient", "modality"),
+    [
+        ("BraTS20_Training_001_flair.nii", "brats2020", "BraTS20_Training_001", "flair"),
+        (
+            "HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_t1ce.nii.gz",
+            "brats2018",
+            "Brats18_CBICA_AAB",
+            "t1ce",
+        ),
+        ("BraTS2021_00000_t2.nii.gz", "brats2021", "BraTS2021_00000", "t2"),
+        ("BraTS-GLI-00000-000-t1c.nii.gz", "brats2023", "BraTS-GLI-00000", "t1ce"),
+        (
+            "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz",
+            "brats2023",
+            "BraTS-GLI-00000",
+            "flair",
+        ),
+        ("anything_t2w.nii.gz", None, "anything", "t2"),
+    ],
+)
+def test_names_tell_release_patient_and_modality(
+    tmp_path: Path, name: str, release: str | None, patient: str, modality: str
+) -> None:
+    (case,) = cohort.find(str(touch(tmp_path, name))).cases
+    assert (case.release, case.patient_id, list(case.images)) == (release, patient, [modality])
+
+
+def test_grade_is_the_folders(tmp_path: Path) -> None:
+    (case,) = cohort.find(str(touch(tmp_path, "LGG/a_t2.nii.gz"))).cases
+    assert case.grade == "LGG"
+
+
+def test_case_355_of_2020_is_recovered_and_logged(tmp_path: Path) -> None:
+    name = "BraTS20_Training_355"
+    found = cohort.find(
+        str(touch(tmp_path, f"{name}/{name}_t2.nii", f"{name}/W39_1998.09.19_Segm.nii"))
+    )
+    assert found.cases[0].segmentation
+    assert "W39" in found.notes[0]
+
+
+def test_case_355_under_both_names_is_one_case(tmp_path: Path) -> None:
+    name = "BraTS20_Training_355"
+    names = (f"{name}_t2.nii", f"{name}_seg.nii", "W39_1998.09.19_Segm.nii")
+    found = cohort.find(str(touch(tmp_path, *names)))
+    assert str(found.cases[0].segmentation).endswith(f"{name}_seg.nii")
+    assert (found.rejected, found.notes) == ((), ())
+
+
+def test_grades_come_from_the_mapping_of_2019_and_2020(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"BraTS20_Training_00{n}/BraTS20_Training_00{n}_t2.nii" for n in (1, 2, 3)))
+    (tmp_path / "name_mapping.csv").write_text(
+        "Grade,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n"
+        "HGG,BraTS19_CBICA_AAB_1,BraTS20_Training_001\n"
+        "LGG,NA,BraTS20_Training_002\n"
+    )
+    assert [case.grade for case in cohort.find(str(tmp_path)).cases] == ["HGG", "LGG", None]
+
+
+def test_releases_of_one_meaning_are_not_mixed_either(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS20_Training_001_t2.nii", "Brats18_CBICA_AAB_1_t2.nii.gz")
+    with pytest.raises(UsageError, match="same patients under several names"):
+        cohort.find(str(folder))
+
+
+def test_time_points_and_scans_of_a_patient_stay_together(tmp_path: Path) -> None:
+    names = ("BraTS-GLI-00005-100-t2w.nii.gz", "BraTS-GLI-00005-101-t2w.nii.gz")
+    found = cohort.find(str(touch(tmp_path, *names)))
+    assert {case.patient_id for case in found.cases} == {"BraTS-GLI-00005"}
+    assert naming.patient_of("Brats18_TCIA01_425_1") == "Brats18_TCIA01_425"
+    assert naming.patient_of("BraTS2021_00005") == "BraTS2021_00005"
+
+
+def test_two_cases_of_one_name_are_one_rejected_row(tmp_path: Path) -> None:
+    found = cohort.find(str(touch(tmp_path, "x/a_t2.nii.gz", "y/a_t2.nii.gz", "b_t2.nii.gz")))
+    assert [case.case_id for case in found.cases] == ["b"]
+    (row,) = found.rejected
+    assert (row["case_id"], row["status"]) == ("a", "rejected")
+    assert "one name" in row["reason"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a b", "x" * 129, ""])
+def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.csv").write_text(f"case_id,t2\n{name},a.nii.gz\ngood,b.nii.gz\n")
+    found = cohort.find(str(tmp_path / "c.csv"))
+    assert [row["case_id"] for row in found.rejected] == [name]
+    assert [case.case_id for case in found.cases] == ["good"]
+
+
+def test_csv_paths_are_relative_to_the_csv_and_aliases_are_known(tmp_path: Path) -> None:
+    touch(tmp_path, "scans/x.nii.gz")
+    (tmp_path / "c.csv").write_text("case_id,t1c,patient_id,split\na,scans/x.nii.gz,p,val\n")
+    (case,) = cohort.find(str(tmp_path / "c.csv")).cases
+    assert case.images == {"t1ce": str(tmp_path / "scans/x.nii.gz")}
+    assert (case.patient_id, case.split) == ("p", "val")
+    assert case.inputs(["t1ce"])["t1ce"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("case_id,t2,split\na,x.nii.gz,validation\n", "split 'validation' is none of train, val"),
+        ("case_id,t1ce,t2,seg\n", "no row"),
+        ("case_id,t1ce,t1c\na,x.nii.gz,y.nii.gz\n", "t1ce, t1c: one column too many"),
+        ("case_id,t2\na," + "x" * 200_000, "not a CSV"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        cohort.find(str(tmp_path / "c.csv"))
+
+
+def test_what_a_csv_names_and_is_no_file_is_a_rejected_case(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    touch(tmp_path, "folder/a.nii", "file.nii")
+    named = ("pipe.nii", "folder", "file.nii/a.nii", "absent.nii")
+    lines = [f"c{number},{name}" for number, name in enumerate(named)]
+    (tmp_path / "c.csv").write_text("\n".join(["case_id,t2", *lines]))
+    for case in cohort.find(str(tmp_path / "c.csv")).cases:
+        with pytest.raises(CaseRejected, match=r"no such file|truncated: 0 bytes"):
+            volume.read(case.images["t2"])
+
+
+def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
+    with pytest.raises(UsageError, match="mixes brats2021 and brats2023"):
+        cohort.find(str(folder))
+    assert {case.release for case in cohort.find(str(folder), release="brats2023").cases} == {
+        "brats2023"
+    }
+
+
+@pytest.mark.parametrize("names", [(), ("notes.txt",), ("._a_t2.nii.gz",)])
+def test_nothing_found_is_a_usage_error_that_says_what_was_expected(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match=r"expected|named as"):
+        cohort.find(str(touch(tmp_path, *names)))
+
+
+def test_rows_survive_the_trip_through_arrow() -> None:
+    case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
+    row = case.as_row()
+    row["images"]["t1"] = None
+    assert cohort.Case.from_row(row) == case
+
+
+def test_real_folders_are_recognised(real_data: Path) -> None:
+    found = cohort.find(str(real_data / "brats2018"))
+    assert len(found.cases) == 32
+    assert not found.rejected
+    assert {case.grade for case in found.cases} == {"HGG", "LGG"}
+    (case,) = cohort.find(str(real_data / "brats2023")).cases
+    assert set(case.images) == {"t1ce", "t2", "flair"}

@@ -1,0 +1,91 @@
+"""`check`: headers alone where they suffice, and never less found than preprocessing finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHAPE_VOX, file_of, rewrite
+
+from ray_brats.cases import cohort, inspection, phantom
+from ray_brats.files import storage
+from ray_brats.recipes import named
+from ray_brats.recipes.config import PreprocessConfig
+
+STANDARD = named.get("standard").preprocess
+BASELINE = named.get("baseline").preprocess
+
+
+def look(folder: Path, config: PreprocessConfig = STANDARD, *, deep: bool = False) -> dict:
+    (case,) = cohort.find(str(folder)).cases
+    return inspection.check_case(case, config, deep=deep)
+
+
+def test_a_sound_case_is_judged_by_headers_and_its_mask(
+    one_case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = storage.read_bytes
+
+    def count(uri: str, **limits: int) -> bytes:
+        content = original(uri, **limits)
+        read.append((storage.name_of(uri), len(content)))
+        return content
+
+    monkeypatch.setattr(storage, "read_bytes", count)
+    row = look(one_case)
+    assert (row["status"], row["shape_vox"], row["masked"]) == ("ok", list(SHAPE_VOX), True)
+    images = [size for name, size in read if "seg" not in name]
+    assert sum(images) <= 3 * (16 << 10) + 3 * 4
+    assert sum(images) < sum(file_of(one_case, kind).stat().st_size for kind in ("t1ce", "t2"))
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+@pytest.mark.parametrize(
+    ("kind", "damage", "reason"),
+    [
+        ("t2", Path.unlink, "t2 is missing"),
+        ("t2", lambda path: path.write_bytes(path.read_bytes()[:9000]), "truncated"),
+        ("t2", lambda path: path.write_bytes(b"text" * 200), "not a NIfTI"),
+        ("t2", lambda path: rewrite(path, lambda v: v[1:]), "grid"),
+        ("t2", lambda path: rewrite(path, np.zeros_like), "zero everywhere"),
+        ("t2", lambda path: rewrite(path, lambda v: np.where(v > 0, np.nan, v)), "NaN"),
+        ("seg", lambda path: rewrite(path, lambda v: v + 7), "label 7"),
+    ],
+)
+def test_what_preprocessing_would_reject_is_found(
+    one_case: Path, kind: str, damage: object, reason: str, deep: bool
+) -> None:
+    damage(file_of(one_case, kind))  # type: ignore[operator]
+    row = look(one_case, deep=deep)
+    assert row["status"] == "rejected"
+    assert reason in row["reason"]
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+def test_the_recipes_own_rule_is_told(one_case: Path, deep: bool) -> None:
+    rewrite(file_of(one_case, "seg"), np.zeros_like)
+    assert look(one_case, BASELINE, deep=deep)["status"] == "filtered"
+    assert look(one_case, STANDARD, deep=deep)["status"] == "ok"
+
+
+def test_voxels_are_read_only_when_asked_for(one_case: Path) -> None:
+    path = file_of(one_case, "t2")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+    assert look(one_case)["status"] == "ok"
+    deep = look(one_case, deep=True)
+    assert (deep["status"], "gzip" in deep["reason"]) == ("rejected", True)
+
+
+def test_empty_integer_images_are_noticed_by_their_size(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    phantom.write_cohort(tmp_path, cases=1, shape_vox=SHAPE_VOX)
+    case = tmp_path / "BraTS20_Training_001"
+    path = file_of(case, "flair")
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
+    assert "zero everywhere" in look(case)["reason"]

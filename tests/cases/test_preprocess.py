@@ -1,0 +1,205 @@
+"""Preprocessing: both recipes to the letter, and every kind of bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import file_of, rewrite
+from sklearn.preprocessing import MinMaxScaler
+
+from ray_brats.cases import cohort, geometry, intensities, preprocess, volume
+from ray_brats.errors import CaseFiltered, CaseRejected
+from ray_brats.recipes import named
+from ray_brats.recipes.config import PreprocessConfig
+
+BASELINE = named.get("baseline").preprocess
+STANDARD = named.get("standard").preprocess
+
+
+def only_case(folder: Path) -> cohort.Case:
+    (case,) = cohort.find(str(folder)).cases
+    return case
+
+
+def load(case: Path, kind: str) -> np.ndarray:
+    return np.asarray(nib.load(file_of(case, kind)).dataobj)
+
+
+def test_baseline_crop_of_a_brats_volume_is_the_originals() -> None:
+    start = preprocess.centred_start((240, 240, 155), (128, 128, 128))
+    assert start == (56, 56, 13)
+
+
+def test_baseline_equals_the_originals_lines(one_case: Path) -> None:
+    config = dataclasses.replace(BASELINE, crop_size_vox=(32, 32, 32), min_labelled_share=0.0)
+    prepared = preprocess.preprocess_case(only_case(one_case), config)
+    scaler = MinMaxScaler()
+    for channel, kind in enumerate(("t1ce", "t2", "flair")):
+        voxels = load(one_case, kind)
+        scaled = scaler.fit_transform(voxels.reshape(-1, voxels.shape[-1])).reshape(voxels.shape)
+        expected = scaled[16:48, 16:48, 8:40].astype(np.float32)
+        assert (prepared.image_HWDC[..., channel] == expected).all()
+    mask = load(one_case, "seg")[16:48, 16:48, 8:40]
+    assert (prepared.label_HWD == np.where(mask == 4, 3, mask)).all()
+    assert prepared.image_HWDC.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32", "float32", "float64"])
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SLP"])
+def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> None:
+    random = np.random.default_rng(0)
+    canonical = (random.random((9, 8, 7)) * 200).astype(dtype)
+    canonical[:, :, 3] = 5  # a constant slice
+    source = nib.Nifti1Image(canonical, np.diag([-1.0, -1, 1, 1]))
+    codes = nib.orientations.axcodes2ornt
+    turned = source.as_reoriented(nib.orientations.ornt_transform(codes("LPS"), codes(axes)))
+    item = volume.parse(bytes(turned.to_bytes()), "a.nii")
+    cropped = geometry.with_crop(item.geometry, (2, -1, 1), (5, 12, 5))
+    # As nibabel's get_fdata() gives it to the original's scaler.
+    flat = canonical.astype(np.float64).reshape(-1, canonical.shape[-1])
+    whole = MinMaxScaler().fit_transform(flat).reshape(canonical.shape).astype(np.float32)
+    got = intensities.minmax_slices(item.voxels_HWD, cropped)
+    assert got.dtype == np.float32
+    assert np.array_equal(got, cropped.crop(whole))
+
+
+def test_a_scaled_file_is_normalised_as_get_fdata_gives_it() -> None:
+    voxels = np.random.default_rng(0).integers(0, 900, (9, 8, 7)).astype(np.int16)
+    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1]))
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array([0.1, 3.7], "<f4").tobytes()
+    exact = nib.Nifti1Image.from_bytes(bytes(content)).get_fdata()
+    expected = MinMaxScaler().fit_transform(exact.reshape(-1, 7)).reshape(exact.shape)
+    item = volume.parse(bytes(content), "a.nii")
+    got = intensities.minmax_slices(item.voxels_HWD, item.geometry)
+    assert np.array_equal(got, expected.astype(np.float32))
+
+
+def test_a_recipes_spacing_gives_a_coarser_grid_and_masks_come_back(one_case: Path) -> None:
+    native = load(one_case, "seg")
+    own = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    spacing = tuple(2 * side for side in own.geometry.spacing_mm)
+    config = dataclasses.replace(STANDARD, spacing_mm=spacing)
+    coarse = preprocess.preprocess_case(only_case(one_case), config)
+    assert coarse.geometry.grid_shape == tuple(side // 2 for side in native.shape)
+    ratio = np.divide(own.image_HWDC.shape[:3], coarse.image_HWDC.shape[:3])
+    assert np.allclose(ratio, 2, atol=0.15)
+    assert coarse.label_HWD is not None
+    assert coarse.label_HWD.shape == coarse.image_HWDC.shape[:3]
+    back = coarse.geometry.to_native(coarse.label_HWD)
+    assert back.shape == native.shape
+    both = 2 * np.count_nonzero((back > 0) & (native > 0))
+    assert both / (np.count_nonzero(back) + np.count_nonzero(native)) > 0.8
+    same = dataclasses.replace(STANDARD, spacing_mm=own.geometry.spacing_mm)
+    again = preprocess.preprocess_case(only_case(one_case), same)
+    assert np.array_equal(again.image_HWDC, own.image_HWDC)
+    assert again.geometry == own.geometry
+
+
+def test_float_masks_with_whole_numbers_are_masks(one_case: Path) -> None:
+    expected = preprocess.preprocess_case(only_case(one_case), STANDARD).label_HWD
+    rewrite(file_of(one_case, "seg"), lambda v: v)
+    assert nib.load(file_of(one_case, "seg")).get_data_dtype() == np.float32
+    got = preprocess.preprocess_case(only_case(one_case), STANDARD).label_HWD
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_the_box_around_non_zero_voxels(dtype: type, order: str) -> None:
+    voxels = np.zeros((6, 7, 8), dtype, order=order)
+    assert intensities.nonzero_box(voxels) is None
+    voxels[2, 3, 1] = voxels[4, 3, 5] = -1 if dtype != np.uint16 else 1
+    assert intensities.nonzero_box(voxels) == ((2, 3, 1), (5, 4, 6))
+    turned = voxels[::-1].transpose(2, 0, 1)
+    assert intensities.nonzero_box(turned) == ((1, 1, 3), (6, 4, 4))
+
+
+def test_baseline_pads_scans_smaller_than_its_crop(one_case: Path) -> None:
+    config = dataclasses.replace(BASELINE, min_labelled_share=0.0)
+    prepared = preprocess.preprocess_case(only_case(one_case), config)
+    assert prepared.image_HWDC.shape == (128, 128, 128, 3)
+    native = load(one_case, "seg")
+    assert prepared.label_HWD is not None
+    back = prepared.geometry.to_native(prepared.label_HWD)
+    assert (back == np.where(native == 4, 3, native)).all()
+
+
+def test_the_labelled_share_rule_filters_and_can_be_overridden(one_case: Path) -> None:
+    rewrite(file_of(one_case, "seg"), np.zeros_like)
+    case = only_case(one_case)
+    told = "of the 128×128×128 crop in the centre of 64×64×48 voxels .* more than 1%"
+    with pytest.raises(CaseFiltered, match=told):
+        preprocess.preprocess_case(case, BASELINE)
+    assert preprocess.preprocess_case(case, BASELINE, keep_filtered=True).label_HWD is not None
+
+
+def test_a_case_without_a_mask_is_exempt_from_the_rule(one_case: Path) -> None:
+    file_of(one_case, "seg").unlink()
+    assert preprocess.preprocess_case(only_case(one_case), BASELINE).label_HWD is None
+
+
+def test_standard_crops_to_the_brain_and_scores_its_voxels(one_case: Path) -> None:
+    prepared = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    native = np.stack([load(one_case, kind) for kind in ("t1ce", "t2", "flair")], axis=-1)
+    assert np.count_nonzero(prepared.image_HWDC[..., 0]) <= np.count_nonzero(native[..., 0])
+    for channel in range(3):
+        values = prepared.image_HWDC[..., channel].astype(np.float64)
+        brain = prepared.geometry.crop(native)[..., channel] != 0
+        assert not values[~brain].any()
+        assert values[brain].mean() == pytest.approx(0, abs=1e-3)
+        assert values[brain].std() == pytest.approx(1, abs=1e-3)
+    outside = prepared.geometry.to_canonical(np.ones(prepared.image_HWDC.shape[:3], bool))
+    assert not native[~outside].any()
+
+
+def test_z_scores_ignore_the_background() -> None:
+    scaled = intensities.zscore_nonzero(np.array([[[0, 0, 1, 3]]]))
+    assert scaled.tolist() == [[[0, 0, -1, 1]]]
+
+
+@pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])
+@pytest.mark.parametrize(
+    ("kind", "damage", "reason"),
+    [
+        ("t2", Path.unlink, "modality t2 is missing"),
+        ("t2", lambda path: path.write_bytes(path.read_bytes()[:2000]), "truncated"),
+        ("t2", lambda path: rewrite(path, lambda v: v[:-2]), "shape"),
+        ("t2", lambda path: rewrite(path, np.zeros_like), "zero everywhere"),
+        ("flair", lambda path: rewrite(path, lambda v: np.where(v > 0, np.nan, v)), "NaN"),
+        ("seg", lambda path: rewrite(path, lambda v: v + 7), "label 7"),
+        ("seg", lambda path: rewrite(path, lambda v: v + 0.5), "not whole numbers"),
+        ("seg", lambda path: rewrite(path, lambda v: v[..., :-1]), "grid"),
+    ],
+)
+def test_bad_input_is_rejected_and_named(
+    one_case: Path, config: PreprocessConfig, kind: str, damage: object, reason: str
+) -> None:
+    damage(file_of(one_case, kind))  # type: ignore[operator]
+    with pytest.raises(CaseRejected, match=reason) as caught:
+        preprocess.preprocess_case(only_case(one_case), config)
+    if "missing" not in reason:
+        assert kind in caught.value.file
+
+
+def test_another_affine_is_rejected(one_case: Path) -> None:
+    path = file_of(one_case, "flair")
+    image = nib.load(path)
+    moved = image.affine.copy()
+    moved[0, 3] += 2
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), path)
+    with pytest.raises(CaseRejected, match="affine differs by up to 2 mm"):
+        preprocess.preprocess_case(only_case(one_case), STANDARD)
+
+
+def test_a_real_case_goes_there_and_back(real_data: Path) -> None:
+    folder = next((real_data / "brats2018" / "HGG").iterdir())
+    prepared = preprocess.preprocess_case(only_case(folder), STANDARD)
+    native = load(folder, "seg")
+    assert prepared.label_HWD is not None
+    back = prepared.geometry.to_native(prepared.label_HWD)
+    assert (back == np.where(native == 4, 3, native)).all()

@@ -1,0 +1,128 @@
+"""Volumes: orientation, geometry and its way back, damaged files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+
+from ray_brats.cases import geometry, volume
+from ray_brats.errors import CaseRejected
+
+ORIENTATIONS = ["LPS", "RAS", "LAS", "PIR", "SLP", "ARI"]
+
+
+def image_bytes(voxels: np.ndarray, affine: np.ndarray | None = None) -> bytes:
+    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1]) if affine is None else affine)
+    return bytes(image.to_bytes())
+
+
+def in_axes(axes: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Affine of an image whose axes run in the directions named."""
+    return np.asarray(inv_ornt_aff(axcodes2ornt(axes), shape) @ np.eye(4))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    axes=st.sampled_from(ORIENTATIONS),
+    shape=st.tuples(*[st.integers(2, 6)] * 3),
+    start=st.tuples(*[st.integers(-3, 3)] * 3),
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_a_mask_there_and_back_is_itself_inside_the_crop(
+    axes: str,
+    shape: tuple[int, int, int],
+    start: tuple[int, int, int],
+    size: tuple[int, int, int],
+    seed: int,
+) -> None:
+    mask = np.random.default_rng(seed).integers(0, 4, shape).astype(np.uint8)
+    item = volume.parse(image_bytes(mask, in_axes(axes, shape)), "m.nii")
+    whole = item.geometry
+    assert (whole.to_native(whole.crop(item.voxels_HWD)) == mask).all()
+    cropped = geometry.with_crop(whole, start, size)
+    kept = cropped.to_canonical(np.ones(size, np.uint8)).astype(bool)
+    back = cropped.to_native(cropped.crop(item.voxels_HWD))
+    inside = whole.to_native(kept.astype(np.uint8)).astype(bool)
+    assert (back[inside] == mask[inside]).all()
+    assert not back[~inside].any()
+
+
+@pytest.mark.parametrize("axes", ORIENTATIONS)
+def test_canonical_axes_grow_left_posterior_superior(axes: str) -> None:
+    canonical = np.arange(24).reshape(2, 3, 4).astype(np.int16)
+    source = nib.Nifti1Image(canonical, np.diag([-1.0, -2, 3, 1]))
+    transform = nib.orientations.ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(axes))
+    turned = source.as_reoriented(transform)
+    item = volume.parse(bytes(turned.to_bytes()), "a.nii")
+    assert (item.voxels_HWD == canonical).all()
+    assert item.geometry.spacing_mm == pytest.approx((1, 2, 3))
+    assert item.geometry.voxel_ml == pytest.approx(0.006)
+
+
+def test_scl_slope_and_a_single_frame_are_read_as_nibabel_does(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.full((3, 3, 3, 1), 5, np.int16), np.diag([-1.0, -1, 1, 1]))
+    image.header.set_slope_inter(2, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    expected = nib.load(tmp_path / "a.nii.gz").get_fdata()[..., 0]
+    assert volume.read(str(tmp_path / "a.nii.gz")).voxels_HWD == pytest.approx(expected)
+
+
+VOXELS = np.arange(4096, dtype=np.int16).reshape(16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "truncated"),
+        (b"not an image" * 100, "not a NIfTI"),
+        (gzip.compress(b"not an image" * 100), "not a NIfTI"),
+        (gzip.compress(image_bytes(VOXELS))[:-400], "truncated"),
+        (gzip.compress(image_bytes(VOXELS))[:30], "truncated"),
+        (image_bytes(VOXELS)[:-1], "truncated"),
+        (image_bytes(np.zeros((4, 4, 4, 2), np.int16)), "three axes"),
+        (image_bytes(np.zeros((4, 4), np.int16)), "three axes"),
+        (image_bytes(np.zeros((4, 4, 4), np.complex64)), "integers or floats"),
+        (image_bytes(VOXELS)[:280] + bytes(16) + image_bytes(VOXELS)[296:], "affine"),
+    ],
+)
+def test_what_cannot_be_read_is_rejected_with_the_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(CaseRejected, match=reason) as caught:
+        volume.parse(content, "bad.nii.gz")
+    assert caught.value.file == "bad.nii.gz"
+
+
+def test_a_header_that_promises_too_much_is_refused_before_inflating() -> None:
+    header = bytearray(image_bytes(VOXELS))
+    header[40:48] = np.array([3, 32767, 32767, 32767], "<i2").tobytes()
+    with pytest.raises(CaseRejected, match="voxels a side"):
+        volume.parse(gzip.compress(bytes(header)), "bomb.nii.gz")
+
+
+def test_absent_file_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(CaseRejected, match="no such file"):
+        volume.read(str(tmp_path / "a.nii.gz"))
+
+
+def test_a_written_mask_has_the_inputs_shape_affine_and_codes(tmp_path: Path) -> None:
+    affine = in_axes("RAS", (4, 5, 6))
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), affine)
+    image.set_qform(affine, 2)
+    image.set_sform(affine, 3)
+    item = volume.parse(bytes(image.to_bytes()), "a.nii")
+    mask = np.random.default_rng(0).integers(0, 4, (4, 5, 6)).astype(np.uint8)
+    content = volume.encode_mask(mask, item.geometry)
+    assert content == volume.encode_mask(mask, item.geometry)
+    (tmp_path / "m.nii.gz").write_bytes(content)
+    written = nib.load(tmp_path / "m.nii.gz")
+    assert (np.asarray(written.dataobj) == mask).all()
+    assert written.get_data_dtype() == np.uint8
+    assert written.affine == pytest.approx(affine)
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (2, 3)

@@ -1,0 +1,78 @@
+"""Listing this machine's files: none is passed over in silence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ray_brats.files import local, storage
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b/deep/one", "a/two", "three"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(b"12")
+    return tmp_path / "folder"
+
+
+def names(folder: Path, **options: int) -> list[str]:
+    found = storage.list_files(str(folder), **options)
+    return [file.uri.removeprefix(f"{folder}/") for file in found]
+
+
+def test_files_are_found_at_any_depth_in_order(folder: Path) -> None:
+    assert names(folder) == ["a/two", "b/deep/one", "three"]
+    assert names(folder, depth=1) == ["three"]
+    assert names(folder, depth=2) == ["a/two", "three"]
+    (file,) = local.list_local(str(folder / "three"))
+    assert (file.uri, file.size_bytes) == (f"{folder}/three", 2)
+
+
+def test_a_folder_that_cannot_be_opened_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = os.scandir
+
+    def closed(path: str) -> object:
+        if path.endswith("/deep"):
+            raise PermissionError(13, "Permission denied", path)
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="b/deep"):
+        storage.list_files(str(folder))
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/four").write_bytes(b"")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "a/up").symlink_to(folder)
+    (folder / "itself").symlink_to(folder / "itself")
+    (folder / "broken").symlink_to(tmp_path / "absent")
+    os.mkfifo(folder / "pipe")
+    assert names(folder) == ["a/two", "b/deep/one", "linked/four", "three"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("é–", "é–"), (os.fsdecode(b"caf\xe9"), "caf\ufffd"), ("a\ud800", "a\ufffd"), ("a", "a")],
+)
+def test_what_is_no_utf8_is_marked(name: str, told: str) -> None:
+    assert local.readable(name) == told
+    assert local.is_utf8(name) == (name == told)
+
+
+def test_folders_that_link_to_each_other_are_entered_once(tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"")
+        for other in "abcdefghij":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    (tmp_path / "A").symlink_to(tmp_path / "a")
+    found = names(tmp_path)
+    assert len(found) == 10, "each file once, by one of its names"
+    assert "a/file" in found, "rather its own than a link's"

@@ -1,0 +1,111 @@
+"""What a bundle tells of itself, and where the starter model is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.files import storage
+from ray_brats.model import card as modelcard
+from ray_brats.recipes import jsonform, named
+from ray_brats.recipes.config import Recipe
+
+
+def test_a_bundle_is_named_by_a_place_or_is_the_starter() -> None:
+    assert modelcard.uri_of("starter") == "starter"
+    assert modelcard.uri_of("./starter") == storage.absolute("starter")
+    assert modelcard.uri_of("s3://bucket/bundle") == "s3://bucket/bundle"
+    assert modelcard.place("s3://bucket/bundle") == "s3://bucket/bundle"
+
+
+def test_the_starter_is_found_where_the_package_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(modelcard, "_STARTER_FOLDER", tmp_path)
+    with pytest.raises(ArtefactError, match="no starter model: pass --bundle"):
+        modelcard.read("starter")
+    card = {"format_version": modelcard.FORMAT_VERSION}
+    card |= {"recipe": {}, "sha256": {}, "versions": {}, "parameters": 1}
+    (tmp_path / "bundle.json").write_text(json.dumps(card))
+    found, sha256 = modelcard.read("starter")
+    assert found == card
+    assert modelcard.read("starter", pinned=sha256)[0] == card
+    with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
+        modelcard.read("starter", pinned="0" * 64)
+
+
+def card_of(folder: Path, recipe: Recipe, **facts: object) -> str:
+    """A bundle of which only the card is there."""
+    folder.mkdir()
+    card = {"format_version": modelcard.FORMAT_VERSION, "recipe": jsonform.as_json(recipe)}
+    card |= {"sha256": {}, "versions": {}, "parameters": 1, **facts}
+    (folder / modelcard.CARD).write_text(json.dumps(card))
+    return str(folder)
+
+
+def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", named.smoke(), release="brats2023")
+    other = card_of(tmp_path / "other", named.standard())
+    chosen = modelcard.choose([one, other], tta="flips", overlap=0.25)
+    assert (chosen.uris, chosen.release) == ((one, other), "brats2023")
+    assert chosen.recipe.name == "smoke"
+    assert chosen.recipe.inference.tta == "flips"
+    assert (chosen.recipe.inference.overlap, chosen.recipe.inference.whole_limit_vox) == (0.25, 0)
+    assert chosen.identity == {
+        "bundles": list(chosen.sha256),
+        "options": {"tta": "flips", "overlap": 0.25},
+    }
+    assert modelcard.choose([one], chosen.sha256[:1]).recipe == named.smoke()
+
+
+def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", named.smoke())
+    other = card_of(tmp_path / "other", named.baseline())
+    with pytest.raises(ArtefactError, match=r"other was trained on other inputs .* averaged"):
+        modelcard.choose([one, other])
+    with pytest.raises(UsageError, match="--bundle-sha256 names 1 and --bundle 2: expected one"):
+        modelcard.choose([one, one], ["0" * 64])
+    with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
+        modelcard.choose([one], ["0" * 64])
+    with pytest.raises(UsageError, match=r"overlap is 1.5: expected 0 ≤ overlap < 1"):
+        modelcard.choose([one], overlap=1.5)
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        ({}, "was not measured"),
+        (
+            {"dice": {"ET": 0.7, "TC": 0.8, "WT": 0.876}},
+            r"on 6 case\(s\) .* mean Dice WT 0.88, TC 0.80, ET 0.70$",
+        ),
+        (
+            {
+                "dice": {"WT": 0.876, "TC": 0.8, "ET": 0.7},
+                "dice_ci95": {"WT": [0.84, 0.912], "TC": [0.7, 0.9], "ET": [0.0, 0.9]},
+            },
+            r"WT 0.88 \(0.84–0.91\), TC 0.80 \(0.70–0.90\), ET 0.70 \(0.00–0.90\) \(95 % interval",
+        ),
+    ],
+)
+def test_a_card_says_how_good_its_masks_were(validation: dict[str, object], told: str) -> None:
+    card = {"measured": {"validation": validation, "cases": {"training": 26, "validation": 6}}}
+    assert re.search(told, modelcard.quality(card))
+
+
+def test_a_card_without_figures_promises_nothing() -> None:
+    assert "was not measured" in modelcard.quality({})
+
+
+def test_a_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
+    modelcard.check_target(str(tmp_path / "new"))
+    for part in ("bundle.json", "saved_model/saved_model.pb", "model.h5"):
+        storage.write_bytes(str(tmp_path / "old" / part), b"x")
+    modelcard.check_target(str(tmp_path / "old"))
+    storage.write_bytes(str(tmp_path / "run.json"), b"{}")
+    with pytest.raises(UsageError, match=r"holds old, run.json, which belongs to no bundle"):
+        modelcard.check_target(str(tmp_path))

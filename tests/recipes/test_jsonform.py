@@ -1,0 +1,69 @@
+"""Configurations as JSON: round trips, fingerprints, settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ray_brats import errors
+from ray_brats.recipes import config, jsonform, named
+from ray_brats.recipes.config import Recipe
+
+
+@pytest.mark.parametrize("name", named.RECIPES)
+def test_recipes_survive_json(name: named.RecipeName) -> None:
+    recipe = named.get(name)
+    text = json.dumps(jsonform.as_json(recipe))
+    assert jsonform.from_json(Recipe, json.loads(text)) == recipe
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(errors.UsageError, match="no field colour"):
+        jsonform.from_json(config.InferenceConfig, {"colour": 1})
+
+
+def test_fingerprint_follows_content() -> None:
+    one, other = named.get("smoke"), named.get("smoke", steps=3)
+    assert jsonform.fingerprint(one) == jsonform.fingerprint(named.get("smoke"))
+    assert jsonform.fingerprint(one) != jsonform.fingerprint(other)
+
+
+def test_settings_replace_fields_by_their_path() -> None:
+    recipe = jsonform.with_settings(
+        named.get("standard"),
+        [
+            "train.clip_norm=12",
+            "network.widths=8,16,32",
+            "train.patch_vox=[64, 64, 64]",
+            "train.flip=False",
+            "train.schedule=constant",
+            "train.ema_decay=null",
+            "preprocess.modalities=t1ce,flair",
+        ],
+    )
+    assert recipe.train.clip_norm == 12
+    assert (recipe.network.widths, recipe.train.patch_vox) == ((8, 16, 32), (64, 64, 64))
+    assert (recipe.train.flip, recipe.train.schedule) == (False, "constant")
+    assert recipe.train.ema_decay is None
+    assert recipe.preprocess.modalities == ("t1ce", "flair")
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.clip_norm", "expected PART.FIELD=VALUE"),
+        ("clip_norm=1", "expected PART.FIELD=VALUE"),
+        ("train.clip=1", "train.clip_norm"),
+        ("trian.clip_norm=1", "no 'trian'"),
+        ("train.clip_norm=-1", "above zero"),
+        ("train.accumulate=1.5", "type int"),
+        ("train.flip=1", "type bool"),
+        ("train.loss=mse", "'dice_focal' or 'dice_bce'"),
+        ("train.patch_vox=96,96", "3 values"),
+        ("network.widths=wide", "a list"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_a_sentence(setting: str, sentence: str) -> None:
+    with pytest.raises(errors.UsageError, match=sentence):
+        jsonform.with_settings(named.get("standard"), [setting])

@@ -1,0 +1,283 @@
+"""The report: it answers first, it opens offline, and nothing in the data can break out."""
+
+import base64
+import csv
+import hashlib
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_brats.report import charts, page
+from ray_brats.report.page import METRICS, Picture, metrics_csv, render_html
+
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'"
+VOID = {"meta", "link", "img", "br", "line", "path", "rect"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails where tags do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if data.strip() and self._open[-1] not in ("style", "script"):
+            self.texts.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def row(case_id: str, region: str, **values: float | None) -> dict[str, object]:
+    return {
+        "case_id": case_id,
+        "region": region,
+        **dict.fromkeys(METRICS, 0.5),
+        "reference_ml": 20.0,
+        **values,
+    }
+
+
+def three_cases() -> list[dict[str, object]]:
+    scores = {"case-a": 0.9, "case-b": 0.8, "case-c": 0.4}
+    return [row(c, r, dice=d, hd95_mm=9.0 * d) for c, d in scores.items() for r in ("WT", "ET")]
+
+
+def summary() -> dict[str, object]:
+    dice = {"mean": 0.7, "median": 0.8, "ci95": [0.4, 0.9]}
+    hd95 = {"mean": 6.3, "median": 7.2, "ci95": [3.6, 8.1]}
+    original = {"accuracy": 0.985, "iou_score": 0.6946, "mean_iou": 0.5183}
+    return {
+        "cases": 3,
+        "regions": {name: {"dice": dice, "hd95_mm": hd95} for name in ("WT", "ET")},
+        "original": {**original, "dice_loss": 0.2236, "dice_loss_weighted": 0.8059},
+    }
+
+
+def training() -> list[dict[str, object]]:
+    steps = [{"step": step, "loss": 1 / (step + 1)} for step in range(1000)]
+    dice = {"WT": 0.7, "ET": None, HOSTILE: 0.2}
+    return [
+        *steps,
+        {"event": "resume", "step": 3},
+        {"event": "validation", "step": 9, "dice": dice},
+    ]
+
+
+def full_page(**changes) -> str:
+    arguments = {
+        "title": "Validation",
+        "statuses": [{"case_id": "case-d", "status": "missing", "reason": "no prediction"}],
+        "pictures": [Picture(title="Worst case", panels=[("three planes of case-c", b"\x89PNG")])],
+        "training": training(),
+        "notes": ["Labels of brats2021."],
+        **changes,
+    }
+    return render_html(three_cases(), summary(), **arguments)
+
+
+def test_the_answer_stands_before_everything_else() -> None:
+    texts = Page(full_page()).texts
+    at = [texts.index(words) for words in ("Validation", "For research, not for diagnosis.")]
+    answer = ["WT", "whole tumour", "0.700", "0.400 to 0.900", "median 0.800"]
+    at.append(texts.index("WT"))
+    assert texts[at[-1] : at[-1] + 5] == answer
+    assert texts[at[-1] + 5 : at[-1] + 8] == ["6.30", "3.60 to 8.10", "median 7.20"]
+    at += [texts.index(words) for words in ("Distributions", "Dice against lesion volume")]
+    at += [texts.index(words) for words in ("Training", "Cases", "Problem cases", "Pictures")]
+    at.append(texts.index("The original project's figures"))
+    assert at[1:] == sorted(at[1:])
+
+
+def test_the_answer_is_lesionwise_where_nothing_else_was_measured() -> None:
+    nothing = {"mean": None, "median": None, "ci95": [None, None]}
+    some = {"mean": 0.4, "median": 0.5, "ci95": [0.2, 0.6]}
+    numbers = {"dice": nothing, "lesionwise_dice": some, "lesionwise_hd95_mm": some}
+    texts = Page(render_html([], {"cases": 1, "regions": {"WT": numbers}}, title="t")).texts
+    answer = texts.index("Lesion-wise Dice")
+    assert texts[answer : answer + 5] == [
+        "Lesion-wise Dice",
+        "Lesion-wise HD95, mm",
+        "WT",
+        "whole tumour",
+        "0.400",
+    ]
+
+
+def test_the_page_asks_for_nothing_outside_itself() -> None:
+    html = full_page()
+    assert not re.search(r"https?:|//|@import|url\(", html)
+    page = Page(html)
+    resources = [value for _, tag in page.tags for key, value in tag.items() if key in ("src",)]
+    assert resources
+    assert all(value.startswith("data:image/png;base64,") for value in resources)
+    assert {link["href"] for link in page.all("link") + page.all("a")} == {"data:,", "#problems"}
+
+
+def test_the_security_policy_admits_this_style_and_script_and_no_other() -> None:
+    html = full_page()
+    policies = [
+        str(tag["content"])
+        for tag in Page(html).all("meta")
+        if tag.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert len(policies) == 1
+    assert "default-src 'none'" in policies[0]
+    assert "unsafe" not in policies[0]
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policies[0]
+    assert not any("style" in tag for _, tag in Page(html).tags)
+
+
+def test_data_cannot_become_markup() -> None:
+    rows = [row(HOSTILE, "WT"), row("case", HOSTILE)]
+    html = render_html(
+        rows,
+        {"cases": HOSTILE, "regions": {HOSTILE: {}}, "original": {"accuracy": HOSTILE}},
+        title=HOSTILE + "$title",
+        statuses=[{"case_id": HOSTILE, "status": HOSTILE, "reason": HOSTILE}],
+        pictures=[Picture(title=HOSTILE, panels=[(HOSTILE, b"")])],
+        training=training(),
+        notes=[HOSTILE],
+    )
+    page = Page(html)
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 1
+    assert not any(key.startswith("on") for _, tag in page.tags for key in tag)
+    assert sum(HOSTILE in text for text in page.texts) >= 8
+    assert page.all("img")[0]["alt"] == HOSTILE
+
+
+def test_equal_input_gives_equal_bytes_without_clock_or_path() -> None:
+    assert full_page() == full_page()
+    assert not re.search(r"/(home|tmp|work|usr)\b", full_page())
+
+
+def test_nothing_scored_is_said_and_breaks_nothing() -> None:
+    for empty in ({}, {"cases": 0, "regions": {}, "original": {}}, {"regions": None}):
+        texts = Page(render_html([], empty, title="Nothing")).texts
+        assert texts == [
+            "Nothing",
+            "Nothing",
+            "For research, not for diagnosis.",
+            "No case was scored.",
+        ]
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_number_that_does_not_exist_is_an_en_dash(missing) -> None:
+    rows = [row("case-a", "WT", **dict.fromkeys(METRICS, missing))]
+    figures = {"dice": {"mean": missing, "median": missing, "ci95": None}, "hd95_mm": None}
+    html = render_html(rows, {"cases": 1, "regions": {"WT": figures}}, title="t")
+    page = Page(html)
+    assert page.texts.count("–") >= len(METRICS) + 4
+    assert not any("data-value" in cell for cell in page.all("td"))
+    assert not re.search(r"\b(nan|inf|None)\b", html)
+    assert page.all("svg") == []
+
+
+def test_cases_carry_the_values_that_sorting_needs() -> None:
+    cells = Page(render_html([row("case-a", "WT", dice=np.float32(0.5))], {}, title="t")).all("td")
+    assert {"class": "number", "data-value": "0.5"} in cells
+
+
+def test_regions_stand_from_the_widest_to_the_innermost_and_others_after() -> None:
+    rows = [row("a", name) for name in ("edema", "ET", "TC", "WT")]
+    texts = Page(render_html(rows, {}, title="t")).texts
+    heads = [text for text in texts if text in ("WT", "TC", "ET", "edema")]
+    assert heads[:4] == ["WT", "TC", "ET", "edema"]
+
+
+def test_every_plot_and_picture_has_words_in_its_stead() -> None:
+    page = Page(full_page())
+    plots = page.all("svg")
+    assert len(plots) == 3 + 2 + 2
+    assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
+    assert "WT, whole tumour: median 0.8" in str(plots[0]["aria-label"])
+    assert [picture["alt"] for picture in page.all("img")] == ["three planes of case-c"]
+
+
+def test_the_original_figures_have_their_definitions_and_their_label() -> None:
+    texts = Page(full_page()).texts
+    assert "From hard masks on the native grid" in texts
+    for value, definition in (
+        ("0.9850", "share of voxels"),
+        ("0.6946", "soft Jaccard"),
+        ("0.5183", "Keras MeanIoU"),
+        ("0.8059", "1 − 0.25 × mean Dice"),
+        ("0.2236", "1 − mean Dice"),
+    ):
+        assert texts[texts.index(value) + 1].startswith(definition)
+
+
+def test_problem_cases_are_counted_at_the_top() -> None:
+    assert "1 case is not ok:" in Page(full_page()).texts
+    assert "problems" not in [tag.get("href") for tag in Page(full_page(statuses=())).all("a")]
+
+
+def test_marks_lie_inside_their_plot() -> None:
+    rows = [row(str(i), "WT", dice=i / 10, hd95_mm=373.13 * i / 10) for i in range(11)]
+    rows += [row("v", "WT", reference_ml=volume) for volume in (0.0, 0.001, 2500.0)]
+    for plot in (
+        charts.distribution(rows, ["WT", "TC"], "hd95_mm", "HD95, mm"),
+        charts.distribution(rows, ["WT"], "dice", "Dice"),
+        charts.dice_against_volume(rows, "WT"),
+        charts.loss_curve(training()),
+        charts.loss_curve([{"step": 0, "loss": 0.0}]),
+        charts.loss_curve([{"step": 5, "loss": -1.0}, {"step": 6, "loss": 1e9}]),
+        charts.validation_curve(training()),
+    ):
+        xs = [float(x) for x in re.findall(r' (?:cx|x1|x2|x)="([^"]+)"', plot)]
+        ys = [float(y) for y in re.findall(r' (?:cy|y1|y2|y)="([^"]+)"', plot)]
+        assert 0 <= min(xs) <= max(xs) <= 360
+        assert 0 <= min(ys) <= max(ys) <= 250
+
+
+def test_the_loss_of_a_long_run_is_drawn_with_few_points() -> None:
+    lines = [{"step": step, "loss": 2.0} for step in range(100_000)]
+    assert len(charts.loss_curve(lines)) < 12_000
+
+
+def test_plots_without_anything_to_show_are_empty() -> None:
+    assert charts.distribution([], ["WT"], "dice", "Dice") == ""
+    assert charts.dice_against_volume([row("a", "WT", reference_ml=None)], "WT") == ""
+    assert charts.loss_curve([{"event": "checkpoint", "step": 3}]) == ""
+    assert charts.validation_curve([{"event": "validation", "step": 3}]) == ""
+
+
+def test_csv_has_stable_columns_and_empty_fields() -> None:
+    rows = [row("a", "WT", dice=None, hd95_mm=math.nan, zebra=1, apple=np.float64(0.1))]
+    lines = list(csv.reader(io.StringIO(metrics_csv(rows))))
+    assert lines[0] == ["case_id", "region", *METRICS, "apple", "zebra"]
+    assert lines[1][:5] == ["a", "WT", "", "", "0.5"]
+    assert lines[1][-2:] == ["0.1", "1.0"]
+    assert metrics_csv([]) == ",".join(["case_id", "region", *METRICS]) + "\n"
+
+
+def test_report_and_charts_import_no_framework() -> None:
+    for module in (page, charts):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        assert not re.search(r"(import|from) (ray|tensorflow|keras|pandas)\b", source)

@@ -1,0 +1,693 @@
+"""The page of the server in a real browser: from files to the mask on three planes."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from page_server import PageServer, Script, zipped
+
+from ray_brats import labels
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import naming, phantom
+from ray_brats.cases.volume import read, read_mask
+from ray_brats.labels import LabelMap
+from ray_brats.report import panels
+from ray_brats.serve import niivue
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Any]
+CASE = phantom.make_phantom(1, shape_vox=(40, 48, 32))
+NAMES = {"t1ce": "BraTS-GLI-00001-000-t1c", "t2": "BraTS-GLI-00001-000-t2w"}
+NAMES["flair"] = "BraTS-GLI-00001-000-t2f"
+FILES = ("t1ce", "t2", "flair")
+VOLUMES_ML = {"WT": 65.2, "TC": 23.8, "ET": 9.47}
+SOON_MS = 20_000
+CLASSES = (labels.NECROTIC, labels.EDEMA, labels.ENHANCING)
+
+
+def packed(volume: Any, affine: Any = CASE.affine) -> bytes:
+    return gzip.compress(nib.Nifti1Image(volume, affine).to_bytes(), 1)
+
+
+MASK = packed(labels.from_class_index(CASE.label, "brats2020"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The case as its release names it, with its mask."""
+    made = tmp_path_factory.mktemp("case")
+    for modality, name in NAMES.items():
+        (made / f"{name}.nii.gz").write_bytes(packed(CASE.images[modality]))
+    (made / "BraTS-GLI-00001-000-seg.nii.gz").write_bytes(MASK)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PageServer]:
+    files = {f"{CASE.case_id}_{name}.nii.gz": packed(CASE.images[name]) for name in FILES}
+    with PageServer(Script(mask=MASK, phantom=files, volumes_ml=VOLUMES_ML)) as running:
+        yield running
+
+
+@pytest.fixture
+def script(server: PageServer) -> Script:
+    server.script.reset()
+    return server.script
+
+
+class Tab:
+    """One tab for all tests, since a new one costs a process; each opening is a fresh page."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.url = url
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.refusals = ""
+        self.page = browser.new_context().new_page()
+        self.page.set_default_timeout(SOON_MS)
+        self.page.on("console", self.listen)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def listen(self, message: Any) -> None:
+        refused = message.text.startswith("Failed to load resource")
+        if "GL Driver Message" in message.text:
+            return  # software WebGL is slow, and says so
+        if not (refused and self.refusals and self.refusals in message.location["url"]):
+            self.said.append(f"{message.type}: {message.text}")
+
+    def open(self, width_px: int = 1280, *, refusals: str = "", scheme: str = "light") -> Any:
+        """`refusals`: a path whose 4xx answers the browser itself may note in the console."""
+        self.refusals = refusals
+        self.page.set_viewport_size({"width": width_px, "height": 800})
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.goto(self.url)
+        see(self.page, "#model-note" if refusals != "v1/models" else "#key-form")
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any, server: PageServer) -> Tab:
+    return Tab(browser, server.url)
+
+
+@pytest.fixture
+def opened(tab: Tab, script: Script) -> Iterator[Open]:
+    """A function that opens the page; what it said and asked for is checked at the end."""
+    tab.said.clear()
+    tab.asked.clear()
+    yield tab.open
+    script.go.set()
+    assert tab.said == []
+    own = (tab.url, f"blob:{tab.url}", "data:,")
+    assert [url for url in tab.asked if not url.startswith(own)] == []
+    tab.page.goto("about:blank")
+
+
+def see(page: Any, selector: str, text: str | re.Pattern[str] | None = None) -> Any:
+    """Wait until something is on the page, with a text; return its locator."""
+    from playwright.sync_api import expect
+
+    found = page.locator(selector)
+    expect(found).to_be_visible()
+    if text is not None:
+        expect(found).to_have_text(text)
+    return found
+
+
+def take_files(page: Any, folder: Path) -> None:
+    page.locator("#files").set_input_files(sorted(folder.glob("*.nii.gz")))
+    see(page, "#scan")
+
+
+def segmented(page: Any) -> Any:
+    """The phantom with its mask on the page."""
+    page.click("#phantom")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#result")
+    see(page, "#status", "Done: the mask is over the scan.")
+    return page
+
+
+def shown(page: Any, plane: str) -> Any:
+    """RGB of the canvas of a plane, (rows, columns, 3)."""
+    canvas = page.locator(f"[data-plane={plane}] canvas")
+    width, height, values = canvas.evaluate(
+        "e => [e.width, e.height, btoa(Array.from("
+        "e.getContext('2d').getImageData(0, 0, e.width, e.height).data, "
+        "value => String.fromCharCode(value)).join(''))]"
+    )
+    pixels = np.frombuffer(base64.b64decode(values), np.uint8)
+    return pixels.reshape(height, width, 4)[..., :3].astype(float)
+
+
+def paper(plane: panels.Plane, volume: Any, index: int) -> Any:
+    """A cut as it lies on paper: rows from top to bottom."""
+    cut = plane.cut(volume, index)
+    return cut[::-1] if plane.grows == "up" else cut
+
+
+def expected(
+    plane: panels.Plane,
+    index: int,
+    modality: str = "flair",
+    classes: tuple[int, ...] = CLASSES,
+    opacity: float = 0.65,
+    label: LabelMap = CASE.label,
+    images: Mapping[str, Any] = CASE.images,
+) -> Any:
+    image = images[modality].astype(float)
+    low, high = np.percentile(image[image != 0], (1, 99.5))
+    grey = paper(plane, image, index)
+    shade = np.where(grey == 0, 0, np.clip((grey - low) / (high - low) * 255, 0, 255))
+    rgb = np.repeat(shade[..., None], 3, axis=-1)
+    for tissue in classes:
+        colour = np.array([int(panels.CLASS_COLOURS[tissue][at : at + 2], 16) for at in (1, 3, 5)])
+        here = paper(plane, label, index) == tissue
+        rgb[here] = opacity * colour + (1 - opacity) * rgb[here]
+    return rgb
+
+
+def most_tumour(label: LabelMap = CASE.label) -> list[int]:
+    axes = (0, 1, 2)
+    return [
+        int(np.argmax((label > 0).sum(tuple(other for other in axes if other != axis))))
+        for axis in axes
+    ]
+
+
+def check_planes(page: Any, at: list[int], *, within: float = 1.5, **options: Any) -> None:
+    for name, plane in panels.PLANES.items():
+        wanted = expected(plane, at[plane.axis], **options)
+        found = shown(page, name)
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).max() <= within, f"the {name} plane differs"
+
+
+def test_files_go_up_by_modality_and_the_mask_comes_down(
+    opened: Open, script: Script, folder: Path
+) -> None:
+    page = opened()
+    take_files(page, folder)
+    see(page, "#status", "The case is complete.")
+    page.select_option("#model", "baseline")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#result")
+    assert script.query == "model=baseline"
+    assert set(script.sent) == set(FILES)
+    for modality, content in script.sent.items():
+        assert content == (folder / f"{NAMES[modality]}.nii.gz").read_bytes()
+    for region, volume in VOLUMES_ML.items():
+        assert page.inner_text(f"#ml-{region}") == f"{volume:.{2 if volume < 10 else 1}f} ml"
+    for tissue in CLASSES:
+        volume = np.count_nonzero(CASE.label == tissue) / 1000
+        assert page.inner_text(f"#ml-{tissue}") == f"{volume:.2f} ml"
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "BraTS-GLI-00001-000.nii.gz"
+    assert Path(download.value.path()).read_bytes() == MASK
+
+
+def test_the_overlay_is_where_the_tumour_is_on_all_planes(opened: Open, script: Script) -> None:
+    page = segmented(opened())
+    at = most_tumour()
+    check_planes(page, at)
+    assert (shown(page, "axial") != expected(panels.AXIAL, at[2], classes=())).any()
+    page.select_option("#modality", "t1ce")
+    check_planes(page, at, modality="t1ce")
+
+
+@pytest.mark.slow
+def test_the_overlay_of_a_real_case_is_where_its_tumour_is(
+    opened: Open, script: Script, real_data: Path
+) -> None:
+    case = cohorts.find(str(real_data / "brats2018" / "HGG")).cases[0]
+    assert case.segmentation is not None
+    images = {name: read(case.images[name]).voxels_HWD for name in FILES}
+    label = read_mask(case.segmentation, "brats2018")
+    before, script.mask = script.mask, Path(case.segmentation).read_bytes()
+    try:
+        page = opened()
+        page.locator("#files").set_input_files([case.images[name] for name in FILES])
+        see(page, "#scan")
+        page.click("#segment")
+        see(page, "#status", "Done: the mask is over the scan.")
+        at = most_tumour(label)
+        check_planes(page, at, label=label, images=images)
+        page.select_option("#modality", "t1ce")
+        # The page's window has whole intensities, and few lie between black and white here.
+        check_planes(page, at, within=3, label=label, images=images, modality="t1ce")
+    finally:
+        script.mask = before
+
+
+def test_a_mask_that_lies_otherwise_on_disk_is_shown_in_its_place(
+    opened: Open, script: Script
+) -> None:
+    script.release = "brats2023"
+    lps = nib.Nifti1Image(labels.from_class_index(CASE.label, "brats2023"), CASE.affine)
+    before = script.mask
+    wanted = nib.orientations.axcodes2ornt(("S", "R", "A"))
+    turned = lps.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(CASE.affine), wanted)
+    )
+    script.mask = gzip.compress(turned.to_bytes(), 1)
+    try:
+        check_planes(segmented(opened()), most_tumour())
+    finally:
+        script.mask = before
+
+
+def test_tissues_and_regions_are_shown_and_hidden(opened: Open) -> None:
+    page, at = segmented(opened()), most_tumour()
+    pressed = "#regions button[aria-pressed=true]"
+    assert page.inner_text(pressed) == "WT"
+    for region in ("TC", "ET", "WT"):
+        page.click(f"#region-{region}")
+        assert page.inner_text(pressed) == region
+        check_planes(page, at, classes=labels.REGIONS[region])
+    page.uncheck(f"#tissue-{labels.EDEMA}")
+    assert page.inner_text(pressed) == "TC"
+    check_planes(page, at, classes=labels.REGIONS["TC"])
+    page.keyboard.press("2")
+    page.keyboard.press("1")
+    assert page.locator(pressed).count() == 0
+    check_planes(page, at, classes=(labels.EDEMA, labels.ENHANCING))
+
+
+def test_opacity_goes_from_the_scan_alone_to_the_colours_alone(opened: Open) -> None:
+    page, at = segmented(opened()), most_tumour()
+    for percent in (0, 30, 100):
+        page.locator("#opacity").fill(str(percent))
+        check_planes(page, at, opacity=percent / 100)
+
+
+def test_keys_wheel_pointer_and_sliders_move_the_cross_hair(opened: Open) -> None:
+    page = segmented(opened())
+    x, y, z = most_tumour()
+    axial = page.locator("[data-plane=axial] canvas")
+    axial.focus()
+    page.keyboard.press("ArrowUp")
+    check_planes(page, [x, y, z + 1])
+    page.keyboard.press("PageDown")
+    check_planes(page, [x, y, z - 9])
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Shift+ArrowDown")
+    check_planes(page, [x - 1, y + 1, z - 9])
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    check_planes(page, [x - 1, y + 1, 31])
+    assert axial.get_attribute("aria-label") == "axial slice 32 of 32"
+    page.locator("[data-plane=axial] input").fill(str(z))
+    page.locator("[data-plane=sagittal] input").focus()
+    page.keyboard.press("ArrowRight")
+    check_planes(page, [x, y + 1, z])
+    coronal = page.locator("[data-plane=coronal] canvas")
+    box = coronal.bounding_box()
+    coronal.click(position={"x": 10.5 * box["width"] / 40, "y": 5.5 * box["height"] / 32})
+    check_planes(page, [10, y + 1, 31 - 5])
+    coronal.dispatch_event("wheel", {"deltaY": -100, "deltaMode": 0})
+    check_planes(page, [10, y + 2, 31 - 5])
+
+
+def test_window_and_level_change_the_grey_and_reset(opened: Open) -> None:
+    page = opened()
+    page.click("#phantom")
+    see(page, "#scan")
+    at = [20, 24, 16]
+    check_planes(page, at, classes=())
+    page.locator("#level").fill("900")
+    darker = shown(page, "axial").mean()
+    assert darker < expected(panels.AXIAL, 16, classes=()).mean() / 2
+    page.click("#window-reset")
+    check_planes(page, at, classes=())
+
+
+def test_a_job_shows_its_state_and_can_be_cancelled(opened: Open, script: Script) -> None:
+    script.go.clear()
+    page = opened()
+    page.click("#phantom")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#status", "Segmenting.")
+    assert page.locator("#progress").evaluate("e => e.value") == 0.5
+    assert page.is_disabled("#segment")
+    assert page.is_disabled("#phantom")
+    with page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        page.click("#cancel")
+    see(page, "#status", "Cancelled.")
+    assert script.cancelled
+    assert page.is_enabled("#segment")
+    assert page.is_hidden("#result")
+
+
+REFUSALS = {
+    "a file": (
+        (422, {"error": "the file is cut short; copy it again.", "file": "t2"}, {}),
+        f"T2 ({CASE.case_id}_t2.nii.gz): the file is cut short; copy it again.",
+    ),
+    "busy": (
+        (429, {"error": "All models are busy."}, {"Retry_After": "7"}),
+        "All models are busy. Try again in 7 s.",
+    ),
+    "no JSON": ((502, {}, {}), "The server answered 502 without saying why."),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_a_sentence(opened: Open, script: Script, name: str) -> None:
+    script.refusal, sentence = REFUSALS[name]
+    page = opened(refusals="v1/jobs")
+    page.click("#phantom")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#error", sentence)
+    assert page.locator("#slots li.bad").count() == ("file" in script_content(name))
+    page.click("#segment")
+    see(page, "#result")
+    assert page.is_hidden("#error")
+
+
+def script_content(name: str) -> dict[str, Any]:
+    return REFUSALS[name][0][1]
+
+
+def test_a_job_that_fails_says_why(opened: Open, script: Script) -> None:
+    script.failure = {"error": "flair: the brain fills the whole volume."}
+    page = opened()
+    page.click("#phantom")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#error", "flair: the brain fills the whole volume.")
+
+
+def test_labels_that_the_release_lacks_are_refused(opened: Open, script: Script) -> None:
+    script.release = "brats2023"  # the mask has label 4
+    page = opened()
+    page.click("#phantom")
+    see(page, "#scan")
+    page.click("#segment")
+    see(page, "#error", "The mask holds the label 4, which brats2023 does not define.")
+    see(page, "#kept-mask")  # Nothing that was made is lost.
+
+
+def test_a_scan_that_cannot_be_drawn_has_its_mask_all_the_same(
+    opened: Open, script: Script, folder: Path
+) -> None:
+    page = opened()
+    whole = gzip.decompress((folder / f"{NAMES['t2']}.nii.gz").read_bytes())
+    for modality, name in NAMES.items():
+        # Of a type that no browser reads, complex numbers.
+        content = whole[:70] + struct.pack("<h", 32) + whole[72:]
+        if modality != "t2":
+            content = gzip.decompress((folder / f"{name}.nii.gz").read_bytes())
+        odd = {"name": f"{name}.nii", "mimeType": "application/gzip", "buffer": content}
+        page.locator(f"#slots li[data-modality={modality}] input").set_input_files([odd])
+    see(page, "#error", re.compile("data type 32 is not one"))
+    page.click("#segment")
+    with page.expect_download() as download:
+        see(page, "#kept-mask").click()
+    assert Path(download.value.path()).read_bytes() == MASK
+    see(page, "#kept-ml", "WT 65.2 ml, TC 23.8 ml, ET 9.5 ml")
+    see(page, "#error", "This page cannot draw the scan; the mask can be downloaded.")
+
+
+def test_a_case_dropped_while_a_job_begins_is_left_alone(opened: Open, script: Script) -> None:
+    script.go.clear()
+    page = opened()
+    page.click("#phantom")
+    see(page, "#scan")
+    kept = page.locator("#slots").inner_text()
+    # Its archive takes a second to be read, in which the job begins.
+    page.evaluate(
+        """
+        () => {
+          const own = Blob.prototype.arrayBuffer;
+          Blob.prototype.arrayBuffer = async function slowly() {
+            await new Promise((done) => setTimeout(done, 1000));
+            return own.call(this);
+          };
+        }
+        """
+    )
+    files = {f"{name}.nii.gz": packed(CASE.images[modality]) for modality, name in NAMES.items()}
+    archive = {"name": "b.zip", "mimeType": "application/zip", "buffer": zipped(files)}
+    page.locator("#files").set_input_files([archive])
+    page.click("#segment")
+    see(page, "#status", "Segmenting.")
+    page.wait_for_timeout(3000)
+    script.go.set()
+    see(page, "#result")
+    assert page.locator("#slots").inner_text() == kept
+
+
+def test_a_key_is_asked_for_and_sent(opened: Open, script: Script) -> None:
+    script.key = "open sesame"
+    page = opened(refusals="v1/models")
+    see(page, "#error", "This server asks for an API key.")
+    page.fill("#key", "open sesame")
+    page.keyboard.press("Enter")
+    see(page, "#model-note", re.compile("^standard reads T1CE, T2, FLAIR"))
+    assert page.is_hidden("#key-form")
+    segmented(page)
+
+
+def test_what_is_missing_or_not_recognised_is_said(opened: Open, folder: Path) -> None:
+    page = opened()
+    flair = (folder / f"{NAMES['flair']}.nii.gz").read_bytes()
+    strange = {"name": "scan 3.nii.gz", "mimeType": "application/gzip", "buffer": flair}
+    t1ce = {**strange, "name": "BraTS-GLI-00001-000-t1c.nii.gz"}
+    page.locator("#files").set_input_files([t1ce, strange])
+    see(page, "#status", "Still missing: T2, FLAIR.")
+    see(page, "#ignored", re.compile(r"^Not recognised: scan 3\.nii\.gz\. Expected names"))
+    assert page.is_disabled("#segment")
+    page.locator("#slots li[data-modality=t2] input").set_input_files([strange])
+    page.locator("#slots li[data-modality=flair] input").set_input_files([strange])
+    see(page, "#status", "The case is complete.")
+    assert page.is_enabled("#segment")
+
+
+def test_a_file_that_cannot_be_read_is_named(opened: Open, folder: Path) -> None:
+    page = opened()
+    whole = (folder / f"{NAMES['t2']}.nii.gz").read_bytes()
+    kinds = {
+        whole[:2000]: r"it is no whole gzip file \(.*\); copy it again\.",
+        gzip.compress(b"words" * 200): r"it is not NIfTI\.",
+        gzip.compress(gzip.decompress(whole)[:-7]): r"it ends after \d+ bytes, expected \d+; .*",
+    }
+    for content, words in kinds.items():
+        bad = {"name": "a_t2.nii.gz", "mimeType": "application/gzip", "buffer": content}
+        page.locator("#files").set_input_files([bad])
+        see(page, "#error", re.compile(rf"^T2 \(a_t2\.nii\.gz\): {words}$"))
+
+
+def test_files_are_dropped_and_one_of_several_cases_is_chosen(opened: Open) -> None:
+    page = opened()
+    content = base64.b64encode(packed(CASE.images["flair"])).decode()
+    page.evaluate(
+        """(content) => {
+          const transfer = new DataTransfer();
+          for (const name of ["one_flair.nii.gz", "two_t1ce.nii.gz", "two_t2w.nii.gz"]) {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            transfer.items.add(new File([bytes], name));
+          }
+          document.getElementById("drop").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+    see(page, "#status", "Still missing: T1CE, T2.")
+    page.select_option("#which-case", "two")
+    see(page, "#status", "Still missing: FLAIR.")
+
+
+ORIENTATIONS = ("LPS", "RAS", "ASR", "SLP", "IRA")
+TYPES = ("uint8", "int16", "<f4", ">i2", ">f8", ">u4", ">i8", "<u8")
+
+
+def test_volumes_are_read_as_nibabel_reads_them(opened: Open) -> None:
+    page = opened()
+    rng = np.random.default_rng(5)
+    turn = nib.eulerangles.euler2mat(0.2, 0.1, -0.15)  # oblique, yet no axis changes places
+    read = """
+    async (content) => {
+      const { readNifti } = await import("/page/nifti.js");
+      const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+      const volume = await readNifti(new Blob([bytes]));
+      const [values, [width, height, depth]] = [[], volume.shape];
+      for (let i = 0; i < width; i += 1) for (let j = 0; j < height; j += 1)
+        for (let k = 0; k < depth; k += 1) values.push(volume.value(i, j, k));
+      return [volume.shape, volume.spacingMm, values];
+    }
+    """
+    kinds = [(code, TYPES[n % len(TYPES)], n) for n, code in enumerate(ORIENTATIONS * 3)]
+    lps = nib.orientations.axcodes2ornt(tuple("LPS"))
+    for code, dtype, n in kinds:
+        affine = nib.orientations.inv_ornt_aff(
+            nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(tuple(code)), lps),
+            (4, 5, 6),
+        )
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        affine[:3, :3] = turn @ affine[:3, :3] @ np.diag([0.5, 1.0, 3.0])
+        maker = nib.Nifti2Image if n % 4 == 3 else nib.Nifti1Image
+        header = maker.header_class(endianness=">" if dtype.startswith(">") else "<")
+        header.set_data_dtype(np.dtype(dtype))
+        image = maker(rng.integers(0, 200, (4, 5, 6)).astype(dtype), affine, header)
+        image.set_sform(affine, code=1 if n % 2 else 0)
+        image.set_qform(affine, code=1)
+        if n % 3 == 0:
+            image.header.set_slope_inter(0.5, -3)
+        content = image.to_bytes()
+        back = maker.from_bytes(content)
+        assert back.header.endianness == header.endianness
+        found = back.as_reoriented(
+            nib.orientations.ornt_transform(nib.io_orientation(back.affine), lps)
+        )
+        sent = base64.b64encode(content if n % 2 else gzip.compress(content)).decode()
+        shape, spacing_mm, values = page.evaluate(read, sent)
+        assert tuple(shape) == found.shape
+        np.testing.assert_allclose(spacing_mm, found.header.get_zooms(), rtol=1e-5)
+        np.testing.assert_allclose(values, found.get_fdata().ravel(), rtol=1e-6)
+
+
+def test_tables_of_the_page_are_those_of_the_package(opened: Open) -> None:
+    page = opened()
+    tables = page.evaluate("async () => ({ ...(await import('/page/labels.js')) })")
+    integers = {name: {str(k): v for k, v in t.items()} for name, t in labels.RELEASES.items()}
+    assert tables["RELEASES"] == integers
+    assert tables["DEFAULT_RELEASE"] == labels.DEFAULT_RELEASE
+    assert tuple(tables["CLASS_NAMES"]) == labels.CLASS_NAMES
+    assert tables["REGIONS"] == {name: list(classes) for name, classes in labels.REGIONS.items()}
+    assert tables["REGION_TITLES"] == labels.REGION_TITLES
+    assert tables["COLOURS"] == {str(k): v for k, v in panels.CLASS_COLOURS.items()}
+    planes = page.evaluate("async () => (await import('/page/planes.js')).PLANES")
+    assert planes == [vars(plane) for plane in panels.PLANES.values()]
+    names = [
+        *("BraTS20_Training_001_flair.nii", "Brats18_CBICA_AAB_1_T1CE.nii.gz", "a-t2w.nii.gz"),
+        *("BraTS-GLI-00000-000-t1c.nii.gz", "x_t1n.nii.gz", "x_t1gd.nii", "x_seg.nii.gz"),
+        *("W39_1998.09.19_Segm.nii", "x_t3.nii", "notes.txt", "x_t2.nii.gz.part", "flair"),
+    ]
+    told = page.evaluate(
+        "async (names) => { const { caseAndKind } = await import('/page/naming.js');"
+        " return names.map(caseAndKind); }",
+        names,
+    )
+    pairs = [one and (one["case"], one["kind"]) for one in told]
+    assert pairs == [naming.case_and_kind(name) for name in names]
+
+
+FAULTS = """
+() => {
+  const faults = [], width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > width) faults.push("the page is too wide");
+  for (const e of document.body.querySelectorAll("*")) {
+    const r = e.getBoundingClientRect();
+    const name = `${e.tagName}#${e.id}.${e.className} ${e.textContent.trim().slice(0, 30)}`;
+    if (!r.width || !r.height || e.closest(".frame *")) continue;
+    if (r.left < -1 || r.right > width + 1) faults.push(`outside: ${name}`);
+    if (!["INPUT", "SELECT"].includes(e.tagName) && e.clientWidth &&
+        e.scrollWidth > e.clientWidth + 1) faults.push(`cut: ${name}`);
+  }
+  return faults;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("width_px", "scheme"), [(1280, "light"), (820, "dark"), (390, "light"), (390, "dark")]
+)
+def test_nothing_is_cut_and_text_stands_out(opened: Open, width_px: int, scheme: str) -> None:
+    page = opened(width_px, scheme=scheme)
+    assert page.evaluate(FAULTS) == []
+    segmented(page)
+    assert page.evaluate(FAULTS) == []
+    contrast = """
+    () => {
+      const light = (css) => {
+        const [r, g, b] = css.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+          .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const paper = (e) => {
+        const css = getComputedStyle(e).backgroundColor;
+        return css === "rgba(0, 0, 0, 0)" ? paper(e.parentElement) : light(css);
+      };
+      return Array.from(document.querySelectorAll("h1, h2, p, a, b, th, td, label, legend, button"))
+        .filter((e) => e.getClientRects().length && !e.disabled).map((e) => {
+          const [ink, under] = [light(getComputedStyle(e).color), paper(e)];
+          return (Math.max(ink, under) + 0.05) / (Math.min(ink, under) + 0.05);
+        }).reduce((least, one) => Math.min(least, one));
+    }
+    """
+    assert page.evaluate(contrast) >= 4.5
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, back.strip("rgb()").split(","))) > 384) == (scheme == "light")
+
+
+def test_the_page_says_what_it_is_not_for_and_everything_has_a_name(opened: Open) -> None:
+    page = segmented(opened())
+    assert page.get_by_text("For research, not for diagnosis").is_visible()
+    nameless = """
+    () => Array.from(document.querySelectorAll("button, input, select, a, canvas, progress"))
+      .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() ||
+        (e.labels && Array.from(e.labels).some((label) => label.textContent.trim()))))
+      .map((e) => e.outerHTML)
+    """
+    assert page.evaluate(nameless) == []
+
+
+def test_a_case_is_segmented_by_keyboard_alone(opened: Open) -> None:
+    page = opened()
+
+    def go_to(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.locator(selector).evaluate("e => e === document.activeElement"):
+                return
+        raise AssertionError(f"{selector} is not reached by the Tab key")
+
+    go_to("#phantom")
+    page.keyboard.press("Enter")
+    see(page, "#scan")
+    go_to("#segment")
+    page.keyboard.press("Enter")
+    see(page, "#result")
+    go_to(f"#tissue-{labels.EDEMA}")
+    page.keyboard.press("Space")
+    check_planes(page, most_tumour(), classes=labels.REGIONS["TC"])
+    go_to("#download")
+
+
+def test_without_niivue_the_planes_go_on_and_a_sentence_says_so(opened: Open) -> None:
+    page = segmented(opened(refusals="page/vendor/niivue.js"))
+    page.click("#show-three")
+    see(page, "#three-note", re.compile("^3-D needs NiiVue, which this server does not have"))
+    assert page.is_hidden("#three")
+    check_planes(page, most_tumour())
+
+
+@pytest.mark.slow
+def test_niivue_shows_the_scan_and_the_mask(opened: Open, script: Script) -> None:
+    script.vendor = niivue.vendor_folder()
+    if not (script.vendor / "niivue.js").exists():
+        pytest.skip("NiiVue was not fetched (python -m ray_brats.serve.niivue)")
+    page = segmented(opened())
+    page.click("#show-three")
+    see(page, "#three-note", "Drag to turn, wheel to move the cut.")
+    canvas = page.locator("#three-canvas")
+    assert canvas.get_attribute("data-volumes") == "2"
+    page.keyboard.press("2")
+    page.click("#show-three")
+    assert page.is_hidden("#three")

@@ -1,0 +1,242 @@
+"""Images and cohorts by `s3://` URI, against a real HTTP endpoint: masks, sidecars, ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serve_doubles import MODALITIES, SERVED, SMOKE, Double, files_of, listening, predictor
+
+from ray_brats import labels
+from ray_brats.cases import cohort as cohorts
+from ray_brats.cases.volume import encode_mask
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Work
+from ray_brats.serve.limits import Limits
+from ray_brats.stages import remote, score
+
+CASES = [f"BraTS20_Training_00{n}" for n in (1, 2, 3)]
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def expected(files: dict[str, bytes], release: str = "brats2020") -> bytes:
+    found = predictor().segment(files)
+    return encode_mask(labels.from_class_index(found.mask_native, release), found.geometry)
+
+
+@pytest.fixture
+def phantoms(bucket: str, cohort_folder: Path) -> str:
+    """Three phantoms in a bucket."""
+    for case in CASES:
+        for file in (cohort_folder / case).glob("*.nii.gz"):
+            storage.write_bytes(f"{bucket}/in/{case}/{file.name}", file.read_bytes())
+    return f"{bucket}/in"
+
+
+@pytest.fixture
+def limits(bucket: str) -> Limits:
+    return Limits(uri_prefixes=(f"{bucket}/in", f"{bucket}/out"))
+
+
+def uris(phantoms: str, case: str = CASES[0]) -> dict[str, str]:
+    return {kind: f"{phantoms}/{case}/{case}_{kind}.nii.gz" for kind in MODALITIES}
+
+
+async def ended(client: Any, body: dict[str, Any], query: str = "") -> dict[str, Any]:
+    """The job of a body, once it has ended."""
+    accepted = await client.post(f"/v1/jobs{query}", json=body)
+    assert accepted.status_code == 202, accepted.text
+    for _ in range(1200):
+        told = (await client.get(accepted.headers["location"])).json()
+        if told["state"] not in ("queued", "running"):
+            return dict(told)
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the job did not end: {told}")
+
+
+def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work]:
+    """What direct scoring would do."""
+    found = cohorts.find(phantoms)
+    identity, prepare = SERVED.card["identity"], SMOKE.preprocess
+    return [score.work_of(case, output, identity, prepare, release) for case in found.cases]
+
+
+def test_images_by_uri_give_the_predictors_mask(
+    phantoms: str, bucket: str, limits: Limits, cohort_folder: Path
+) -> None:
+    async def ask() -> list[Any]:
+        # Jobs are kept in the bucket too.
+        async with Double(f"{bucket}/state", limits=limits).client() as client:
+            absent = {**uris(phantoms), "t2": f"{phantoms}/nothing_t2.nii.gz"}
+            bodies = [{"images": uris(phantoms), "case_id": CASES[0]}, {"images": absent}]
+            answers = [await client.post("/v1/segmentations", json=body) for body in bodies]
+            return [*answers, await ended(client, {"images": uris(phantoms)})]
+
+    found, absent, job = run(ask())
+    assert found.status_code == 200, found.text
+    assert found.content == expected(files_of(cohort_folder / CASES[0]))
+    assert (absent.status_code, absent.json()["file"]) == (422, "t2")
+    assert "s3://" not in absent.json()["error"]
+    assert job["state"] == "done"
+
+
+def test_large_images_by_uri_are_refused_by_their_headers(
+    phantoms: str, bucket: str, tmp_path: Path
+) -> None:
+    async def ask() -> Any:
+        limits = Limits(uri_prefixes=(bucket,), inflated_bytes=1 << 20)
+        async with Double(tmp_path, limits=limits).client() as client:
+            return await client.post("/v1/segmentations", json={"images": uris(phantoms)})
+
+    answer = run(ask())
+    assert answer.status_code == 413
+    assert str(1 << 20) in answer.json()["error"]
+
+
+def test_a_cohort_job_leaves_what_direct_scoring_leaves(
+    phantoms: str, bucket: str, limits: Limits, cohort_folder: Path, tmp_path: Path
+) -> None:
+    out, double = f"{bucket}/out", Double(tmp_path, limits=limits)
+    body = {"cohort": phantoms, "output": out}
+
+    async def ask(query: str = "") -> dict[str, Any]:
+        double.asked.clear()
+        async with Double(tmp_path, limits=limits, like=double).client() as client:
+            return await ended(client, body, query)
+
+    assert run(ask())["state"] == "done"
+    assert len(double.asked) == 3
+    finished, todo = ledger.split_finished(work_of(phantoms, out), out)
+    assert (len(finished), todo) == (3, [])
+    for row in ledger.read_table(f"{out}/scores.parquet"):
+        assert (row["status"], row["attempts"]) == ("ok", 1)
+        assert row["wt_ml"] > 0
+        mask = storage.read_bytes(f"{out}/{row['case_id']}.nii.gz")
+        assert mask == expected(files_of(cohort_folder / row["case_id"]))
+    assert storage.read_json(f"{out}/score.json")["identity"] == SERVED.card["identity"]
+
+    run(ask())
+    assert double.asked == [], "finished work is never redone"
+
+    # Another scan under the old name: its mask is made anew, and the others stay.
+    other = (cohort_folder / "BraTS20_Training_004").glob("*.nii.gz")
+    for file in other:
+        kind = file.name.rsplit("_", 1)[1]
+        storage.write_bytes(f"{phantoms}/{CASES[1]}/{CASES[1]}_{kind}", file.read_bytes())
+    run(ask())
+    assert [images["t2"] for images in double.asked] == [uris(phantoms, CASES[1])["t2"]]
+    mask = storage.read_bytes(f"{out}/{CASES[1]}.nii.gz")
+    assert mask == expected(files_of(cohort_folder / "BraTS20_Training_004"))
+
+    # Other labels: every mask is made anew.
+    run(ask("?release=brats2023"))
+    assert len(double.asked) == 3
+    assert ledger.split_finished(work_of(phantoms, out, "brats2023"), out)[1] == []
+
+
+def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
+    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+) -> None:
+    out, double = f"{bucket}/out", Double(tmp_path, limits=limits)
+    with listening(double.app) as url:
+        found = cohorts.find(phantoms)
+        summary = remote.score_through(remote.connect(url), found, out)
+        assert (summary["counts"], summary["processed"]) == ({"ok": 3}, 3)
+        # A job of the same service goes on where the client ended: nothing is left to do.
+        double.asked.clear()
+        body = {"cohort": phantoms, "output": out}
+        with httpx.Client(base_url=url, timeout=60) as client:
+            where = client.post("/v1/jobs", json=body).headers["location"]
+            while (told := client.get(where).json())["state"] in ("queued", "running"):
+                time.sleep(0.05)
+    assert told["state"] == "done"
+    assert double.asked == []
+
+
+def test_a_bad_case_of_a_cohort_is_a_row(
+    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+) -> None:
+    out, bad = f"{bucket}/out", uris(phantoms, CASES[2])["flair"]
+    storage.write_bytes(bad, storage.read_bytes(bad)[:-300])
+    storage.delete(uris(phantoms, CASES[1])["t2"])
+
+    async def ask() -> dict[str, Any]:
+        async with Double(tmp_path, limits=limits).client() as client:
+            return await ended(client, {"cohort": phantoms, "output": out})
+
+    told = run(ask())
+    assert (told["state"], told["error"]) == ("failed", "2 of 3 cases failed: see scores.parquet")
+    rows = {row["case_id"]: row for row in ledger.read_table(f"{out}/scores.parquet")}
+    assert [rows[case]["status"] for case in CASES] == ["ok", "rejected", "rejected"]
+    assert rows[CASES[2]]["file"] == bad
+    assert "t2 is missing" in rows[CASES[1]]["reason"]
+
+
+def test_a_csv_cannot_name_what_a_client_may_not(
+    phantoms: str, bucket: str, limits: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    list_files = storage.list_files
+
+    def watched(uri: str, **how: Any) -> Any:
+        looked.append(uri)
+        return list_files(uri, **how)
+
+    monkeypatch.setattr(storage, "list_files", watched)
+    places = ["/etc/passwd", "http://127.0.0.1:1/x", f"{bucket}/other/t2.nii.gz", "../../x"]
+    good = ",".join([CASES[0], *uris(phantoms).values()])
+    lines = [f"case{n},{place},{place},{place}" for n, place in enumerate(places)]
+    text = "\n".join([f"case_id,{','.join(MODALITIES)}", good, *lines])
+    storage.write_bytes(f"{phantoms}/cohort.csv", text.encode())
+
+    async def ask() -> dict[str, Any]:
+        async with Double(tmp_path, limits=limits).client() as client:
+            body = {"cohort": f"{phantoms}/cohort.csv", "output": f"{bucket}/out"}
+            return await ended(client, body)
+
+    assert "4 of 5" in run(ask())["error"]
+    rows = ledger.read_table(f"{bucket}/out/scores.parquet")
+    assert [row["status"] for row in rows] == ["ok", *["rejected"] * 4]
+    allowed = (f"{bucket}/in", f"{bucket}/out", str(tmp_path))
+    assert [uri for uri in looked if not uri.startswith(allowed)] == []
+
+
+def test_a_cancelled_cohort_leaves_no_failed_sidecar(
+    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+) -> None:
+    double = Double(tmp_path, limits=limits)
+
+    async def ask() -> str:
+        double.hold.clear()
+        async with double.client() as client:
+            body = {"cohort": phantoms, "output": f"{bucket}/out"}
+            where = (await client.post("/v1/jobs", json=body)).headers["location"]
+            while not double.waiting:
+                await asyncio.sleep(0.02)
+            told = (await client.delete(where)).json()
+            await asyncio.sleep(0.3)
+            return str(told["state"])
+
+    assert run(ask()) == "cancelled"
+    assert storage.list_files(f"{bucket}/out") == []
+
+
+def test_an_unknown_cohort_fails_with_the_reason(
+    bucket: str, limits: Limits, tmp_path: Path
+) -> None:
+    async def ask() -> dict[str, Any]:
+        async with Double(tmp_path, limits=limits).client() as client:
+            return await ended(client, {"cohort": f"{bucket}/in/no", "output": f"{bucket}/out"})
+
+    told = run(ask())
+    assert told["state"] == "failed"
+    assert "no such folder" in json.dumps(told)

@@ -1,0 +1,85 @@
+"""`score --endpoint` against a service that is played: what it takes and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
+
+from ray_brats import labels
+from ray_brats.cases import cohort
+from ray_brats.cases.volume import encode_mask
+from ray_brats.files import ledger
+from ray_brats.stages import remote as endpoint
+
+
+def remote(made_by: str) -> endpoint.Remote:
+    """A service whose masks tell these bundles."""
+    told = {f"X-Ray-Brats-{region}-ML": "1.5" for region in ("WT", "TC", "ET")}
+    headers = {**told, "X-Ray-Brats-Bundle": made_by}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=b"m", headers=headers))
+    return endpoint.Remote(
+        client=httpx.Client(base_url="http://played", transport=transport),
+        model="default",
+        modalities=SERVED.modalities,
+        release="brats2020",
+        recipe=SMOKE,
+        identity=SERVED.card["identity"],
+    )
+
+
+def test_masks_of_other_bundles_are_not_taken_for_those_asked_for(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    found, out = cohort.find(str(cohort_folder)), str(tmp_path)
+    # The service was updated after the first look at it: asking again would change nothing.
+    assert endpoint.score_through(remote("0" * 64), found, out)["counts"] == {"error": 5}
+    assert {row["attempts"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1}
+    assert not list(tmp_path.glob("*.nii.gz"))
+    summary = endpoint.score_through(remote(SERVED.card["identity"]["bundles"][0]), found, out)
+    assert (summary["counts"], summary["processed"]) == ({"ok": 5}, 5)
+    assert {row["wt_ml"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1.5}
+
+
+def test_ctrl_c_ends_the_knocking_at_a_busy_service(cohort_folder: Path, tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        return httpx.Response(429, headers={"Retry-After": "600"})
+
+    client = httpx.Client(base_url="http://played", transport=httpx.MockTransport(busy))
+    service = dataclasses.replace(remote(""), client=client)
+
+    def press() -> None:
+        assert asked.wait(60)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.score_through(service, cohort.find(str(cohort_folder)), str(tmp_path))
+    assert time.monotonic() - began < 20
+    assert not list(tmp_path.glob("*.json")), "no case was given up"
+
+
+def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_path: Path) -> None:
+    found, out = cohort.find(str(cohort_folder)), tmp_path / "out"
+    with listening(Double(tmp_path / "state").app) as url:
+        summary = endpoint.score_through(endpoint.connect(url), found, str(out))
+        again = endpoint.score_through(endpoint.connect(url), found, str(out))
+    assert summary["counts"] == {"ok": 5}
+    assert (again["processed"], again["skipped"]) == (0, 5)
+    for case in found.cases:
+        made = predictor().segment(files_of(cohort_folder / case.case_id))
+        raw = labels.from_class_index(made.mask_native, "brats2020")
+        mask = (out / f"{case.case_id}.nii.gz").read_bytes()
+        assert mask == encode_mask(raw, made.geometry)

@@ -1,0 +1,102 @@
+"""The challenge's zip: whole and valid, or not written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import rewrite
+
+from ray_brats.cases import cohort
+from ray_brats.errors import UsageError
+from ray_brats.stages import submission
+from ray_brats.stages.submission import submit
+
+
+@pytest.fixture
+def predictions(cohort_folder: Path, tmp_path: Path) -> Path:
+    """The references themselves, as predictions."""
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for path in cohort_folder.rglob("*_seg.nii.gz"):
+        (folder / path.name.replace("_seg", "")).write_bytes(path.read_bytes())
+    return folder
+
+
+def names(path: Path) -> list[str]:
+    return zipfile.ZipFile(path).namelist()
+
+
+def test_a_valid_cohort_becomes_a_flat_zip_of_equal_bytes(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    found = cohort.find(str(cohort_folder))
+    (predictions / "BraTS20_Training_099.nii.gz").write_bytes(b"of another cohort")
+    out = tmp_path / "out.zip"
+    summary = submit(found, str(predictions), str(out), release=None)
+    assert summary["failures"] == []
+    assert summary["submission"] == str(out)
+    assert "BraTS20_Training_099" in summary["notes"][0]
+    assert names(out) == [f"BraTS20_Training_{n:03d}.nii.gz" for n in range(1, 6)]
+    archive = zipfile.ZipFile(out)
+    assert archive.testzip() is None
+    for name in archive.namelist():
+        assert archive.read(name) == (predictions / name).read_bytes()
+    backwards = dataclasses.replace(found, cases=found.cases[::-1])
+    submit(backwards, str(predictions), str(tmp_path / "again.zip"), release=None)
+    assert (tmp_path / "again.zip").read_bytes() == out.read_bytes()
+
+
+def test_every_problem_is_a_row_and_leaves_no_zip(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    path = {n: predictions / f"BraTS20_Training_{n:03d}.nii.gz" for n in range(1, 6)}
+    path[1].unlink()
+    rewrite(path[2], lambda voxels: voxels[1:])
+    rewrite(path[3], lambda voxels: np.where(voxels > 0, 3, 0))
+    image = nib.load(path[4])
+    moved = image.affine + np.eye(4)[:, [3, 3, 3, 3]] * 0
+    moved[0, 3] += 5
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), path[4])
+    path[5].write_bytes(path[5].read_bytes()[:200])
+    out = tmp_path / "out.zip"
+    found = cohort.find(str(cohort_folder))
+    summary = submit(found, str(predictions), str(out), release=None)
+    assert not out.exists()
+    assert summary["submission"] is None
+    reasons = {row["case_id"][-1]: row["reason"] for row in summary["failures"]}
+    expected = {"1": "no prediction", "2": "shape", "3": "label 3", "4": "affine", "5": "truncated"}
+    assert {n: text in reasons[n] for n, text in expected.items()} == dict.fromkeys(expected, True)
+    assert all(row["file"] for row in summary["failures"])
+
+
+def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
+    found = cohort.find(str(cohort_folder), release="brats2021")
+    summary = submit(found, str(predictions), str(tmp_path / "out.zip"), release="brats2021")
+    assert len(summary["failures"]) == 5
+    assert "brats2021 has no case of this name" in summary["failures"][0]["reason"]
+
+
+def test_what_cannot_be_a_submission_is_said_first(cohort_folder: Path, tmp_path: Path) -> None:
+    found = cohort.find(str(cohort_folder))
+    with pytest.raises(UsageError, match=r"\.zip"):
+        submit(found, str(tmp_path), str(tmp_path / "out.tar"), release=None)
+    with pytest.raises(UsageError, match="holds no <case_id>"):
+        submit(found, str(tmp_path / "absent"), str(tmp_path / "out.zip"), release=None)
+    cases = tuple(dataclasses.replace(case, release=None) for case in found.cases)
+    unnamed = dataclasses.replace(found, cases=cases)
+    with pytest.raises(UsageError, match="--release"):
+        submit(unnamed, str(tmp_path), str(tmp_path / "out.zip"), release=None)
+
+
+def test_a_zip_holds_no_clock() -> None:
+    archive = zipfile.ZipFile(io.BytesIO(submission.zip_bytes({"b": b"2", "a": b"1"})))
+    assert [(info.filename, info.date_time[0]) for info in archive.infolist()] == [
+        ("a", 1980),
+        ("b", 1980),
+    ]
