@@ -13,7 +13,7 @@ from isal import igzip
 
 from ray_brats.benchmarks import measure
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.preprocess import preprocess_case
 from ray_brats.commands.arguments import CohortArgument
 from ray_brats.errors import UsageError

@@ -32,7 +32,7 @@ from ray_brats.metrics import scores
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
-from ray_brats.training.batches import PreparedCase, fetch
+from ray_brats.training.data import PreparedCase, fetch
 
 Scores = dict[str, dict[str, float]]
 """Dice by region by case."""

@@ -19,7 +19,8 @@ from ray_brats import labels
 from ray_brats.labels import LabelMap
 from ray_brats.progress import Progress
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.training.batches import BatchStream, PreparedCase
+from ray_brats.training.batches import BatchStream
+from ray_brats.training.data import PreparedCase
 
 WIDTHS = (16, 32, 64, 128, 256)
 PATCH_VOX = (96, 96, 96)

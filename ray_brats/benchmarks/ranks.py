@@ -112,7 +112,8 @@ def _rank(job: dict[str, Any]) -> None:
     """One process of `_run_ranks`: prints its rate as JSON."""
     import tensorflow as tf
 
-    from ray_brats.training.batches import BatchStream, fetch
+    from ray_brats.training.batches import BatchStream
+    from ray_brats.training.data import fetch
     from ray_brats.training.step import Trainee
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import labels
+from ray_brats import arrays, labels
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
 from ray_brats.benchmarks.score_peer import MonaiScorer
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import preprocess
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.commands.arguments import CohortArgument
 from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
@@ -40,7 +40,6 @@ from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.stages import score as stage
 from ray_brats.stages import steps
-from ray_brats.training import samples
 
 KINDS = {
     "actor": r"ray::.*Segment",
@@ -153,7 +152,7 @@ class BareForward:
 
         image = predict.read(case, self._recipe.preprocess).image_HWDC.astype(np.float32)
         inference = self._recipe.inference
-        windows = samples.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
+        windows = arrays.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
         size = self.predictor.batch
         batches = [
             np.stack([window.cut(image) for window in windows[at : at + size]])

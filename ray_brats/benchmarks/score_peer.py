@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.recipes.config import Recipe
 
 

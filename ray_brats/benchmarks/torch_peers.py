@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ray_brats.arrays import Shape
 from ray_brats.errors import UsageError
-from ray_brats.recipes.config import NetworkConfig, Recipe, Shape
+from ray_brats.recipes.config import NetworkConfig, Recipe
 
 
 def load() -> None:

@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from ray_brats.recipes.config import Shape, Spacing
+from ray_brats.arrays import Array, Shape, Spacing
 
-Array = npt.NDArray[Any]
 Affine = tuple[tuple[float, ...], ...]
 
 _LPS = axcodes2ornt(("L", "P", "S"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ray_brats.cases import nifti, preprocess, volume
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseError

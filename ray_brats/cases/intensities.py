@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ray_brats.arrays import Array, Shape
 from ray_brats.cases.geometry import Geometry
-from ray_brats.recipes.config import Shape
 
 _TILE_VOX = 32
 
-Array = npt.NDArray[Any]
 Box = tuple[Shape, Shape]
 """First voxel, and one past the last."""
 

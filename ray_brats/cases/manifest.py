@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ray_brats.cases import naming
+from ray_brats.cases.case import Case, Cohort, case_of, rejection
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.files.local import FileInfo
 
 
 def read(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
@@ -51,3 +54,60 @@ def kinds_of_columns(uri: str, names: Iterable[str]) -> dict[str, str]:
     if not set(columns.values()) & set(MODALITIES):
         raise UsageError(f"{uri}: no column is named after a modality ({', '.join(MODALITIES)})")
     return columns
+
+
+def cohort_of(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
+    """The cases of a CSV; `refusal` says why a file must not be looked at, or None."""
+    rows = read(uri, required=("case_id",))
+    if not rows:
+        raise UsageError(f"{uri}: no row below its header; expected one a case")
+    columns = kinds_of_columns(uri, rows[0])
+    check_splits(uri, {row.get("split") or "train" for row in rows})
+    seen: dict[str, int] = defaultdict(int)
+    for row in rows:
+        seen[row["case_id"]] += 1
+    places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
+    refused = {
+        place: refusal(place) or storage.problem_of(place)
+        for named in places
+        for place in named.values()
+    }
+    infos = storage.file_infos(place for place, why in refused.items() if why is None)
+    cases: list[Case] = []
+    rejected: dict[str, dict[str, str]] = {}
+    for row, named in zip(rows, places, strict=True):
+        case_id = row["case_id"]
+        problem = naming.problem_of_id(case_id)
+        if not problem and seen[case_id] > 1:
+            problem = (f"two cases of one name: {case_id} stands {seen[case_id]} times", uri)
+        problem = problem or next(
+            ((refused[p] or "", p) for p in named.values() if refused[p]), None
+        )
+        if problem:
+            split = {"split": row["split"]} if row.get("split") else {}
+            rejected[case_id] = rejection(case_id, *problem) | split
+            continue
+        absent = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in named.items()}
+        cases.append(
+            case_of(
+                case_id,
+                {kind: infos.get(file.uri, file) for kind, file in absent.items()},
+                patient_id=row.get("patient_id") or None,
+                grade=row.get("grade") or None,
+                split=row.get("split") or None,
+            )
+        )
+    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()))
+
+
+def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> dict[str, str]:
+    """Kind to URI of the files that a row names; relative ones lie beside the CSV."""
+    return {
+        columns[name]: storage.absolute(value if _is_absolute(value) else f"{base}/{value}")
+        for name, value in row.items()
+        if value and columns[name] in (*MODALITIES, SEGMENTATION)
+    }
+
+
+def _is_absolute(value: str) -> bool:
+    return value.startswith(("/", "~", "file://")) or storage.is_remote(value)

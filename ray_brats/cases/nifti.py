@@ -20,10 +20,10 @@ import numpy.typing as npt
 from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
+from ray_brats.arrays import Shape
 from ray_brats.cases import geometry
 from ray_brats.cases.geometry import Geometry
 from ray_brats.errors import CaseRejected
-from ray_brats.recipes.config import Shape
 
 HEAD_BYTES = 16 << 10
 """Of a file: enough for the header of a gzipped one."""

@@ -14,7 +14,11 @@ names the depth of a voxel below a border, negative outside.
 
 from __future__ import annotations
 
+import functools
+import io
 import os
+import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +29,13 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
+from ray_brats.arrays import Mask, Shape
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, EDEMA, ENHANCING, NECROTIC, LabelMap, from_class_index
 
 Field = npt.NDArray[np.floating[Any]]
 Image = npt.NDArray[np.int16]
-Mask = npt.NDArray[np.bool_]
 Shares = dict[str, Field]
-Shape = tuple[int, int, int]
 
 MODALITIES: Final = ("t1ce", "t2", "flair")
 FULL_SHAPE_VOX: Final[Shape] = (240, 240, 155)
@@ -296,3 +299,20 @@ def _write_nifti(path: Path, volume: npt.NDArray[Any], affine: npt.NDArray[np.fl
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+ARCHIVE_SHAPE_VOX = (160, 160, 104)
+
+
+@functools.cache
+def phantom_archive() -> bytes:
+    """The files of one phantom as a zip; made at the first call."""
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix="ray-brats-") as folder:
+        (case_id,) = write_cohort(Path(folder), cases=1, shape_vox=ARCHIVE_SHAPE_VOX)
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in MODALITIES:
+                file = Path(folder) / case_id / f"{case_id}_{name}.nii.gz"
+                # With a fixed time, so that the bytes are the same each time.
+                archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
+    return buffer.getvalue()

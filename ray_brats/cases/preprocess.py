@@ -10,29 +10,26 @@ import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ray_brats import labels
+from ray_brats.arrays import Array, Shape
 from ray_brats.cases import intensities, volume
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import Geometry, same_grid, with_crop, with_spacing
 from ray_brats.cases.intensities import Box
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseFiltered, CaseRejected
 from ray_brats.labels import LabelMap
-from ray_brats.recipes.config import PreprocessConfig, Shape
+from ray_brats.recipes.config import PreprocessConfig
 
 STAGE_VERSION = 3
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
 MAX_INTENSITY = 1e30
 """Beyond it, sums of squares would leave the range of floats."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

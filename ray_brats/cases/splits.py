@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from ray_brats.cases import manifest
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import UsageError
 
 

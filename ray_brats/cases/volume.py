@@ -10,7 +10,6 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from ray_brats import labels
+from ray_brats.arrays import Array
 from ray_brats.cases import nifti
 from ray_brats.cases.geometry import Geometry, of_file, same_grid
 from ray_brats.cases.nifti import Header
@@ -28,8 +28,6 @@ from ray_brats.labels import LabelMap
 REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
 header is judged before the rest is asked for."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import tyro
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import splits
-from ray_brats.cases.cohort import Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.files import storage
 from ray_brats.progress import say
 

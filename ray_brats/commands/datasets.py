@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases.cohort import Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
     DatasetArgument,

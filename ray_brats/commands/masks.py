@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-from ray_brats.cases.cohort import Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.commands.arguments import (
     ArchiveArgument,
     CohortArgument,

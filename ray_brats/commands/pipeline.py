@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases.cohort import Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.commands import datasets, masks, reports
 from ray_brats.commands.arguments import (
     CohortArgument,

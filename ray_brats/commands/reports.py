@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.commands.arguments import (
     CaseArgument,

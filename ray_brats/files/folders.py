@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_brats.files import placing, storage
+from ray_brats.files import storage
+from ray_brats.files.local import renamed_into_place
 
 
 def _copy_synced(source: str, target: str) -> None:
@@ -18,7 +19,7 @@ def _copy_synced(source: str, target: str) -> None:
         os.fsync(file.fileno())
 
 
-def put(local: Path, uri: str, *, last: str) -> None:
+def put(folder: Path, uri: str, *, last: str) -> None:
     """Copy a local folder to `uri`, the file named `last` after all others.
 
     What was there is replaced. A local target is synced and renamed into place as a whole;
@@ -26,14 +27,14 @@ def put(local: Path, uri: str, *, last: str) -> None:
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
-        with placing.renamed_into_place(target) as temporary:
-            shutil.copytree(local, temporary, copy_function=_copy_synced)
+        with renamed_into_place(target) as temporary:
+            shutil.copytree(folder, temporary, copy_function=_copy_synced)
             if target.exists():
                 shutil.rmtree(target)
         return
     files = {
-        storage.join(uri, path.relative_to(local).as_posix()): path
-        for path in sorted(local.rglob("*"))
+        storage.join(uri, path.relative_to(folder).as_posix()): path
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     end = storage.join(uri, last)
@@ -45,7 +46,7 @@ def put(local: Path, uri: str, *, last: str) -> None:
 
 
 @contextlib.contextmanager
-def local(uri: str) -> Iterator[Path]:
+def fetched(uri: str) -> Iterator[Path]:
     """The folder itself where it is local, else a temporary copy of it."""
     if not storage.is_remote(uri):
         yield Path(uri.removeprefix("file://"))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import placing, storage
+from ray_brats.files import local, storage
 
 Row = dict[str, Any]
 RETRIED = ("error",)
@@ -129,7 +129,7 @@ def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], li
     """
     there = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
     if not storage.is_remote(output_uri):
-        placing.remove_remains(Path(uri) for uri in there)
+        local.remove_remains(Path(uri) for uri in there)
     candidates = [item for item in work if item.sidecar_uri in there]
     with ThreadPoolExecutor(16) as pool:
         sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +76,29 @@ def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterat
 def _info(path: str, there: os.stat_result) -> FileInfo:
     etag = f"{there.st_size}-{there.st_mtime_ns}"
     return FileInfo(uri=path, size_bytes=there.st_size, etag=etag)
+
+
+_REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Name of what was not renamed into place."""
+
+
+@contextlib.contextmanager
+def renamed_into_place(target: Path) -> Iterator[Path]:
+    """A temporary name beside a target, which what is made there takes over at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_remains(paths: Iterable[Path]) -> None:
+    """Delete those of the files that a killed process left under temporary names."""
+    for path in paths:
+        if _REMAINS.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -20,8 +20,7 @@ import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.files.local import FileInfo, is_utf8, list_local, readable
-from ray_brats.files.placing import renamed_into_place
+from ray_brats.files.local import FileInfo, is_utf8, list_local, readable, renamed_into_place
 
 _NO_END = 1 << 60
 

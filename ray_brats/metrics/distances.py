@@ -12,18 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from ray_brats.metrics.surfaces import (
-    Box,
-    Floats,
-    Points,
-    Spacing,
-    Surface,
-    Transform,
-    joint,
-    overlap,
-    whole_unit_mm,
-    within,
-)
+from ray_brats.arrays import Box, Floats, Spacing, joint, overlap, within
+from ray_brats.metrics.surfaces import Points, Surface, Transform, whole_unit_mm
 
 _HD_FRACTION: Final = 0.95
 

@@ -16,8 +16,9 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from ray_brats.arrays import Box, Mask, Spacing, bounding_box
 from ray_brats.metrics.distances import SurfaceDistances
-from ray_brats.metrics.surfaces import Box, Mask, Spacing, Surface, bounding_box, surface_of
+from ray_brats.metrics.surfaces import Surface, surface_of
 
 PENALTY_MM: Final = 374.0
 """HD95 of a missed lesion and of a false positive."""

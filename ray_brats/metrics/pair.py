@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from ray_brats.arrays import Mask, Spacing
 from ray_brats.labels import CLASS_COUNT, LabelMap
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import lesionwise_scores
-from ray_brats.metrics.surfaces import Mask, Spacing, Surface, surface_of
+from ray_brats.metrics.surfaces import Surface, surface_of
 
 
 class _Side:

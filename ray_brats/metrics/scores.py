@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ray_brats.arrays import Mask, Spacing, bounding_box
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, CLASS_COUNT, CLASS_NAMES, REGIONS, LabelMap, region_mask
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import PENALTY_MM
 from ray_brats.metrics.original import ORIGINAL_FIGURES, original_figures, original_figures_soft
 from ray_brats.metrics.pair import MapPair
-from ray_brats.metrics.surfaces import Mask, Spacing, bounding_box
 
 __all__ = [
     "LABEL_NAMES",

@@ -22,12 +22,11 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+from ray_brats import arrays
+from ray_brats.arrays import Box, Floats, Mask, Spacing
+
 Points = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
-Spacing = tuple[float, float, float]
-Box = tuple[slice, ...]
 
 _FULL_CODE: Final = 255
 _EXACT_FLOAT32: Final = 2**24
@@ -77,38 +76,6 @@ def surfel_areas_mm2(spacing_mm: Spacing) -> Floats:
     areas: Floats = np.linalg.norm(_normals() * faces_mm2, axis=-1).sum(axis=-1)
     areas.flags.writeable = False  # the cache hands out this very array
     return areas
-
-
-def bounding_box(array: npt.NDArray[Any]) -> Box:
-    """Slices of the smallest box that holds everything non-zero; all empty where nothing is."""
-    box: Box = ()
-    for axis in range(array.ndim):
-        others = tuple(other for other in range(array.ndim) if other != axis)
-        inside = array[box]  # each axis that is done makes the next one cheaper
-        hits = np.flatnonzero(inside.any(axis=others))
-        if not hits.size:
-            return (slice(0, 0),) * array.ndim
-        box = (*box, slice(int(hits[0]), int(hits[-1]) + 1))
-    return box
-
-
-def joint(box: Box, other: Box) -> Box:
-    """The smallest box that holds both."""
-    pairs = zip(box, other, strict=True)
-    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
-
-
-def overlap(box: Box, other: Box) -> Box:
-    """What two boxes share; of no length along an axis that keeps them apart."""
-    starts = [max(a.start, b.start) for a, b in zip(box, other, strict=True)]
-    stops = [min(a.stop, b.stop) for a, b in zip(box, other, strict=True)]
-    return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
-
-
-def within(box: Box, part: Box) -> Box:
-    """Where a part of a box lies in an array of the box."""
-    pairs = zip(box, part, strict=True)
-    return tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +130,7 @@ def surface_of(mask: Mask, spacing_mm: Spacing, origin: tuple[int, ...] = (0, 0,
         spacing_mm: size of a voxel along each axis.
         origin: index of the mask's first voxel in the volume it was cut from.
     """
-    box = bounding_box(mask)
+    box = arrays.bounding_box(mask)
     codes = np.pad(mask[box], 1).view(np.uint8)
     codes = _joined(codes[:, :, :-1], codes[:, :, 1:], bits=1)
     codes = _joined(codes[:, :-1], codes[:, 1:], bits=2)
@@ -194,8 +161,8 @@ class Transform:
     def of(cls, surface: Surface, box: Box) -> Transform:
         """Transform a box that holds at least one element of the surface."""
         away = np.ones([part.stop - part.start for part in box], np.uint8)
-        seen = overlap(box, surface.box)
-        away[within(box, seen)] = ~surface.border[within(surface.box, seen)]
+        seen = arrays.overlap(box, surface.box)
+        away[arrays.within(box, seen)] = ~surface.border[arrays.within(surface.box, seen)]
         unit_mm = whole_unit_mm(box, surface.spacing_mm)
         if unit_mm is None:
             mm: Floats = ndimage.distance_transform_edt(away, sampling=surface.spacing_mm)
@@ -205,7 +172,9 @@ class Transform:
 
     def at(self, surface: Surface) -> Floats:
         """Distances in mm at the elements of a surface that lies in the box."""
-        values = self.values[within(self.box, surface.box)][surface.border].astype(np.float64)
+        values = self.values[arrays.within(self.box, surface.box)][surface.border].astype(
+            np.float64
+        )
         return values if self.unit_mm is None else np.sqrt(values) * self.unit_mm
 
 

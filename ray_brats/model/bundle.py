@@ -18,10 +18,11 @@ from ray_brats.errors import ArtefactError
 from ray_brats.files import folders
 from ray_brats.model import card as modelcard
 from ray_brats.model import unet
-from ray_brats.model.predict import Predictor, lanes_for
+from ray_brats.model.predict import Predictor
 from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.costs import lanes_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
     card, sha256 = modelcard.read(uri, pinned=pinned)
     recipe = jsonform.from_json(Recipe, card["recipe"])
     _check_versions(card, uri)
-    with folders.local(modelcard.place(uri)) as folder:
+    with folders.fetched(modelcard.place(uri)) as folder:
         modelcard.verify(card, folder, uri)
         loaded = tf.saved_model.load(str(folder / "saved_model"))
     _check_architecture(card, recipe, loaded, uri)

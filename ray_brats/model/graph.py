@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats import labels
+from ray_brats.model import windows
 from ray_brats.model.predict import background
 from ray_brats.recipes.config import InferenceConfig, PreprocessConfig, Recipe
-from ray_brats.training import samples
 
 Tensor = Any
 Network = Callable[[Tensor], Tensor]
@@ -193,7 +193,7 @@ def _sliding_window(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
     image = _padded(image, before, short // 2)
     limit = shape + short
     starts = _window_starts(limit, inference)
-    weights = tf.constant(samples.gaussian_weights(inference.window_vox)[..., None])
+    weights = tf.constant(windows.gaussian_weights(inference.window_vox)[..., None])
 
     def body(number: Tensor, total: Tensor, weight_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         start = starts[number]

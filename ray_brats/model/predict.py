@@ -12,19 +12,18 @@ and the mask stays the same to the last voxel.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
 from ray_brats import labels
+from ray_brats.arrays import Array, Mask
 from ray_brats.cases import preprocess, volume
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.naming import ALIASES
 from ray_brats.cases.preprocess import Prepared
@@ -33,21 +32,14 @@ from ray_brats.errors import CaseRejected
 from ray_brats.labels import LabelMap
 from ray_brats.model import windows
 from ray_brats.model.windows import Forward, Probabilities
+from ray_brats.recipes import costs
 from ray_brats.recipes.config import NetworkConfig, PreprocessConfig, Recipe
-from ray_brats.training import samples
 
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 Source = str | bytes | Volume
 """A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
 
 STAGE_VERSION = 2
 """Part of every prediction's sidecar: raise it when the same input gives another mask."""
-BATCH_BYTES = 512 << 20
-"""What the activations of windows may take; one window is always allowed."""
-MAX_BATCH = 8
-_LIVE_TENSORS = 6
-_THIN_CHANNELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +75,7 @@ class Predictor:
     def __init__(self, forwards: Sequence[Forward], recipe: Recipe, *, lanes: int = 1) -> None:
         self.forwards = list(forwards)
         self._recipe = recipe
-        self.lanes, self.batch = lanes, max(1, windows_at_once(recipe) // lanes)
+        self.lanes, self.batch = lanes, max(1, costs.windows_at_once(recipe) // lanes)
 
     def segment(
         self, case: Case | Mapping[str, Source], *, with_probabilities: bool = False
@@ -230,31 +222,3 @@ def drop_small_components(index: LabelMap, least_vox: int) -> None:
     """Set 26-connected pieces of tumour of fewer than `least_vox` voxels to background."""
     kept = cc3d.dust((index != labels.BACKGROUND).astype(np.uint8), threshold=least_vox)
     index[kept == 0] = labels.BACKGROUND
-
-
-def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
-    """Voxels that pass through one network for a prepared case of this shape."""
-    inference, whole = recipe.inference, math.prod(shape_vox)
-    if whole <= inference.whole_limit_vox:
-        return whole
-    across = samples.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
-    return len(across) * math.prod(inference.window_vox)
-
-
-def lanes_for(recipe: Recipe, threads: int) -> int:
-    """How many windows of a case should pass side by side where there are so many threads."""
-    return 1 if recipe.inference.whole_limit_vox else min(threads, windows_at_once(recipe))
-
-
-def windows_at_once(recipe: Recipe) -> int:
-    """How many windows are on their way at once, so that their activations fit in `BATCH_BYTES`.
-
-    About six tensors of the finest level are alive at a time, and with a strided stem as many
-    thin ones at full resolution.
-    """
-    network = recipe.network
-    channels = _LIVE_TENSORS * network.widths[0] / network.stem_stride**3
-    if network.stem_stride > 1:
-        channels += _LIVE_TENSORS * _THIN_CHANNELS
-    window_bytes = 4 * channels * math.prod(recipe.inference.window_vox)
-    return min(MAX_BATCH, max(1, int(BATCH_BYTES // window_bytes)))

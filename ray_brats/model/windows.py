@@ -12,17 +12,14 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_brats import arrays
+from ray_brats.arrays import Array, Mask, PatchLocation, Shape
 from ray_brats.recipes.config import InferenceConfig
-from ray_brats.training import samples
-from ray_brats.training.samples import PatchLocation
 
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
 Forward = Callable[[npt.NDArray[np.float32]], Probabilities]
 """A batch of patches `(N, H, W, D, C)` to probabilities `(N, H, W, D, K)`."""
@@ -105,7 +102,7 @@ def sliding_window(
         lanes: how many batches are on their way side by side; their order of stitching, and with
             it the last bit of the mean, stays.
     """
-    across = samples.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
+    across = arrays.sliding_windows(image.shape[:3], inference.window_vox, inference.overlap)
     if brain is not None:
         across = [location for location in across if location.holds(brain)] or across[:1]
     batches = [across[first : first + batch] for first in range(0, len(across), batch)]
@@ -152,7 +149,7 @@ class _WeightedMean:
         def work(rows: slice) -> None:
             total, weight_sum = self._total[rows], self._weight_sum[rows]
             # No window weighs less, so where one was this changes nothing.
-            np.maximum(weight_sum, samples.LEAST_WEIGHT, out=weight_sum)
+            np.maximum(weight_sum, LEAST_WEIGHT, out=weight_sum)
             np.divide(total, weight_sum, out=total)
 
         in_slabs(work, len(self._total))
@@ -165,5 +162,23 @@ def _weights(height: int, width: int, depth: int, channels: int) -> tuple[Array,
 
     To spread one value over so few channels costs more than to read it from each.
     """
-    weights = samples.gaussian_weights((height, width, depth))[..., None]
+    weights = gaussian_weights((height, width, depth))[..., None]
     return weights, np.repeat(weights, channels, axis=-1)
+
+
+LEAST_WEIGHT = np.float32(1e-3)
+"""Of a voxel in a window of a sliding window, relative to its centre."""
+
+
+def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:
+    """Weight of each voxel of a window, shape `window_vox`, highest at the centre.
+
+    Deviation: an eighth of the side (Isensee et al. 2021, nnU-Net); never below `LEAST_WEIGHT`,
+    so that no voxel is left without weight.
+    """
+    axes = []
+    for size in window_vox:
+        offset = (np.arange(size) - (size - 1) / 2) / (size / 8)
+        axes.append(np.exp(-0.5 * offset**2))
+    weights: Array = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    return np.asarray(np.maximum(weights, LEAST_WEIGHT), np.float32)

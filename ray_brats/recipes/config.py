@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ray_brats.arrays import Shape, Spacing
 from ray_brats.errors import UsageError
-
-Shape = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
 AUGMENTATIONS = ("zoom", "noise", "blur", "gamma", "tumour")
@@ -133,7 +131,7 @@ class TrainConfig:
     intensity_jitter: float = 0.1
     """Standard deviation of a random scale and shift of each channel."""
     carve_probability: float = 0.0
-    """Share of the patches that get the tumour of another case as well; see `carving`."""
+    """Share of the patches that get the tumour of another case as well; see `samples.carve`."""
     tumour_probability: float = 0.0
     """Share of the patches whose WT, TC and ET become brighter or darker, each in each channel."""
     zoom_probability: float = 0.0
@@ -146,7 +144,7 @@ class TrainConfig:
     """Share of the patches whose channels are raised to a power."""
     loss: Literal["dice_focal", "dice_bce"] = "dice_bce"
     learning_rate: float = 1e-3
-    """The highest; see `schedule`."""
+    """The highest; see `step.learning_rate`."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up, as a function of the global step over the planned steps."""
     warmup_steps: int = 20

@@ -7,7 +7,9 @@ resident memory of real workers (`tests/recipes/test_costs.py`); good to about a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from ray_brats import arrays
 from ray_brats.recipes.config import Recipe
 
 PROCESS_BYTES = 900 << 20
@@ -63,3 +65,44 @@ def hint(recipe: Recipe, workers: int) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+BATCH_BYTES = 512 << 20
+"""What the activations of windows may take; one window is always allowed."""
+
+
+MAX_BATCH = 8
+
+
+_LIVE_TENSORS = 6
+
+
+_THIN_CHANNELS = 8
+
+
+def network_vox(shape_vox: Sequence[int], recipe: Recipe) -> int:
+    """Voxels that pass through one network for a prepared case of this shape."""
+    inference, whole = recipe.inference, math.prod(shape_vox)
+    if whole <= inference.whole_limit_vox:
+        return whole
+    across = arrays.sliding_windows(shape_vox, inference.window_vox, inference.overlap)
+    return len(across) * math.prod(inference.window_vox)
+
+
+def lanes_for(recipe: Recipe, threads: int) -> int:
+    """How many windows of a case should pass side by side where there are so many threads."""
+    return 1 if recipe.inference.whole_limit_vox else min(threads, windows_at_once(recipe))
+
+
+def windows_at_once(recipe: Recipe) -> int:
+    """How many windows are on their way at once, so that their activations fit in `BATCH_BYTES`.
+
+    About six tensors of the finest level are alive at a time, and with a strided stem as many
+    thin ones at full resolution.
+    """
+    network = recipe.network
+    channels = _LIVE_TENSORS * network.widths[0] / network.stem_stride**3
+    if network.stem_stride > 1:
+        channels += _LIVE_TENSORS * _THIN_CHANNELS
+    window_bytes = 4 * channels * math.prod(recipe.inference.window_vox)
+    return min(MAX_BATCH, max(1, int(BATCH_BYTES // window_bytes)))

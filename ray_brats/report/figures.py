@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from ray_brats import labels
+from ray_brats.arrays import Shape
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import LabelMap
@@ -29,7 +30,6 @@ from ray_brats.report.panels import (
     PLANES,
     TEXT,
     Plane,
-    Shape,
     SpacingMm,
     Volume,
 )

@@ -19,12 +19,11 @@ from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 
 from ray_brats import labels
+from ray_brats.arrays import Box, Shape
 from ray_brats.labels import LabelMap
 
 Volume = npt.NDArray[Any]
 SpacingMm = tuple[float, float, float]
-Shape = tuple[int, int, int]
-Box = tuple[slice, ...]
 Move = Callable[[int], None]
 """Takes a panel to another slice."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ray_brats.cases import volume
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError
 from ray_brats.report import figures

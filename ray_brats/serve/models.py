@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Answer = dict[str, Any]
@@ -25,3 +25,16 @@ class ServedModel:
     default: bool = False
     capacity: int = 2
     """Cases that its replicas work on at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a client asks for: the files or URIs of a case, or a whole cohort."""
+
+    case_id: str | None = None
+    images: Mapping[str, bytes | str] = field(default_factory=dict)
+    """Canonical modality to the bytes of its file or its URI."""
+    cohort: str | None = None
+    output: str | None = None
+    release: str | None = None
+    """Whose labels the body asks for; the query may do so too, and comes first."""

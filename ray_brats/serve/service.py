@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 from fastapi import Request
 
-from ray_brats.serve.http.uploads import Submission
 from ray_brats.serve.jobs.store import Job
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.models import Answer, Segment, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry
 
 ENDING_SECONDS = 10.0

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_brats.cases import volume
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import mapping
 from ray_brats.errors import CaseRejected, UsageError

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import ray_brats
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
 from ray_brats.files import ledger, storage

@@ -20,7 +20,7 @@ from ray_brats.errors import RayBratsError
 from ray_brats.files import claims, folders, retry, storage
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.training import batches
+from ray_brats.training.data import PreparedCase, fetch, forget, held
 
 KEPT_CHECKPOINTS = 3
 START_SECONDS = 3600.0
@@ -33,7 +33,7 @@ def rank_main(settings: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     with _told_to(settings["board"], rank) as failed:
         if not failed:
-            with batches.held(settings["dataset"], run_uri=settings["run"]):
+            with held(settings["dataset"], run_uri=settings["run"]):
                 _run(settings, rank, context.get_world_size())
 
 
@@ -72,8 +72,8 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
     import tensorflow as tf
 
     from ray_brats.training import checkpoint, loop
-    from ray_brats.training.hooks import Data, Hooks
     from ray_brats.training.log import RunLog
+    from ray_brats.training.loop import Data, Hooks
 
     recipe = jsonform.from_json(Recipe, settings["recipe"])
     _prepare_devices(settings["threads"])
@@ -86,10 +86,10 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         )
         ray.wait([told], timeout=5)
 
-    def prepared(case_ids: Sequence[str], beat: Callable[[], None]) -> list[batches.PreparedCase]:
+    def prepared(case_ids: Sequence[str], beat: Callable[[], None]) -> list[PreparedCase]:
         found = []
         for case_id in case_ids:
-            found.append(batches.fetch(settings["dataset"], case_id, run_uri=run_uri))
+            found.append(fetch(settings["dataset"], case_id, run_uri=run_uri))
             beat()
         return found
 
@@ -129,7 +129,7 @@ def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
         run = loop.Loop(strategy, recipe, data, hooks, rank=rank, began_unix=began)
         run.run(restore_from)
     if ray.train.get_context().get_local_rank() == 0:
-        batches.forget(settings["dataset"], run_uri=run_uri)
+        forget(settings["dataset"], run_uri=run_uri)
 
 
 def _prepare_devices(threads: int) -> None:

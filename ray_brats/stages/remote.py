@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from ray_brats import labels
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
 from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import Row, Work

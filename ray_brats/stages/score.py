@@ -18,7 +18,7 @@ import ray.data
 
 import ray_brats
 from ray_brats import labels
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.engine import blocks, capacity, mapping
 from ray_brats.engine.cluster import Resources
 from ray_brats.files import ledger, storage

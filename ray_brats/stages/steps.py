@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ray_brats import labels
+from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
-from ray_brats.cases.cohort import Case
+from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.volume import encode_mask
 from ray_brats.engine import blocks
@@ -38,8 +38,6 @@ from ray_brats.labels import LabelMap
 from ray_brats.model import predict
 from ray_brats.model.predict import Prediction
 from ray_brats.recipes.config import PreprocessConfig
-
-Array = npt.NDArray[Any]
 
 MAX_DEATHS = 2
 """A case that took its process with it so often is an error."""

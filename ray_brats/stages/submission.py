@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_brats import labels
 from ray_brats.cases import naming, volume
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import storage

@@ -24,10 +24,10 @@ from ray_brats.engine import capacity, cluster
 from ray_brats.engine.cluster import Resources
 from ray_brats.errors import StageFailed, UsageError
 from ray_brats.files import claims, storage
-from ray_brats.model.predict import network_vox
 from ray_brats.progress import say
 from ray_brats.recipes import costs, jsonform
 from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.costs import network_vox
 from ray_brats.stages.board import Board, Follower, root_cause
 from ray_brats.training import checkpoint, run
 from ray_brats.training.data import TrainingSet

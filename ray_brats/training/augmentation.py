@@ -12,9 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from ray_brats.arrays import Shape
 from ray_brats.labels import REGIONS
 from ray_brats.model.losses import region_targets
-from ray_brats.recipes.config import AUGMENTATIONS, Shape, TrainConfig
+from ray_brats.recipes.config import AUGMENTATIONS, TrainConfig
 from ray_brats.training.samples import ZOOM_RANGE
 
 Tensor = Any

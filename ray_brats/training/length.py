@@ -5,13 +5,123 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.training import schedule
-from ray_brats.training.schedule import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long the run is; by the clock, from the speed of its first steps, then of the newest."""
+
+    total_steps: int
+    checkpoint_every: int
+    validate_at: tuple[int, ...]
+    """Steps after which the validation cases are scored; the last is `total_steps`."""
+
+    def as_json(self) -> dict[str, int]:
+        """What a checkpoint keeps; `plan_of` reads it."""
+        return {"total_steps": self.total_steps, "checkpoint_every": self.checkpoint_every}
+
+    def ends_at(self, step: int) -> Plan:
+        """The same plan with `step` as its last."""
+        return Plan(total_steps=step, checkpoint_every=self.checkpoint_every, validate_at=(step,))
+
+
+def plan_of(values: Mapping[str, int], validations: int) -> Plan:
+    """A plan whose validations are evenly spaced, the last at its end."""
+    total = int(values["total_steps"])
+    at = {max(1, round(total * (n + 1) / validations)) for n in range(validations)}
+    return Plan(
+        total_steps=total,
+        checkpoint_every=int(values["checkpoint_every"]),
+        validate_at=tuple(sorted(at)),
+    )
+
+
+def first_plan(
+    train: TrainConfig,
+    *,
+    step: int,
+    step_seconds: float,
+    elapsed_seconds: float,
+    validation_seconds: float,
+) -> dict[str, int]:
+    """The plan of a run whose first steps took so long, as `plan_of` reads it.
+
+    Args:
+        train: its length, in steps or minutes.
+        step: how many steps are done.
+        step_seconds: what one takes.
+        elapsed_seconds: since the start of training.
+        validation_seconds: what one validation will take.
+    """
+    total = train.steps
+    if total is None:
+        total = steps_by_the_clock(
+            train,
+            step=step,
+            step_seconds=step_seconds,
+            elapsed_seconds=elapsed_seconds,
+            to_come_seconds=train.validations * validation_seconds,
+        )
+    return {
+        "total_steps": total,
+        "checkpoint_every": max(1, round(train.checkpoint_minutes * 60 / step_seconds)),
+    }
+
+
+def steps_by_the_clock(
+    train: TrainConfig,
+    *,
+    step: int,
+    step_seconds: float,
+    elapsed_seconds: float,
+    to_come_seconds: float,
+) -> int:
+    """How many steps the minutes that were asked for allow; at least those that are done.
+
+    Args:
+        train: its length in minutes.
+        step: how many steps are done.
+        step_seconds: what one takes now.
+        elapsed_seconds: since the start of training.
+        to_come_seconds: what else must be done, as validations.
+    """
+    assert train.minutes is not None
+    left = train.minutes * 60 - elapsed_seconds - to_come_seconds
+    return step + max(0, int(left / step_seconds))
+
+
+def clock_every(plan: Plan, train: TrainConfig) -> int:
+    """After how many steps the clock is looked at: about a hundredth of the run, ten at most."""
+    assert train.minutes is not None
+    step_seconds = train.checkpoint_minutes * 60 / plan.checkpoint_every
+    return min(10, max(1, int(0.01 * train.minutes * 60 / step_seconds)))
+
+
+def extended(
+    kept: Mapping[str, int], train: TrainConfig, *, step: int, seconds: float
+) -> dict[str, int]:
+    """The plan of a resumed run: the one it had, unless a greater length is asked for now.
+
+    Args:
+        kept: the plan in the checkpoint.
+        train: the length that is asked for.
+        step: of the checkpoint.
+        seconds: that training had taken until then.
+    """
+    total = kept["total_steps"]
+    if train.steps is not None:
+        total = max(total, train.steps)
+    elif step >= total and train.minutes is not None:
+        speed = seconds / max(step, 1)
+        total = max(total, int(train.minutes * 60 / speed))
+    return {**kept, "total_steps": total}
+
 
 MEASURED_STEPS = 10
 """Steps whose speed fixes the plan; the first of them compiles and is left out."""
@@ -70,8 +180,8 @@ class Pace:
         self._counted_from = max(self._began_unix, saved_unix)
         values = kept
         if asked != self.asked:
-            values = schedule.extended(kept, self._train, step=step, seconds=seconds)
-        self.plan = schedule.plan_of(values, self._train.validations)
+            values = extended(kept, self._train, step=step, seconds=seconds)
+        self.plan = plan_of(values, self._train.validations)
         return self.plan
 
     def elapsed_seconds(self) -> float:
@@ -127,7 +237,7 @@ class Pace:
         if elapsed <= PLAN_SHARE * train.minutes * 60:
             return False
         # The first step compiles: alone it would promise far too few.
-        allowed = schedule.steps_by_the_clock(
+        allowed = steps_by_the_clock(
             train,
             step=step,
             step_seconds=last,
@@ -138,14 +248,14 @@ class Pace:
 
     def _make(self, step: int) -> None:
         speed = self._typical_seconds()
-        values = schedule.first_plan(
+        values = first_plan(
             self._train,
             step=step,
             step_seconds=speed,
             elapsed_seconds=self.elapsed_seconds(),
             validation_seconds=self._validation_seconds(speed),
         )
-        self.plan = schedule.plan_of(self._broadcast(values), self._train.validations)
+        self.plan = plan_of(self._broadcast(values), self._train.validations)
 
     def _keep(self, step: int, validated: int) -> None:
         """With a length by the clock: as many steps as the time that is left allows.
@@ -158,12 +268,12 @@ class Pace:
         timed = len(self.step_seconds) - 1  # the first one compiles
         if train.minutes is None or step >= self.plan.total_steps or timed < 1:
             return
-        every = schedule.clock_every(self.plan, train)
+        every = clock_every(self.plan, train)
         if step % every:
             return
         speed = float(np.mean(self.step_seconds[-min(timed, max(every, MEASURED_STEPS)) :]))
         each = self._end_seconds or self._validation_seconds(speed)
-        total = schedule.steps_by_the_clock(
+        total = steps_by_the_clock(
             train,
             step=step,
             step_seconds=speed,
@@ -171,7 +281,7 @@ class Pace:
             to_come_seconds=max(1, train.validations - validated) * each,
         )
         values = {**self.plan.as_json(), "total_steps": self._broadcast(total)}
-        self.plan = schedule.plan_of(values, train.validations)
+        self.plan = plan_of(values, train.validations)
 
     def _typical_seconds(self) -> float:
         """Of a step so far, without the first, which compiles."""

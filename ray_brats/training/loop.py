@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,41 @@ import numpy as np
 from ray_brats import labels
 from ray_brats.errors import StageFailed
 from ray_brats.recipes.config import Recipe
-from ray_brats.training import checkpoint, schedule, validation
+from ray_brats.training import checkpoint, validation
 from ray_brats.training.batches import Batch, BatchStream
-from ray_brats.training.hooks import Data, Hooks
-from ray_brats.training.length import Pace
-from ray_brats.training.schedule import Plan
-from ray_brats.training.step import StepResult, Trainee
+from ray_brats.training.data import PreparedCase
+from ray_brats.training.length import Pace, Plan
+from ray_brats.training.step import StepResult, Trainee, averaging_decay, learning_rate
+from ray_brats.training.validation import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop asks of its surroundings."""
+
+    broadcast: Callable[[Any], Any]
+    """Rank 0's value, on every rank; all ranks call it."""
+    event: Callable[[dict[str, Any]], None]
+    """One line of `metrics.jsonl`; called on rank 0 alone."""
+    keep: Callable[[Path, int], None]
+    """Keep the checkpoint in a folder, of a step; called on rank 0 alone."""
+    picture: Callable[[int, Example], None] = lambda _step, _example: None
+    """Show a validated case; called on rank 0 alone."""
+    beat: Callable[[], None] = lambda: None
+    """A sign of life."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The cases of one rank: all training cases, its own share of the validation cases."""
+
+    training: Sequence[PreparedCase]
+    validation: Sequence[PreparedCase]
+    """Of R ranks, rank r has every R-th of `validation_ids`, from the r-th on."""
+    validation_ids: Sequence[str]
+    """The validation cases of all ranks."""
+    validation_vox: int
+    """Voxels that pass through the network for the validation cases of all ranks."""
 
 
 class Loop:
@@ -102,12 +132,12 @@ class Loop:
         began = time.monotonic()
         train = self.recipe.train
         total = self.plan.total_steps if self.plan else (train.steps or 10**9)
-        rate = schedule.learning_rate(self.step, total, train)
+        rate = learning_rate(self.step, total, train)
         self.step += 1
         result = self.trainee.step(
             batch,
             learning_rate=rate,
-            averaging_decay=schedule.averaging_decay(self.step, train),
+            averaging_decay=averaging_decay(self.step, train),
         )
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise StageFailed(

@@ -1,4 +1,4 @@
-"""Where patches lie: random ones for training, a regular grid for inference.
+"""Samples of training: where random patches lie, and whose tumour is carved into them.
 
 Everything random follows from (seed, index of the sample in the global stream), so any
 step can be replayed, and another number of workers goes on with the same samples.
@@ -6,70 +6,19 @@ step can be replayed, and another number of workers goes on with the same sample
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import edt
 import numpy as np
-import numpy.typing as npt
 
+from ray_brats.arrays import Array, PatchLocation, Shape
 from ray_brats.labels import REGIONS
-from ray_brats.recipes.config import Shape
-
-Array = npt.NDArray[Any]
 
 ZOOM_RANGE = (0.85, 1.2)
 """How far a patch is shrunk or magnified at most."""
-LEAST_WEIGHT = np.float32(1e-3)
-"""Of a voxel in a window of a sliding window, relative to its centre."""
-
-
-@dataclass(frozen=True)
-class PatchLocation:
-    """A box in an array: first voxel and size; may reach past the array's border."""
-
-    start_vox: Shape
-    size_vox: Shape
-
-    def cut(self, array: Array) -> Array:
-        """A copy of the box; zeros where it reaches past the array."""
-        patch = np.zeros((*self.size_vox, *array.shape[3:]), array.dtype)
-        self.copy_to(patch, array)
-        return patch
-
-    def copy_to(self, patch: Array, array: Array) -> None:
-        """Copy what lies in the box to a patch of its size; the rest of the patch stays."""
-        inside, outside = self._overlap(array.shape)
-        patch[inside] = array[outside]
-
-    def add(self, array: Array, patch: Array) -> None:
-        """Add a patch to the box in place; what reaches past the array is dropped."""
-        inside, outside = self._overlap(array.shape)
-        array[outside] += patch[inside]
-
-    def holds(self, mask_HWD: npt.NDArray[np.bool_]) -> bool:
-        """Whether any voxel of a mask lies in the box."""
-        return bool(mask_HWD[self._overlap(mask_HWD.shape)[1]].any())
-
-    def wider(self, margin_vox: Shape) -> PatchLocation:
-        """The box with so many voxels more on both sides of each axis."""
-        first, second, third = (
-            start - margin for start, margin in zip(self.start_vox, margin_vox, strict=True)
-        )
-        sides = zip(self.size_vox, margin_vox, strict=True)
-        height, width, depth = (size + 2 * margin for size, margin in sides)
-        return PatchLocation((first, second, third), (height, width, depth))
-
-    def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        inside, outside = [], []
-        for start, size, limit in zip(self.start_vox, self.size_vox, shape[:3], strict=True):
-            first = max(start, 0)
-            last = max(min(start + size, limit), first)
-            outside.append(slice(first, last))
-            inside.append(slice(first - start, last - start))
-        return tuple(inside), tuple(outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,28 +90,35 @@ def margin_vox(patch_vox: Shape) -> Shape:
     return first, second, third
 
 
-def sliding_windows(shape: Sequence[int], window_vox: Shape, overlap: float) -> list[PatchLocation]:
-    """Windows that cover an array: evenly spaced, neighbours sharing at least `overlap`."""
-    starts = []
-    for limit, size in zip(shape, window_vox, strict=True):
-        if limit <= size:
-            starts.append([(limit - size) // 2])
-            continue
-        step = max(1, int(size * (1 - overlap)))
-        count = -(-(limit - size) // step) + 1
-        starts.append([round(i * (limit - size) / (count - 1)) for i in range(count)])
-    return [PatchLocation((a, b, c), window_vox) for a, b, c in itertools.product(*starts)]
+def carve(
+    image_HWDC: Array,
+    label_HWD: Array,
+    donor_image_HWDC: Array,
+    donor_label_HWD: Array,
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """A patch with the tumour of another patch, where both show brain.
 
+    Args:
+        image_HWDC: the patch that receives; zeros are background.
+        label_HWD: its class indices, `(H, W, D)`.
+        donor_image_HWDC: the patch that gives, as large.
+        donor_label_HWD: its class indices; without any, nothing changes.
+        rng: draws how far from the tumour's border the surface runs.
 
-def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:
-    """Weight of each voxel of a window, shape `window_vox`, highest at the centre.
-
-    Deviation: an eighth of the side (Isensee et al. 2021, nnU-Net); never below `LEAST_WEIGHT`,
-    so that no voxel is left without weight.
+    Returns:
+        Image and label, new arrays.
     """
-    axes = []
-    for size in window_vox:
-        offset = (np.arange(size) - (size - 1) / 2) / (size / 8)
-        axes.append(np.exp(-0.5 * offset**2))
-    weights: Array = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return np.asarray(np.maximum(weights, LEAST_WEIGHT), np.float32)
+    tumour = donor_label_HWD > 0
+    inside = edt.edt(np.ascontiguousarray(tumour))
+    # Where all is tumour there is no border to be far from.
+    deepest = min(float(inside.max()), float(max(tumour.shape)))
+    # The paper's mixture: half of the surfaces up to half of the depth inside, half outside.
+    reach = rng.uniform(-0.5 * deepest, 0) if rng.random() < 0.5 else rng.uniform(0, deepest)
+    taken = (edt.edt(np.ascontiguousarray(~tumour)) - inside) <= reach
+    taken &= tumour.any()
+    taken &= image_HWDC.any(axis=-1) & donor_image_HWDC.any(axis=-1)
+    return (
+        np.where(taken[..., None], donor_image_HWDC, image_HWDC),
+        np.where(taken, donor_label_HWD, label_HWD),
+    )

@@ -7,6 +7,7 @@ over them, and gradients are, so N ranks with batch b take the step of one rank 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -163,3 +164,18 @@ def _optimizer(train: TrainConfig) -> Any:
     if train.weight_decay:
         return keras.optimizers.AdamW(train.learning_rate, weight_decay=train.weight_decay)
     return keras.optimizers.Adam(train.learning_rate)
+
+
+def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
+    """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017)."""
+    warm = min(1.0, (step + 1) / (train.warmup_steps + 1))
+    if train.schedule == "constant":
+        return train.learning_rate * warm
+    progress = min(1.0, step / max(total_steps, 1))
+    return train.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def averaging_decay(step: int, train: TrainConfig) -> float:
+    """Zero without averaging; grows with the steps so that early weights are forgotten."""
+    decay = train.ema_decay
+    return 0.0 if decay is None else min(decay, step / (step + 9.0))

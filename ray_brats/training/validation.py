@@ -15,7 +15,7 @@ from ray_brats.metrics import scores as metrics
 from ray_brats.model import unet
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes.config import Recipe
-from ray_brats.training.batches import PreparedCase
+from ray_brats.training.data import PreparedCase
 
 
 @dataclass(frozen=True, kw_only=True)

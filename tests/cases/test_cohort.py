@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_brats.cases import cohort, naming, volume
+from ray_brats.cases.case import Case
 from ray_brats.errors import CaseRejected, UsageError
 
 
@@ -161,10 +162,10 @@ def test_nothing_found_is_a_usage_error_that_says_what_was_expected(
 
 
 def test_rows_survive_the_trip_through_arrow() -> None:
-    case = cohort.Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
+    case = Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
     row = case.as_row()
     row["images"]["t1"] = None
-    assert cohort.Case.from_row(row) == case
+    assert Case.from_row(row) == case
 
 
 def test_real_folders_are_recognised(real_data: Path) -> None:

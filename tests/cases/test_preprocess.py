@@ -11,7 +11,7 @@ import pytest
 from conftest import file_of, rewrite
 from sklearn.preprocessing import MinMaxScaler
 
-from ray_brats.cases import cohort, geometry, intensities, preprocess, volume
+from ray_brats.cases import case, cohort, geometry, intensities, preprocess, volume
 from ray_brats.errors import CaseFiltered, CaseRejected
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
@@ -20,7 +20,7 @@ BASELINE = named.get("baseline").preprocess
 STANDARD = named.get("standard").preprocess
 
 
-def only_case(folder: Path) -> cohort.Case:
+def only_case(folder: Path) -> case.Case:
     (case,) = cohort.find(str(folder)).cases
     return case
 

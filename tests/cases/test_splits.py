@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ray_brats.cases import cohort, splits
+from ray_brats.cases import case, cohort, splits
 from ray_brats.errors import UsageError
 
 
-def cases(count: int, scans: int = 2) -> list[cohort.Case]:
+def cases(count: int, scans: int = 2) -> list[case.Case]:
     return [
-        cohort.Case(case_id=f"p{n}_{scan}", patient_id=f"p{n}", images={})
+        case.Case(case_id=f"p{n}_{scan}", patient_id=f"p{n}", images={})
         for n in range(count)
         for scan in range(scans)
     ]
@@ -51,7 +51,7 @@ def test_a_case_in_two_subsets_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_selecting_nothing_is_a_usage_error() -> None:
-    found = cohort.Cohort(uri="x", cases=tuple(cases(2)))
+    found = case.Cohort(uri="x", cases=tuple(cases(2)))
     with pytest.raises(UsageError, match="no case"):
         splits.select(found, {"p0_0": "train"}, "val")
     with pytest.raises(UsageError, match="--split"):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from ray_brats import arrays
 from ray_brats.errors import UsageError
 from ray_brats.labels import (
     BACKGROUND,
@@ -267,8 +268,8 @@ def test_a_transform_near_a_surface_knows_what_it_cannot_see(masks, spacing_mm):
     far_mm = distances._searched_mm(own.points, other, within_mm=math.inf)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distances, "_NEAR_MM", 1.5)
-        near = surfaces.overlap(
-            surfaces.joint(own.box, other.box), distances._grown(own.box, spacing_mm)
+        near = arrays.overlap(
+            arrays.joint(own.box, other.box), distances._grown(own.box, spacing_mm)
         )
         near_mm = distances._transformed_near_mm(own, other, near)
     expected_mm = np.where(far_mm <= 1.5, far_mm, math.inf)

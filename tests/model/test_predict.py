@@ -16,9 +16,9 @@ from conftest import file_of
 from ray_brats import labels
 from ray_brats.cases import cohort, preprocess, volume
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.model import predict, windows
+from ray_brats.model import windows
 from ray_brats.model.predict import Predictor
-from ray_brats.recipes import named
+from ray_brats.recipes import costs, named
 from ray_brats.recipes.config import InferenceConfig, Recipe
 
 SMOKE = named.get("smoke")
@@ -221,10 +221,10 @@ def test_batches_of_windows_are_bounded_by_memory_and_change_nothing() -> None:
     assert max(shape[0] for shape in sizes) == min(3, across)
     assert sum(shape[0] for shape in sizes) == across
     assert (one == many).all()
-    assert predict.windows_at_once(named.get("baseline")) == 1
-    assert predict.lanes_for(named.get("baseline"), 8) == 1
-    assert predict.lanes_for(SMOKE, 2) == 2
-    assert 1 < predict.windows_at_once(SMOKE) <= predict.MAX_BATCH
+    assert costs.windows_at_once(named.get("baseline")) == 1
+    assert costs.lanes_for(named.get("baseline"), 8) == 1
+    assert costs.lanes_for(SMOKE, 2) == 2
+    assert 1 < costs.windows_at_once(SMOKE) <= costs.MAX_BATCH
 
 
 def test_small_pieces_of_tumour_are_dropped_before_the_rule_on_enhancing_tumour() -> None:

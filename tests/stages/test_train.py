@@ -32,11 +32,11 @@ TINY = (
 )
 HANGS_ONCE = """
 import os, time
-from ray_brats.training import schedule
+from ray_brats.training.length import Pace
 
-rate = schedule.learning_rate
+after_step = Pace.after_step
 
-def rate_or_sleep(step, total_steps, train):
+def after_step_or_sleep(self, step, **options):
     if step == 20:
         try:
             os.close(os.open(os.environ["MARKER"], os.O_CREAT | os.O_EXCL))
@@ -44,24 +44,24 @@ def rate_or_sleep(step, total_steps, train):
             pass
         else:
             time.sleep(1e9)
-    return rate(step, total_steps, train)
+    return after_step(self, step, **options)
 
-schedule.learning_rate = rate_or_sleep
+Pace.after_step = after_step_or_sleep
 """
-"""One worker, once, sleeps for ever inside a step, while the other waits for its gradients."""
+"""One worker, once, sleeps for ever between two steps, while the other waits for its gradients."""
 STOPS_ONCE = HANGS_ONCE.replace("time.sleep(1e9)", "os.kill(os.getpid(), 19)")
 """Not even the watchdog of the worker that stops can act then."""
 FAILS = """
-from ray_brats.training import schedule
+from ray_brats.training.length import Pace
 
-rate = schedule.learning_rate
+after_step = Pace.after_step
 
-def rate_or_fail(step, total_steps, train):
+def after_step_or_fail(self, step, **options):
     if step == 20:
         raise LookupError("a mistake of ours")
-    return rate(step, total_steps, train)
+    return after_step(self, step, **options)
 
-schedule.learning_rate = rate_or_fail
+Pace.after_step = after_step_or_fail
 """
 
 FILLS_MEMORY = """

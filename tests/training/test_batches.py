@@ -12,8 +12,9 @@ import pytest
 from ray_brats.errors import ArtefactError, StageFailed
 from ray_brats.files import storage
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.training import batches
-from ray_brats.training.batches import BatchStream, PreparedCase
+from ray_brats.training import batches, data
+from ray_brats.training.batches import BatchStream
+from ray_brats.training.data import PreparedCase
 
 pytestmark = pytest.mark.tf
 
@@ -109,40 +110,40 @@ def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
 def test_remote_cases_are_copied_once_and_forgotten(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
     write_case(f"{bucket}/dataset/cases/c0", 1)
-    case = batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    case = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
     assert case.image().shape == (20, 22, 18, 2)
     storage.delete(f"{bucket}/dataset/cases/c0/image.npy")
-    again = batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    again = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
     assert again == case
     # Another version of the case, by its sidecar, is copied anew.
     write_case(f"{bucket}/dataset/cases/c0", 2)
     before = case.label().copy()
-    batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
     assert (case.label() != before).any()
-    batches.forget(f"{bucket}/dataset", run_uri="r")
+    data.forget(f"{bucket}/dataset", run_uri="r")
     assert not case.folder.exists()
 
 
 def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
     folders = {}
     for name in ("old", "new", "held"):
-        folders[name] = batches.cache_folder("s3://d", name)
-        with batches.held("s3://d", run_uri=name):
+        folders[name] = data.cache_folder("s3://d", name)
+        with data.held("s3://d", run_uri=name):
             (folders[name] / "c0").mkdir()
     for name in ("old", "held"):
-        os.utime(folders[name] / batches.HELD, (0, 0))
+        os.utime(folders[name] / data.HELD, (0, 0))
 
     def left() -> set[str]:
         return {name for name, folder in folders.items() if (folder / "c0").exists()}
 
-    with batches.held("s3://d", run_uri="held"), batches.held("s3://d", run_uri="another"):
+    with data.held("s3://d", run_uri="held"), data.held("s3://d", run_uri="another"):
         assert left() == {"new", "held"}
-        batches.drop_abandoned(folders["held"].parent, older_than_seconds=0)
+        data.drop_abandoned(folders["held"].parent, older_than_seconds=0)
         assert left() == {"held"}
 
 
@@ -150,11 +151,11 @@ def test_a_full_disk_is_a_sentence(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(batches.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     write_case(f"{bucket}/dataset/cases/c0", 1)
     with pytest.raises(StageFailed, match="TMPDIR"):
-        batches.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+        data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
 
 
 def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ray_brats.training.carving import carve
+from ray_brats.training.samples import carve
 
 SIDE = 20
 

@@ -23,7 +23,8 @@ from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import NetworkConfig, Recipe
 from ray_brats.training import length, loop, validation
 from ray_brats.training.batches import Batch
-from ray_brats.training.hooks import Data, Hooks
+from ray_brats.training.data import fetch
+from ray_brats.training.loop import Data, Hooks
 from ray_brats.training.step import StepResult
 
 pytestmark = pytest.mark.tf
@@ -58,11 +59,11 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     """One rank, in a process of its own; writes what it saw."""
     import tensorflow as tf
 
-    from ray_brats.training import batches, loop
+    from ray_brats.training import loop
 
     recipe = jsonform.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    cases = [batches.fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
+    cases = [fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
     ranks = settings["ranks"]
     validated = cases[2:][-ranks:]
     data = Data(

@@ -8,8 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_brats import arrays
+from ray_brats.arrays import PatchLocation
+from ray_brats.model import windows
 from ray_brats.training import samples
-from ray_brats.training.samples import PatchLocation, SampleStream
+from ray_brats.training.samples import SampleStream
 
 SHAPES = st.tuples(*[st.integers(1, 12)] * 3)
 
@@ -73,9 +76,9 @@ def test_the_stream_is_a_function_of_seed_and_index_and_sees_each_case_once_a_pa
 def test_windows_cover_every_voxel_and_stitching_a_constant_gives_it(
     shape: tuple[int, int, int], size: tuple[int, int, int], overlap: float
 ) -> None:
-    weights = samples.gaussian_weights(size)
+    weights = windows.gaussian_weights(size)
     total, weight_sum = np.zeros(shape), np.zeros(shape)
-    for location in samples.sliding_windows(shape, size, overlap):
+    for location in arrays.sliding_windows(shape, size, overlap):
         location.add(total, 0.7 * weights)
         location.add(weight_sum, weights)
     assert (weight_sum > 0).all()

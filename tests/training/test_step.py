@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from ray_brats.recipes import named
-from ray_brats.recipes.config import AUGMENTATIONS, Recipe
+from ray_brats.recipes.config import AUGMENTATIONS, Recipe, TrainConfig
 from ray_brats.training.batches import Batch
-from ray_brats.training.step import StepResult, Trainee
+from ray_brats.training.step import StepResult, Trainee, averaging_decay, learning_rate
 
 pytestmark = pytest.mark.tf
 
@@ -86,3 +86,22 @@ def test_optional_forms_of_the_network_take_steps() -> None:
         result, _, _ = taken(recipe(setting), batch(1))
         assert np.isfinite(result.loss)
         assert len(result.dice) == 3
+
+
+def test_the_learning_rate_is_a_function_of_the_step() -> None:
+    train = named.get("standard").train
+    rates = [learning_rate(step, 1000, train) for step in range(1001)]
+    assert rates[0] < rates[5] < rates[20]
+    assert max(rates) == pytest.approx(train.learning_rate, rel=0.01)
+    assert rates[1000] == pytest.approx(0, abs=1e-9)
+    constant = named.get("baseline").train
+    assert learning_rate(0, 10, constant) == learning_rate(10, 10, constant) == 1e-4
+
+
+def test_weights_are_averaged_over_a_window_that_grows() -> None:
+    train = TrainConfig(ema_decay=0.9)
+    decays = [averaging_decay(step, train) for step in (1, 10, 81, 1000)]
+    assert decays == sorted(decays)
+    assert decays[0] == pytest.approx(0.1)
+    assert decays[-1] == 0.9
+    assert averaging_decay(5, TrainConfig(ema_decay=None)) == 0

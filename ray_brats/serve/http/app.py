@@ -16,14 +16,14 @@ from fastapi.staticfiles import StaticFiles
 
 import ray_brats
 from ray_brats.cases import naming
+from ray_brats.cases.phantom import phantom_archive
 from ray_brats.serve.http import documents, multipart, uploads
+from ray_brats.serve.http.body import Body
 from ray_brats.serve.http.gate import Gate
-from ray_brats.serve.http.uploads import Submission
-from ray_brats.serve.jobs.queue import request_of
+from ray_brats.serve.http.uploads import request_of
 from ray_brats.serve.jobs.store import Job
-from ray_brats.serve.limits import Body, Limits, Refusal
-from ray_brats.serve.models import Answer, ServedModel
-from ray_brats.serve.phantoms import phantom_archive
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Answer, ServedModel, Submission
 from ray_brats.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"

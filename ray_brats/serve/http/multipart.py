@@ -10,8 +10,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ray_brats.cases.naming import MODALITIES
 from ray_brats.serve.http import uploads
-from ray_brats.serve.http.uploads import ZIP_MAGIC, Files, Submission
-from ray_brats.serve.limits import Body, Limits, Refusal
+from ray_brats.serve.http.body import Body
+from ray_brats.serve.http.uploads import ZIP_MAGIC, Files
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Submission
 
 MAX_PARTS = 16
 _FIELD_BYTES = 1024

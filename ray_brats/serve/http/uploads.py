@@ -10,7 +10,6 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -19,7 +18,9 @@ from ray_brats.cases import naming, nifti
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.serve.limits import JSON_BYTES, Body, Limits, Refusal, check_uri
+from ray_brats.serve.http.body import JSON_BYTES, Body
+from ray_brats.serve.limits import Limits, Refusal, check_uri
+from ray_brats.serve.models import Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_ENTRY = b"PK\x01\x02"
@@ -27,19 +28,6 @@ ZIP_ENTRY = b"PK\x01\x02"
 MAX_ENTRIES = 64
 MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """What a client asks for: the files or URIs of a case, or a whole cohort."""
-
-    case_id: str | None = None
-    images: Mapping[str, bytes | str] = field(default_factory=dict)
-    """Canonical modality to the bytes of its file or its URI."""
-    cohort: str | None = None
-    output: str | None = None
-    release: str | None = None
-    """Whose labels the body asks for; the query may do so too, and comes first."""
 
 
 def kind_of(name: str) -> str | None:
@@ -262,3 +250,21 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
         images={kind: found[kind] for kind in modalities},
         release=release,
     )
+
+
+def request_of(
+    submission: Submission, model: str, release: str, asked_release: str | None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A submission as what `JobsStore.add` keeps: JSON values, and the bytes of files."""
+    files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
+    uris = {k: v for k, v in submission.images.items() if isinstance(v, str)}
+    request = {
+        "model": model,
+        "release": release,
+        "asked_release": asked_release,
+        "case_id": submission.case_id,
+        "images": uris,
+        "cohort": submission.cohort,
+        "output": submission.output,
+    }
+    return request, files

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import preprocess
-from ray_brats.cases.cohort import Case, Cohort
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import Row, Work

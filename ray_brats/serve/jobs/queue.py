@@ -13,7 +13,6 @@ from typing import Any
 
 from ray_brats.errors import UsageError
 from ray_brats.progress import say
-from ray_brats.serve.http.uploads import Submission
 from ray_brats.serve.jobs import cohort
 from ray_brats.serve.jobs.store import ENDED, Job, JobsStore
 from ray_brats.serve.limits import Limits, Refusal
@@ -189,21 +188,3 @@ class Jobs:
                     raise Refusal(answer["status"], answer["error"], answer["file"])
             await asyncio.sleep(pause or 0)
         raise AssertionError("unreachable")
-
-
-def request_of(
-    submission: Submission, model: str, release: str, asked_release: str | None
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A submission as what `JobsStore.add` keeps: JSON values, and the bytes of files."""
-    files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
-    uris = {k: v for k, v in submission.images.items() if isinstance(v, str)}
-    request = {
-        "model": model,
-        "release": release,
-        "asked_release": asked_release,
-        "case_id": submission.case_id,
-        "images": uris,
-        "cohort": submission.cohort,
-        "output": submission.output,
-    }
-    return request, files

@@ -6,38 +6,17 @@ import dataclasses
 
 import pytest
 
-from ray_brats.recipes import named
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.training import schedule
-from ray_brats.training.schedule import learning_rate
-
-
-def test_the_learning_rate_is_a_function_of_the_step() -> None:
-    train = named.get("standard").train
-    rates = [learning_rate(step, 1000, train) for step in range(1001)]
-    assert rates[0] < rates[5] < rates[20]
-    assert max(rates) == pytest.approx(train.learning_rate, rel=0.01)
-    assert rates[1000] == pytest.approx(0, abs=1e-9)
-    constant = named.get("baseline").train
-    assert learning_rate(0, 10, constant) == learning_rate(10, 10, constant) == 1e-4
-
-
-def test_weights_are_averaged_over_a_window_that_grows() -> None:
-    train = TrainConfig(ema_decay=0.9)
-    decays = [schedule.averaging_decay(step, train) for step in (1, 10, 81, 1000)]
-    assert decays == sorted(decays)
-    assert decays[0] == pytest.approx(0.1)
-    assert decays[-1] == 0.9
-    assert schedule.averaging_decay(5, TrainConfig(ema_decay=None)) == 0
+from ray_brats.training import length
 
 
 def test_a_length_by_the_clock_leaves_time_for_validation() -> None:
     train = TrainConfig(steps=None, minutes=10, validations=2, checkpoint_minutes=5)
-    plan = schedule.first_plan(
+    plan = length.first_plan(
         train, step=10, step_seconds=2, elapsed_seconds=60, validation_seconds=30
     )
     assert plan == {"total_steps": 10 + (600 - 60 - 60) // 2, "checkpoint_every": 150}
-    assert schedule.plan_of(plan, 2).validate_at == (125, 250)
+    assert length.plan_of(plan, 2).validate_at == (125, 250)
 
 
 def test_a_plan_is_kept_on_resume_unless_the_run_is_made_longer() -> None:
@@ -46,7 +25,7 @@ def test_a_plan_is_kept_on_resume_unless_the_run_is_made_longer() -> None:
     by_clock = TrainConfig(steps=None, minutes=10)
 
     def total(train: TrainConfig, step: int) -> int:
-        return schedule.extended(kept, train, step=step, seconds=6.0 * step)["total_steps"]
+        return length.extended(kept, train, step=step, seconds=6.0 * step)["total_steps"]
 
     assert total(by_steps, 50) == total(by_clock, 50) == total(by_clock, 100) == 100
     assert total(dataclasses.replace(by_steps, steps=150), 100) == 150
@@ -57,17 +36,17 @@ def test_the_clock_is_looked_at_so_often_that_a_look_costs_a_hundredth_of_the_ru
     train = TrainConfig(steps=None, minutes=10, checkpoint_minutes=5)
 
     def every(step_seconds: float) -> int:
-        values = schedule.first_plan(
+        values = length.first_plan(
             train, step=10, step_seconds=step_seconds, elapsed_seconds=0, validation_seconds=0
         )
-        return schedule.clock_every(schedule.plan_of(values, 2), train)
+        return length.clock_every(length.plan_of(values, 2), train)
 
     assert [every(seconds) for seconds in (0.1, 2, 20)] == [10, 3, 1]
 
 
 @pytest.mark.parametrize(("elapsed", "steps"), [(0, 7 + 28), (500, 7 + 3), (570, 7), (900, 7)])
 def test_the_clock_allows_what_is_left_of_it(elapsed: float, steps: int) -> None:
-    allowed = schedule.steps_by_the_clock(
+    allowed = length.steps_by_the_clock(
         TrainConfig(steps=None, minutes=10),
         step=7,
         step_seconds=20,

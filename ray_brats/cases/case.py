@@ -1,0 +1,95 @@
+"""A case and a cohort: URIs and small facts, never voxels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_brats.cases import naming
+from ray_brats.cases.naming import MODALITIES, SEGMENTATION
+from ray_brats.files import local
+from ray_brats.files.local import FileInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One scan of one patient: URIs and small facts, never voxels."""
+
+    case_id: str
+    patient_id: str
+    images: Mapping[str, str]
+    """Canonical modality to URI."""
+    segmentation: str | None = None
+    etags: Mapping[str, str] = field(default_factory=dict)
+    """URI to etag, for every file above."""
+    sizes_bytes: Mapping[str, int] = field(default_factory=dict)
+    """URI to length, where a listing told it."""
+    release: str | None = None
+    grade: str | None = None
+    split: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Plain values that a task needs, small; `from_row` is the inverse but for the sizes."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {**values, "images": dict(self.images), "etags": {}, "sizes_bytes": {}}
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Case:
+        """Rebuild a case; Arrow's filling-in of absent keys is undone."""
+        values = dict(row)
+        for name in ("images", "etags"):
+            values[name] = {key: value for key, value in values[name].items() if value is not None}
+        return Case(**values)
+
+    def inputs(self, modalities: Sequence[str]) -> dict[str, str]:
+        """Etag of each file that a recipe with these modalities reads, by kind."""
+        named = {kind: self.images[kind] for kind in modalities if kind in self.images}
+        if self.segmentation:
+            named[SEGMENTATION] = self.segmentation
+        return {kind: self.etags.get(uri, "") for kind, uri in named.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """The cases found, and a row for each one that cannot be used."""
+
+    uri: str
+    cases: tuple[Case, ...]
+    rejected: tuple[dict[str, str], ...] = ()
+    """`case_id`, `status`, `reason`, `file`, and `split` where the cohort itself tells it."""
+    notes: tuple[str, ...] = ()
+
+    def release_or(self, fallback: str | None) -> str | None:
+        """The release all cases share, else `fallback`."""
+        return next((case.release for case in self.cases if case.release), fallback)
+
+
+def rejection(case_id: str, reason: str, file: str) -> dict[str, str]:
+    """The row of a case whose files cannot be used."""
+    told = {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
+    return {name: local.readable(value) for name, value in told.items()}
+
+
+def case_of(
+    case_id: str,
+    files: Mapping[str, FileInfo],
+    *,
+    patient_id: str | None = None,
+    grade: str | None = None,
+    split: str | None = None,
+) -> Case:
+    """A case of files by kind; what is not told follows from its name."""
+    segmentation = files.get(SEGMENTATION)
+    return Case(
+        case_id=case_id,
+        patient_id=patient_id or naming.patient_of(case_id),
+        images={kind: files[kind].uri for kind in MODALITIES if kind in files},
+        segmentation=segmentation.uri if segmentation else None,
+        etags={file.uri: file.etag for file in files.values()},
+        sizes_bytes={file.uri: file.size_bytes for file in files.values() if file.etag},
+        release=naming.release_of(case_id),
+        grade=grade,
+        split=split,
+    )
