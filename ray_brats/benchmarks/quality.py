@@ -57,7 +57,7 @@ def quality(
         minutes: Of each training.
         split: CSV with case_id and split (train, val); else a seeded fifth of the patients is val.
         seeds: Each seed trains both.
-        workers: Of ours; by default as `train`.
+        workers: Processes that train ours; by default as `train`.
         settings: Fields of the recipe, as train.learning_rate=0.002.
         peer: Measure MONAI too (needs the bench extra).
     """
@@ -85,13 +85,19 @@ def quality(
                 scores, fact = _peer(dataset, recipe, minutes, seed)
                 tables[PEER][seed] = scores
                 facts[PEER].append(fact)
+    return {"minutes": minutes, "cores": os.cpu_count(), "seeds": list(seeds)} | _compared(
+        tables, facts
+    )
+
+
+def _compared(
+    tables: Mapping[str, Mapping[int, Scores]], facts: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, Any]:
+    """The result of the benchmark: Dice by side, seed and case, and what each training did."""
     measured = {name: by_seed for name, by_seed in tables.items() if by_seed}
     return {
-        "minutes": minutes,
-        "cores": os.cpu_count(),
-        "seeds": list(seeds),
         "mean_dice": {name: _means(by_seed) for name, by_seed in measured.items()},
-        "difference": differences(tables[OURS], tables[PEER]) if peer else None,
+        "difference": differences(tables[OURS], tables[PEER]) if tables[PEER] else None,
         "training": {
             name: {key: statistics.fmean(one[key] for one in rows) for key in rows[0]}
             for name, rows in facts.items()

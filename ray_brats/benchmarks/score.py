@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from ray_brats.recipes.config import Recipe
 from ray_brats.stages import score as stage
 from ray_brats.stages import steps
 
+WAYS = ("plain forward", "forward", "ray_brats", "monai")
 KINDS = {
     "actor": r"ray::.*Segment",
     "read task": r"ray::.*\(read\)",
@@ -77,8 +78,7 @@ def score(
         say("MONAI is not installed, so it is not measured: pip install 'ray-brats[bench]'")
         peer = False
     monai = MonaiScorer(recipe, card["parameters"]) if peer else None
-    ways = ("plain forward", "forward", "ray_brats", "monai")
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     memory: dict[str, float] = {}
     for number in range(repeats):
         say(f"benchmark score: repeat {number + 1} of {repeats}")
@@ -89,6 +89,21 @@ def score(
         memory = {name: max(value, memory.get(name, 0.0)) for name, value in peaks.items()}
         if monai:
             seconds["monai"].append(_per_case(monai, found))
+    return {
+        **_compared(seconds),
+        "cases": len(found) - 1,
+        "repeats": repeats,
+        "cores": os.cpu_count(),
+        "parameters": card["parameters"],
+        "parameters_monai": monai.parameters if monai else None,
+        "mean_dice": _mean_dice(found, forward.predictor, recipe) if monai else None,
+        "all_seconds_a_case": seconds,
+        "peak_memory_gib": memory,
+    }
+
+
+def _compared(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Medians of each way, and the ratios of the benchmark."""
     medians = {
         name: statistics.median(values) if values else None for name, values in seconds.items()
     }
@@ -100,14 +115,6 @@ def score(
             "score_vs_forward": measure.ratio(ours, medians["forward"]),
             "score_vs_monai": measure.ratio(medians["monai"], ours),
         },
-        "cases": len(found) - 1,
-        "repeats": repeats,
-        "cores": os.cpu_count(),
-        "parameters": card["parameters"],
-        "parameters_monai": monai.parameters if monai else None,
-        "mean_dice": _mean_dice(found, forward.predictor, recipe) if monai else None,
-        "all_seconds_a_case": seconds,
-        "peak_memory_gib": memory,
     }
 
 

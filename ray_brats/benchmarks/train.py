@@ -68,27 +68,7 @@ def measure(
             f"inference.window_vox={sides}",
         ],
     )
-    torch_peers.load()
-    peers: dict[str, Callable[[], Step]] = {
-        "matrix product": lambda: _matmul(threads),
-        "ray-brats": lambda: _ours(recipe, threads),
-        **{
-            name: functools.partial(_peer, make, recipe, threads)
-            for name, make in torch_peers.NETWORKS.items()
-        },
-    }
-    ready: dict[str, Step] = {}
-    for name, make in peers.items():
-        say(f"benchmark train: {name}")
-        ready[name] = make()
-        ready[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(repeats):
-        for name, step in ready.items():
-            began = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = _median_seconds(recipe, threads, repeats)
     shared = ranks.two_against_one(recipe, threads, steps=max(6, repeats), dataset=dataset)
     ours = medians["ray-brats"]
     flops = step_flops(recipe)
@@ -110,6 +90,31 @@ def measure(
             "two_workers_vs_one": shared["ratio"],
         },
     }
+
+
+def _median_seconds(recipe: Recipe, threads: int, repeats: int) -> dict[str, float]:
+    """Median seconds of one step of each peer, of ours, and of a matrix product, alternating."""
+    torch_peers.load()
+    peers: dict[str, Callable[[], Step]] = {
+        "matrix product": lambda: _matmul(threads),
+        "ray-brats": lambda: _ours(recipe, threads),
+        **{
+            name: functools.partial(_peer, make, recipe, threads)
+            for name, make in torch_peers.NETWORKS.items()
+        },
+    }
+    ready: dict[str, Step] = {}
+    for name, make in peers.items():
+        say(f"benchmark train: {name}")
+        ready[name] = make()
+        ready[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(repeats):
+        for name, step in ready.items():
+            began = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def step_flops(recipe: Recipe) -> float:
