@@ -9,7 +9,8 @@
 
 The starter model that comes with the package has the SavedModel alone.
 
-The sha256 of bundle.json (`sha256sum bundle/bundle.json`) therefore pins the whole bundle.
+The sha256 of bundle.json (`sha256sum bundle/bundle.json`) therefore pins the whole bundle. A
+LICENSE.md for people may lie beside it: nothing reads it, and no hash is held of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 
 CARD = "bundle.json"
+LICENSE = "LICENSE.md"
 PARTS = (CARD, "saved_model", "model.keras", "model.h5")
 FORMAT_VERSION = 2
 STARTER = "starter"
@@ -223,9 +225,9 @@ def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a bundle except its card, by path."""
+    """sha256 of every file of a bundle except its card and its licence, by path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / CARD
+        if path.is_file() and path not in (folder / CARD, folder / LICENSE)
     }

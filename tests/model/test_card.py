@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def test_the_starter_is_found_where_the_package_is(
     assert modelcard.read("starter", pinned=sha256)[0] == card
     with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
         modelcard.read("starter", pinned="0" * 64)
+
+
+def test_the_starter_matches_its_card_with_its_licence_beside_it_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "starter"
+    shutil.copytree(modelcard.place("starter"), folder)
+    card, _ = modelcard.read("starter")
+    assert (folder / "LICENSE.md").is_file()
+    modelcard.verify(card, folder, "starter")
+    (folder / "saved_model" / "LICENSE.md").write_text("")
+    with pytest.raises(ArtefactError, match=r"saved_model/LICENSE\.md was changed, added"):
+        modelcard.verify(card, folder, "starter")
 
 
 def card_of(folder: Path, recipe: Recipe, **facts: object) -> str:
