@@ -1,6 +1,6 @@
 """Recipes: named, whole, measured. A recipe is a function that returns one configuration.
 
-What was tried on the way, and what it gave, is in `recipes.md` beside this file.
+What was tried on the way, and what it gave, is in `docs/recipes.md`.
 """
 
 from __future__ import annotations
