@@ -21,15 +21,94 @@ Floats = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 Box = tuple[slice, ...]
-"""A slice along each axis; may reach past the array it is cut from."""
+"""A slice along each axis; may reach past the array whose voxels it counts."""
+
+
+def box_at(start_vox: Sequence[int], shape_vox: Sequence[int]) -> Box:
+    """The box of a first voxel and a shape."""
+    pairs = zip(start_vox, shape_vox, strict=True)
+    return tuple(slice(start, start + size) for start, size in pairs)
+
+
+def shape_of(box: Box) -> tuple[int, ...]:
+    """Length of a box along each axis."""
+    return tuple(side.stop - side.start for side in box)
+
+
+def bounding_box(array: Array) -> Box:
+    """The smallest box that holds everything non-zero; empty along all axes where nothing is.
+
+    It reads in the order of the memory: the slowest axis is searched from both ends, and what
+    lies between is joined bit by bit into one slab, which tells the other axes.
+    """
+    slowest, *others = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    slabs = array.transpose(slowest, *others)
+    first = next((number for number in range(len(slabs)) if slabs[number].any()), None)
+    if first is None:
+        return (slice(0, 0),) * array.ndim
+    last = next(number for number in reversed(range(len(slabs))) if slabs[number].any())
+    slabs = slabs[first : last + 1]
+    slab = np.bitwise_or.reduce(slabs != 0 if slabs.dtype.kind == "f" else slabs, axis=0)
+    sides = {slowest: slice(first, last + 1)}
+    for place, axis in enumerate(others):
+        rest = tuple(number for number in range(slab.ndim) if number != place)
+        hits = np.flatnonzero(slab.any(axis=rest))
+        sides[axis] = slice(int(hits[0]), int(hits[-1]) + 1)
+    return tuple(sides[axis] for axis in range(array.ndim))
+
+
+def is_empty(box: Box) -> bool:
+    """Whether a box holds no voxel."""
+    return any(side.start >= side.stop for side in box)
+
+
+def joint(box: Box, other: Box) -> Box:
+    """The smallest box that holds both."""
+    pairs = zip(box, other, strict=True)
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
+
+
+def overlap(box: Box, other: Box) -> Box:
+    """The box that two boxes share; of no length along an axis that keeps them apart."""
+    starts = [max(a.start, b.start) for a, b in zip(box, other, strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(box, other, strict=True)]
+    return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
+
+
+def within(box: Box, part: Box) -> Box:
+    """The place of a part of a box in an array of the box."""
+    pairs = zip(box, part, strict=True)
+    return tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)
+
+
+def grown(box: Box, margins_vox: Sequence[int]) -> Box:
+    """A box with so many voxels more on both sides of each axis."""
+    pairs = zip(box, margins_vox, strict=True)
+    return tuple(slice(side.start - margin, side.stop + margin) for side, margin in pairs)
+
+
+def clipped(box: Box, shape: Sequence[int]) -> Box:
+    """The part of a box that lies in an array of this shape."""
+    return overlap(box, box_at((0,) * len(box), shape))
+
+
+def meeting(box: Box, shape: Sequence[int]) -> tuple[Box, Box]:
+    """The voxels that a box shares with an array of this shape: in the box, and in the array."""
+    outside = clipped(box, shape)
+    return within(box, outside), outside
 
 
 @dataclass(frozen=True)
 class PatchLocation:
-    """A box in an array: first voxel and size; may reach past the array's border."""
+    """A patch's place in an array: first voxel and size; may reach past the array's border."""
 
     start_vox: Shape
     size_vox: Shape
+
+    @property
+    def box(self) -> Box:
+        """The location as slices."""
+        return box_at(self.start_vox, self.size_vox)
 
     def cut(self, array: Array) -> Array:
         """A copy of the box; zeros where it reaches past the array."""
@@ -39,35 +118,24 @@ class PatchLocation:
 
     def copy_to(self, patch: Array, array: Array) -> None:
         """Copy what lies in the box to a patch of its size; the rest of the patch stays."""
-        inside, outside = self._overlap(array.shape)
+        inside, outside = meeting(self.box, array.shape[:3])
         patch[inside] = array[outside]
 
     def add(self, array: Array, patch: Array) -> None:
         """Add a patch to the box in place; what reaches past the array is dropped."""
-        inside, outside = self._overlap(array.shape)
+        inside, outside = meeting(self.box, array.shape[:3])
         array[outside] += patch[inside]
 
-    def holds(self, mask_HWD: npt.NDArray[np.bool_]) -> bool:
+    def holds(self, mask_HWD: Mask) -> bool:
         """Whether any voxel of a mask lies in the box."""
-        return bool(mask_HWD[self._overlap(mask_HWD.shape)[1]].any())
+        return bool(mask_HWD[clipped(self.box, mask_HWD.shape)].any())
 
     def wider(self, margin_vox: Shape) -> PatchLocation:
-        """The box with so many voxels more on both sides of each axis."""
-        first, second, third = (
-            start - margin for start, margin in zip(self.start_vox, margin_vox, strict=True)
-        )
-        sides = zip(self.size_vox, margin_vox, strict=True)
-        height, width, depth = (size + 2 * margin for size, margin in sides)
+        """The location with so many voxels more on both sides of each axis."""
+        box = grown(self.box, margin_vox)
+        first, second, third = (side.start for side in box)
+        height, width, depth = shape_of(box)
         return PatchLocation((first, second, third), (height, width, depth))
-
-    def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        inside, outside = [], []
-        for start, size, limit in zip(self.start_vox, self.size_vox, shape[:3], strict=True):
-            first = max(start, 0)
-            last = max(min(start + size, limit), first)
-            outside.append(slice(first, last))
-            inside.append(slice(first - start, last - start))
-        return tuple(inside), tuple(outside)
 
 
 def sliding_windows(shape: Sequence[int], window_vox: Shape, overlap: float) -> list[PatchLocation]:
@@ -81,35 +149,3 @@ def sliding_windows(shape: Sequence[int], window_vox: Shape, overlap: float) -> 
         count = -(-(limit - size) // step) + 1
         starts.append([round(i * (limit - size) / (count - 1)) for i in range(count)])
     return [PatchLocation((a, b, c), window_vox) for a, b, c in itertools.product(*starts)]
-
-
-def bounding_box(array: npt.NDArray[Any]) -> Box:
-    """Slices of the smallest box that holds everything non-zero; all empty where nothing is."""
-    box: Box = ()
-    for axis in range(array.ndim):
-        others = tuple(other for other in range(array.ndim) if other != axis)
-        inside = array[box]  # each axis that is done makes the next one cheaper
-        hits = np.flatnonzero(inside.any(axis=others))
-        if not hits.size:
-            return (slice(0, 0),) * array.ndim
-        box = (*box, slice(int(hits[0]), int(hits[-1]) + 1))
-    return box
-
-
-def joint(box: Box, other: Box) -> Box:
-    """The smallest box that holds both."""
-    pairs = zip(box, other, strict=True)
-    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
-
-
-def overlap(box: Box, other: Box) -> Box:
-    """What two boxes share; of no length along an axis that keeps them apart."""
-    starts = [max(a.start, b.start) for a, b in zip(box, other, strict=True)]
-    stops = [min(a.stop, b.stop) for a, b in zip(box, other, strict=True)]
-    return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
-
-
-def within(box: Box, part: Box) -> Box:
-    """Where a part of a box lies in an array of the box."""
-    pairs = zip(box, part, strict=True)
-    return tuple(slice(b.start - a.start, b.stop - a.start) for a, b in pairs)

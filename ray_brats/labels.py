@@ -12,11 +12,12 @@ The resection cavity of the 2024 release is background in memory and belongs to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ray_brats.arrays import Array, Mask
 from ray_brats.errors import UsageError
 
 LabelMap = npt.NDArray[np.uint8]
@@ -72,9 +73,7 @@ def check_release(release: str) -> str:
     return release
 
 
-def to_class_index(
-    raw: npt.NDArray[Any], release: str, *, raw_3_is_enhancing: bool = False
-) -> LabelMap:
+def to_class_index(raw: Array, release: str, *, raw_3_is_enhancing: bool = False) -> LabelMap:
     """Turn the raw labels of a release into class indices.
 
     Args:
@@ -124,7 +123,7 @@ def _unknown(values: list[float], release: str) -> str:
     return f"the mask holds label {named}, but {release} defines only {expected}{advice}"
 
 
-def from_class_index(index: npt.NDArray[Any], release: str) -> LabelMap:
+def from_class_index(index: Array, release: str) -> LabelMap:
     """Turn class indices into the raw labels of a release; uint8 of the same shape."""
     raw = np.zeros_like(index, np.uint8)
     for integer, meaning in RELEASES[check_release(release)].items():
@@ -139,15 +138,15 @@ def legend(release: str) -> dict[str, str]:
     return {str(integer): name for integer, name in zip(raw.tolist(), CLASS_NAMES, strict=True)}
 
 
-def region_mask(index: npt.NDArray[Any], region: str) -> npt.NDArray[np.bool_]:
+def region_mask(index: Array, region: str) -> Mask:
     """Mask of one region of a class-index map; bool of the same shape."""
     table = np.zeros(CLASS_COUNT, bool)
     table[list(REGIONS[region])] = True
-    mask: npt.NDArray[np.bool_] = table[index]
+    mask: Mask = table[index]
     return mask
 
 
-def from_regions(masks: npt.NDArray[np.bool_]) -> LabelMap:
+def from_regions(masks: Mask) -> LabelMap:
     """Class indices from region masks in the order of `REGIONS` on the last axis.
 
     The nesting ET ⊂ TC ⊂ WT is enforced from the outside in: a voxel outside WT is

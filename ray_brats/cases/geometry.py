@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from ray_brats.arrays import Array, Shape, Spacing
+from ray_brats import arrays
+from ray_brats.arrays import Array, Box, Shape, Spacing
 
 Affine = tuple[tuple[float, ...], ...]
 
@@ -60,6 +61,11 @@ class Geometry:
         return self.resampled_shape or self.canonical_shape
 
     @property
+    def crop_box(self) -> Box:
+        """Box of the crop in the grid."""
+        return arrays.box_at(self.crop_start_vox, self.crop_shape_vox)
+
+    @property
     def spacing_mm(self) -> Spacing:
         """Size of a voxel of the file along each canonical axis."""
         columns = np.linalg.norm(np.array(self.native_affine)[:3, :3], axis=0)
@@ -80,7 +86,7 @@ class Geometry:
         if self.resampled_shape is not None:
             return self._resampled(canonical, _nearest)
         inside, outside = self._overlap()
-        if all(a.stop - a.start == n for a, n in zip(inside, self.crop_shape_vox, strict=True)):
+        if arrays.shape_of(inside) == self.crop_shape_vox:
             return canonical[outside]
         padded = np.zeros((*self.crop_shape_vox, *canonical.shape[3:]), canonical.dtype)
         padded[inside] = canonical[outside]
@@ -121,16 +127,8 @@ class Geometry:
     def _flipping(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
-    def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        inside, outside = [], []
-        for start, size, limit in zip(
-            self.crop_start_vox, self.crop_shape_vox, self.grid_shape, strict=True
-        ):
-            first, last = max(start, 0), min(start + size, limit)
-            last = max(last, first)
-            outside.append(slice(first, last))
-            inside.append(slice(first - start, last - start))
-        return tuple(inside), tuple(outside)
+    def _overlap(self) -> tuple[Box, Box]:
+        return arrays.meeting(self.crop_box, self.grid_shape)
 
     def _resampled(self, canonical: Array, interpolate: Any) -> Array:
         inside, outside = self._overlap()

@@ -1,4 +1,4 @@
-"""The arithmetic on voxels: where they are not zero, and the two ways to normalise them."""
+"""The arithmetic on intensities: the two ways to normalise them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,11 @@ import math
 
 import numpy as np
 
-from ray_brats.arrays import Array, Shape
+from ray_brats import arrays
+from ray_brats.arrays import Array
 from ray_brats.cases.geometry import Geometry
 
 _TILE_VOX = 32
-
-Box = tuple[Shape, Shape]
-"""First voxel, and one past the last."""
-
-
-def nonzero_box(voxels_HWD: Array) -> Box | None:
-    """The box around the non-zero voxels, or None where there is none.
-
-    One pass in the order of the memory: slabs are joined bit by bit, and the joint slab tells
-    two axes; the third is searched from both ends.
-    """
-    slabs = np.moveaxis(voxels_HWD, _slowest_axis(voxels_HWD), 0)
-    if slabs.dtype.kind == "f":
-        slabs = slabs != 0
-    joint = np.bitwise_or.reduce(slabs, axis=0)
-    if not joint.any():
-        return None
-    count = len(slabs)
-    first = next(n for n in range(count) if slabs[n].any())
-    last = next(n for n in reversed(range(count)) if slabs[n].any())
-    spans = [(first, last + 1)]
-    for axis in range(2):
-        used = np.flatnonzero(joint.any(axis=1 - axis))
-        spans.append((int(used[0]), int(used[-1]) + 1))
-    spans.insert(_slowest_axis(voxels_HWD), spans.pop(0))
-    (a, d), (b, e), (c, f) = spans
-    return (a, b, c), (d, e, f)
 
 
 def _slowest_axis(voxels: Array) -> int:
@@ -60,16 +34,11 @@ def minmax_slices(voxels_HWD: Array, geometry: Geometry) -> Array:
     independent, so only voxels inside the crop are computed.
     """
     resampled = geometry.resampled_shape is not None
-    box = voxels_HWD.shape if resampled else geometry.crop_shape_vox
-    starts = (0, 0, 0) if resampled else geometry.crop_start_vox
-    ranges = [
-        (max(start, 0), min(start + size, side))
-        for start, size, side in zip(starts, box, voxels_HWD.shape, strict=True)
-    ]
-    scaled = np.zeros(box, np.float32, order="F")
-    rows, columns, _ = (slice(first, last) for first, last in ranges)
-    target = scaled[tuple(slice(a - s, b - s) for (a, b), s in zip(ranges, starts, strict=True))]
-    for number, depth in enumerate(range(*ranges[2])):
+    box = arrays.box_at((0, 0, 0), voxels_HWD.shape) if resampled else geometry.crop_box
+    inside, (rows, columns, depths) = arrays.meeting(box, voxels_HWD.shape)
+    scaled = np.zeros(arrays.shape_of(box), np.float32, order="F")
+    target = scaled[inside]
+    for number, depth in enumerate(range(depths.start, depths.stop)):
         whole = voxels_HWD[:, :, depth]
         low, high = np.float64(whole.min()), np.float64(whole.max())
         extent = high - low

@@ -16,11 +16,10 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
-from ray_brats.arrays import Shape
+from ray_brats.arrays import Array, Shape
 from ray_brats.cases import geometry
 from ray_brats.cases.geometry import Geometry
 from ray_brats.errors import CaseRejected
@@ -224,7 +223,7 @@ class Inflater:
                 raise CaseRejected("truncated: the gzip stream breaks off", self._name)
 
 
-def read_voxels(content: bytes, header: Header, name: str) -> npt.NDArray[Any]:
+def read_voxels(content: bytes, header: Header, name: str) -> Array:
     """The stored voxels `(i, j, k)` of a whole file, unscaled, in the machine's byte order."""
     if is_gzip(content):
         if header.promised_bytes > max(_BOMB_BYTES, _BOMB_RATIO * len(content)):

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
-from ray_brats.arrays import Mask, Shape
+from ray_brats.arrays import Array, Floats, Mask, Shape
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, EDEMA, ENHANCING, NECROTIC, LabelMap, from_class_index
 
@@ -65,7 +65,7 @@ class Phantom:
     case_id: str
     images: dict[str, Image]  # by canonical modality; 0 outside the brain, above 0 inside
     label: LabelMap  # class indices
-    affine: npt.NDArray[np.float64]  # (4, 4), voxel index to scanner mm; LPS, 1 mm spacing
+    affine: Floats  # (4, 4), voxel index to scanner mm; LPS, 1 mm spacing
 
 
 class _Canvas:
@@ -288,7 +288,7 @@ def write_cohort(
     return case_ids
 
 
-def _write_nifti(path: Path, volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+def _write_nifti(path: Path, volume: Array, affine: Floats) -> None:
     image = nib.Nifti1Image(volume, affine)
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)

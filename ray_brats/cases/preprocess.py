@@ -7,18 +7,17 @@ takes a mask back to the native grid.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from ray_brats import labels
-from ray_brats.arrays import Array, Shape
+from ray_brats import arrays, labels
+from ray_brats.arrays import Array, Box, Shape
 from ray_brats.cases import intensities, volume
 from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import Geometry, same_grid, with_crop, with_spacing
-from ray_brats.cases.intensities import Box
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseFiltered, CaseRejected
@@ -63,7 +62,7 @@ def preprocess_case(
     mask = volumes.pop(SEGMENTATION, None)
     box = None
     if config.crop == "brain":
-        box = brain_box([item.voxels_HWD for item in volumes.values()])
+        box = brain_box(item.voxels_HWD for item in volumes.values())
     geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
     label = None
     if mask is not None:
@@ -100,7 +99,7 @@ def preprocess_volumes(volumes: Mapping[str, Volume], config: PreprocessConfig) 
         CaseRejected: a volume is damaged or does not fit the others.
     """
     check_volumes(volumes, {name: name for name in volumes})
-    box = brain_box([item.voxels_HWD for item in volumes.values()])
+    box = brain_box(item.voxels_HWD for item in volumes.values())
     geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
     image = normalise(volumes, geometry, config)
     return Prepared(image_HWDC=image, label_HWD=None, geometry=geometry)
@@ -116,7 +115,7 @@ def check_volumes(volumes: Mapping[str, Volume], names: Mapping[str, str]) -> No
                 f"{kind} holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})",
                 names[kind],
             )
-        if kind != SEGMENTATION and intensities.nonzero_box(voxels) is None:
+        if kind != SEGMENTATION and arrays.is_empty(arrays.bounding_box(voxels)):
             raise CaseRejected(f"{kind} is zero everywhere: there is no image in it", names[kind])
 
 
@@ -149,8 +148,8 @@ def cropped_geometry(
         return with_crop(geometry, start, config.crop_size_vox)
     assert box is not None
     ratio = np.divide(geometry.grid_shape, geometry.canonical_shape)
-    first = np.floor(np.multiply(box[0], ratio))
-    last = np.ceil(np.multiply(box[1], ratio))
+    first = np.floor(np.multiply([side.start for side in box], ratio))
+    last = np.ceil(np.multiply([side.stop for side in box], ratio))
     return with_crop(geometry, first.tolist(), (last - first).tolist())
 
 
@@ -160,18 +159,9 @@ def centred_start(shape: Sequence[int], size: Sequence[int]) -> Shape:
     return first, second, third
 
 
-def brain_box(volumes_HWD: Sequence[Array]) -> Box:
-    """First voxel and one past the last of the box around every non-zero voxel of any volume.
-
-    Raises:
-        CaseRejected: all volumes are zero everywhere.
-    """
-    boxes = [box for volume_HWD in volumes_HWD if (box := intensities.nonzero_box(volume_HWD))]
-    if not boxes:
-        raise CaseRejected("every modality is zero everywhere: there is no image in them")
-    starts, stops = np.min([box[0] for box in boxes], 0), np.max([box[1] for box in boxes], 0)
-    (a, b, c), (d, e, f) = starts.tolist(), stops.tolist()
-    return (a, b, c), (d, e, f)
+def brain_box(volumes_HWD: Iterable[Array]) -> Box:
+    """The box around every non-zero voxel of any volume; none of them is zero everywhere."""
+    return functools.reduce(arrays.joint, map(arrays.bounding_box, volumes_HWD))
 
 
 def read_label(

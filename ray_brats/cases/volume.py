@@ -17,7 +17,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from ray_brats import labels
-from ray_brats.arrays import Array
+from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
 from ray_brats.cases.geometry import Geometry, of_file, same_grid
 from ray_brats.cases.nifti import Header
@@ -78,7 +78,7 @@ def _named(uri: str) -> Iterator[None]:
         raise CaseFailed(f"cannot be read: {error}", uri) from error
 
 
-def from_array(voxels: Array, affine: npt.NDArray[np.float64]) -> Volume:
+def from_array(voxels: Array, affine: Floats) -> Volume:
     """A volume from an array in native index order and its affine (voxel index to world, mm).
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from ray_brats import arrays
 from ray_brats.arrays import Box, Floats, Spacing, joint, overlap, within
 from ray_brats.metrics.surfaces import Points, Surface, Transform, whole_unit_mm
 
@@ -62,7 +63,7 @@ def distances_mm(own: Surface, other: Surface) -> Floats:
 
 def _work(box: Box, spacing_mm: Spacing) -> int:
     library = "scipy" if whole_unit_mm(box, spacing_mm) is None else "edt"
-    return _TRANSFORM_WORK[library] * math.prod(int(part.stop - part.start) for part in box)
+    return _TRANSFORM_WORK[library] * math.prod(arrays.shape_of(box))
 
 
 def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
@@ -87,11 +88,8 @@ def _beside_mm(own: Surface, other: Surface) -> Floats:
     steps_mm = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
     complete = steps_mm < (_REACH + 1) * spacing_mm.min()  # no corner outside of reach is nearer
     order = np.argsort(np.where(complete, steps_mm, math.inf))[: np.count_nonzero(complete)]
-    pairs = zip(own.box, other.box, strict=True)
-    box = tuple(
-        slice(min(a.start - _REACH, b.start), max(a.stop + _REACH, b.stop)) for a, b in pairs
-    )
-    seen, placed = (np.zeros([part.stop - part.start for part in box], bool) for _ in range(2))
+    box = joint(arrays.grown(own.box, (_REACH,) * 3), other.box)
+    seen, placed = (np.zeros(arrays.shape_of(box), bool) for _ in range(2))
     seen[within(box, other.box)] = other.border
     placed[within(box, own.box)] = own.border
     strides, there, left = np.array(seen.strides), seen.ravel(), np.flatnonzero(placed)
@@ -123,9 +121,7 @@ def _transformed_near_mm(own: Surface, other: Surface, near: Box) -> Floats:
 
 def _grown(box: Box, spacing_mm: Spacing) -> Box:
     """A box widened by `_NEAR_MM` on every side."""
-    reach = [math.ceil(_NEAR_MM / size) for size in spacing_mm]
-    pairs = zip(box, reach, strict=True)
-    return tuple(slice(part.start - more, part.stop + more) for part, more in pairs)
+    return arrays.grown(box, [math.ceil(_NEAR_MM / size) for size in spacing_mm])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import cc3d
 import numpy as np
-import numpy.typing as npt
 
-from ray_brats.arrays import Box, Mask, Spacing, bounding_box
+from ray_brats import arrays
+from ray_brats.arrays import Array, Mask, Spacing
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.surfaces import Surface, surface_of
 
@@ -26,8 +26,6 @@ DILATIONS: Final = 3
 """How often the truth is dilated with the 18-neighbour structure."""
 SMALLEST_MM3: Final = 50.0
 """Lesions up to this volume are left out of the score."""
-
-Labels = npt.NDArray[Any]
 
 
 class LesionwiseScores(NamedTuple):
@@ -89,7 +87,8 @@ def lesionwise_scores(
         The two means; 1 and 0 mm where there is no lesion to keep and no false positive.
     """
     components, component_count = _label(prediction)
-    box = _grown(bounding_box(reference), reference.shape)
+    reach = arrays.grown(arrays.bounding_box(reference), (DILATIONS,) * 3)
+    box = arrays.clipped(reach, reference.shape)
     truth = reference[box]
     # Each ball that dilation adds is connected, so a component of the dilated truth is also
     # exactly the dilation of the lesion inside it.
@@ -120,7 +119,7 @@ def lesionwise_scores(
     return LesionwiseScores(dice_sum / count, hd95_sum_mm / count) if count else NOTHING_TO_FIND
 
 
-def _label(mask: Mask) -> tuple[Labels, int]:
+def _label(mask: Mask) -> tuple[Array, int]:
     """26-connected components of a mask, numbered from 1, and how many there are."""
     if not mask.any():
         return np.zeros(mask.shape, np.uint16), 0
@@ -130,16 +129,8 @@ def _label(mask: Mask) -> tuple[Labels, int]:
     return np.asarray(labels), int(count)
 
 
-def _grown(box: Box, shape: tuple[int, ...]) -> Box:
-    """A box widened by the reach of the dilation, inside the volume."""
-    return tuple(
-        slice(max(part.start - DILATIONS, 0), min(part.stop + DILATIONS, size))
-        for part, size in zip(box, shape, strict=True)
-    )
-
-
 def _shared_voxels(
-    lesions: Labels, components: Labels, lesion_count: int
+    lesions: Array, components: Array, lesion_count: int
 ) -> dict[int, dict[int, int]]:
     """Voxels that each lesion shares with each component it meets: lesion to {component: n}."""
     both = (lesions > 0) & (components > 0)
@@ -161,7 +152,7 @@ class _Parts:
         whole: surface of all parts together, if known.
     """
 
-    def __init__(self, labels: Labels, origin: Sequence[int], whole: Surface | None) -> None:
+    def __init__(self, labels: Array, origin: Sequence[int], whole: Surface | None) -> None:
         self._labels, self._origin = labels, tuple(origin)
         # cc3d counts nothing in an array without voxels, not even its background.
         found = cc3d.statistics(labels, no_slice_conversion=True) if labels.size else None

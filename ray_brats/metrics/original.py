@@ -12,11 +12,11 @@ Background is a class like any other, as it was there; these are no tumour score
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from ray_brats.arrays import Array, Floats
 from ray_brats.labels import CLASS_COUNT, LabelMap
 
 ORIGINAL_FIGURES: Final = (
@@ -29,8 +29,6 @@ ORIGINAL_FIGURES: Final = (
 SMOOTH: Final = 1e-5
 CLASS_WEIGHT: Final = 0.25
 THRESHOLD: Final = 0.5
-
-Counts = npt.NDArray[np.float64]
 
 
 def original_figures(reference: LabelMap, prediction: LabelMap) -> dict[str, float]:
@@ -52,7 +50,7 @@ def original_figures(reference: LabelMap, prediction: LabelMap) -> dict[str, flo
 
 
 def original_figures_soft(
-    reference_one_hot_or_index: npt.NDArray[Any], probabilities: npt.NDArray[Any]
+    reference_one_hot_or_index: Array, probabilities: Array
 ) -> dict[str, float]:
     """The original project's figures from class probabilities.
 
@@ -86,7 +84,7 @@ def original_figures_soft(
     )
 
 
-def _confusion(reference: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> Counts:
+def _confusion(reference: Array, prediction: Array) -> Floats:
     """Voxels of each reference class (row) with each predicted class (column)."""
     if reference.shape != prediction.shape or not reference.size:
         raise ValueError(
@@ -102,11 +100,11 @@ def _confusion(reference: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> Cou
 
 
 def _figures(
-    confusion: Counts,
-    sure_hits: Counts,
-    sure_predicted: Counts,
-    soft_hits: Counts,
-    soft_predicted: Counts,
+    confusion: Floats,
+    sure_hits: Floats,
+    sure_predicted: Floats,
+    soft_hits: Floats,
+    soft_predicted: Floats,
 ) -> dict[str, float]:
     """Figures from sums per class: hard, above the threshold (`sure`) and of probabilities."""
     hits, actual = confusion.diagonal(), confusion.sum(axis=1)

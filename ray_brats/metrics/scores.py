@@ -13,9 +13,8 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from ray_brats.arrays import Mask, Spacing, bounding_box
+from ray_brats.arrays import Array, Mask, Spacing, bounding_box
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, CLASS_COUNT, CLASS_NAMES, REGIONS, LabelMap, region_mask
 from ray_brats.metrics.distances import SurfaceDistances
@@ -180,9 +179,7 @@ def _punished(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _check(
-    reference: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing_mm: Spacing, rules: str
-) -> None:
+def _check(reference: Array, prediction: Array, spacing_mm: Spacing, rules: str) -> None:
     if rules not in RULES:
         raise UsageError(f"unknown rules {rules!r}: expected one of {', '.join(RULES)}")
     if reference.shape != prediction.shape or reference.ndim != 3:

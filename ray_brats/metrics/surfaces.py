@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from itertools import compress, permutations, product
-from typing import Any, Final
+from typing import Final
 
 import edt
 import numpy as np
@@ -23,7 +23,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ray_brats import arrays
-from ray_brats.arrays import Box, Floats, Mask, Spacing
+from ray_brats.arrays import Array, Box, Floats, Mask, Spacing
 
 Points = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
@@ -135,10 +135,8 @@ def surface_of(mask: Mask, spacing_mm: Spacing, origin: tuple[int, ...] = (0, 0,
     codes = _joined(codes[:, :, :-1], codes[:, :, 1:], bits=1)
     codes = _joined(codes[:, :-1], codes[:, 1:], bits=2)
     codes = _joined(codes[:-1], codes[1:], bits=4)
-    corners = tuple(
-        slice(start + part.start, start + part.start + size)
-        for start, part, size in zip(origin, box, codes.shape, strict=True)
-    )
+    first = [start + side.start for start, side in zip(origin, box, strict=True)]
+    corners = arrays.box_at(first, codes.shape)
     return Surface(codes, corners, spacing_mm)
 
 
@@ -153,14 +151,14 @@ class Transform:
     """Distance of every corner of a box to the nearest element of a surface inside it."""
 
     box: Box
-    values: npt.NDArray[Any]
+    values: Array
     """Squares of whole numbers of `unit_mm`; without a unit, mm."""
     unit_mm: float | None
 
     @classmethod
     def of(cls, surface: Surface, box: Box) -> Transform:
         """Transform a box that holds at least one element of the surface."""
-        away = np.ones([part.stop - part.start for part in box], np.uint8)
+        away = np.ones(arrays.shape_of(box), np.uint8)
         seen = arrays.overlap(box, surface.box)
         away[arrays.within(box, seen)] = ~surface.border[arrays.within(surface.box, seen)]
         unit_mm = whole_unit_mm(box, surface.spacing_mm)
@@ -183,7 +181,7 @@ def whole_unit_mm(box: Box, spacing_mm: Spacing) -> float | None:
 
     It squares in float32, so squares must be whole and below 2 ** 24.
     """
-    shape = [part.stop - part.start for part in box]
+    shape = arrays.shape_of(box)
     for parts in range(1, 11):
         unit_mm = min(spacing_mm) / parts
         steps = np.array(spacing_mm) / unit_mm

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from ray_brats import labels
-from ray_brats.arrays import Shape
+from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import LabelMap
@@ -30,8 +30,6 @@ from ray_brats.report.panels import (
     PLANES,
     TEXT,
     Plane,
-    SpacingMm,
-    Volume,
 )
 
 PlaneName = Literal["axial", "coronal", "sagittal"]
@@ -50,14 +48,14 @@ EXTENSIONS: Final = (*_METADATA, ANIMATED)
 
 
 def draw_case(
-    images: Mapping[str, Volume],
+    images: Mapping[str, Array],
     label: LabelMap | None,
     prediction: LabelMap | None = None,
     *,
     plane: PlaneName = "axial",
     slice_index: int | None = None,
     title: str = "",
-    spacing_mm: SpacingMm = (1.0, 1.0, 1.0),
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> Figure:
     """Draw one slice: each modality in grey, then the mask in colour.
 
@@ -81,13 +79,13 @@ def draw_case(
 
 
 def animate_case(
-    images: Mapping[str, Volume],
+    images: Mapping[str, Array],
     label: LabelMap | None,
     prediction: LabelMap | None = None,
     *,
     plane: PlaneName = "axial",
     title: str = "",
-    spacing_mm: SpacingMm = (1.0, 1.0, 1.0),
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> bytes:
     """Return a GIF that goes through all slices with signal, each drawn as by `draw_case`.
 
@@ -95,7 +93,7 @@ def animate_case(
     """
     masks = _named(label, prediction)
     shape = _checked_shape(images, masks, plane)
-    box = panels.bounding_box([*images.values(), *masks.values()], shape)
+    box = panels.shown_box([*images.values(), *masks.values()], shape)
     within = box[PLANES[plane].axis]
     figure, move = _case_figure(images, masks, PLANES[plane], within.start, title, spacing_mm)
     figure.set_dpi(_FRAME_DPI)
@@ -114,13 +112,13 @@ def animate_case(
 
 
 def draw_planes(
-    image: Volume,
+    image: Array,
     label: LabelMap | None,
     prediction: LabelMap | None,
     *,
     planes: Sequence[PlaneName] = ("axial", "coronal", "sagittal"),
     title: str = "",
-    spacing_mm: SpacingMm = (1.0, 1.0, 1.0),
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> Figure:
     """Draw planes through the centre of the tumour with the outlines of both masks.
 
@@ -135,7 +133,7 @@ def draw_planes(
     shape = _common_shape([image, *masks.values()])
     centre = _tumour_centre(shape, masks.values(), spacing_mm)
     chosen = [PLANES[name] for name in planes]
-    box = panels.bounding_box([image, *masks.values()], shape)
+    box = panels.shown_box([image, *masks.values()], shape)
     figure, axes = panels.row(chosen, box, spacing_mm)
     for ax, plane in zip(axes, chosen, strict=True):
         index = centre[plane.axis]
@@ -185,18 +183,18 @@ def _encode(figure: Figure, suffix: str) -> bytes:
 
 
 def _case_figure(
-    images: Mapping[str, Volume],
+    images: Mapping[str, Array],
     masks: Mapping[str, LabelMap],
     plane: Plane,
     index: int,
     title: str,
-    spacing_mm: SpacingMm,
+    spacing_mm: Spacing,
 ) -> tuple[Figure, Callable[[int], None]]:
     """The figure of one slice, and a function that moves it to another."""
     shape = _common_shape([*images.values(), *masks.values()])
     names = [name for name in PANEL_ORDER if name in images]
     names += sorted(set(images) - set(names))
-    box = panels.bounding_box([*images.values(), *masks.values()], shape)
+    box = panels.shown_box([*images.values(), *masks.values()], shape)
     figure, axes = panels.row([plane] * (len(names) + len(masks)), box, spacing_mm)
     moves = []
     for ax, name in zip(axes, names, strict=False):
@@ -224,9 +222,7 @@ def _case_figure(
     return figure, move
 
 
-def _checked_shape(
-    images: Mapping[str, Volume], masks: Mapping[str, LabelMap], plane: str
-) -> Shape:
+def _checked_shape(images: Mapping[str, Array], masks: Mapping[str, LabelMap], plane: str) -> Shape:
     if not images:
         raise UsageError("no image to draw: expected at least one modality")
     if plane not in PLANES:
@@ -238,7 +234,7 @@ def _named(label: LabelMap | None, prediction: LabelMap | None) -> dict[str, Lab
     return {n: m for n, m in zip(OUTLINES, (label, prediction), strict=True) if m is not None}
 
 
-def _common_shape(arrays: Sequence[Volume]) -> Shape:
+def _common_shape(arrays: Sequence[Array]) -> Shape:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1 or any(len(shape) != 3 or 0 in shape for shape in shapes):
         named = ", ".join("×".join(map(str, shape)) for shape in shapes)
@@ -263,7 +259,7 @@ def _chosen_slice(shape: Shape, masks: Iterable[LabelMap], plane: Plane, wanted:
     return count // 2
 
 
-def _tumour_centre(shape: Shape, masks: Iterable[LabelMap], spacing_mm: SpacingMm) -> Shape:
+def _tumour_centre(shape: Shape, masks: Iterable[LabelMap], spacing_mm: Spacing) -> Shape:
     for mask in masks:
         if len(voxels := np.argwhere(mask != labels.BACKGROUND)):
             offsets_mm = (voxels - voxels.mean(axis=0)) * np.asarray(spacing_mm)

@@ -8,22 +8,20 @@ Colours are from the palette of Okabe and Ito, which colour-blind readers tell a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 
-from ray_brats import labels
-from ray_brats.arrays import Box, Shape
+from ray_brats import arrays, labels
+from ray_brats.arrays import Array, Box, Shape, Spacing
 from ray_brats.labels import LabelMap
 
-Volume = npt.NDArray[Any]
-SpacingMm = tuple[float, float, float]
 Move = Callable[[int], None]
 """Takes a panel to another slice."""
 
@@ -37,7 +35,7 @@ OUTLINES: Final = {"reference": ("#56B4E9", "-"), "prediction": ("#E69F00", "--"
 PANEL_ORDER: Final = ("flair", "t1ce", "t2", "t1")
 _OVERLAY_ALPHA: Final = 0.65
 _WINDOW_PERCENTILES: Final = (1.0, 99.5)
-_MARGIN_VOXELS: Final = 6
+_MARGIN_VOX: Final = 6
 _OUTLINE_WIDTHS: Final = (1.7, 1.1, 0.7)
 _PANEL_INCHES: Final = 3.0
 _LEGEND_INCHES: Final = 4.8
@@ -62,7 +60,7 @@ class Plane:
     grows: Literal["down", "up"]
     letters: str
 
-    def cut(self, volume: Volume, index: int) -> Volume:
+    def cut(self, volume: Array, index: int) -> Array:
         """Rows and columns of the paper; the row axis is `upright`."""
         return np.transpose(np.take(volume, index, axis=self.axis))
 
@@ -73,20 +71,17 @@ SAGITTAL: Final = Plane("sagittal", axis=0, across=1, upright=2, grows="up", let
 PLANES: Final = {plane.name: plane for plane in (AXIAL, CORONAL, SAGITTAL)}
 
 
-def bounding_box(arrays: Sequence[Volume], shape: Shape) -> Box:
+def shown_box(volumes: Sequence[Array], shape: Shape) -> Box:
     """The part that holds signal or tumour, with a margin; all of it where none does."""
-    box = []
-    for axis, size in enumerate(shape):
-        others = tuple(other for other in range(3) if other != axis)
-        signal = np.flatnonzero(np.any([(array != 0).any(axis=others) for array in arrays], axis=0))
-        low, high = (signal[0], signal[-1] + 1) if signal.size else (0, size)
-        box.append(slice(max(0, low - _MARGIN_VOXELS), min(size, high + _MARGIN_VOXELS)))
-    return tuple(box)
+    boxes = [box for box in map(arrays.bounding_box, volumes) if not arrays.is_empty(box)]
+    whole = arrays.box_at((0, 0, 0), shape)
+    signal = functools.reduce(arrays.joint, boxes) if boxes else whole
+    return arrays.clipped(arrays.grown(signal, (_MARGIN_VOX,) * 3), shape)
 
 
-def row(planes: Sequence[Plane], box: Box, spacing_mm: SpacingMm) -> tuple[Figure, list[Axes]]:
+def row(planes: Sequence[Plane], box: Box, spacing_mm: Spacing) -> tuple[Figure, list[Axes]]:
     """Panels of equal height side by side, each as wide as what its plane shows."""
-    extent_mm = [(part.stop - part.start) * mm for part, mm in zip(box, spacing_mm, strict=True)]
+    extent_mm = np.multiply(arrays.shape_of(box), spacing_mm).tolist()
     ratios = [extent_mm[plane.across] / extent_mm[plane.upright] for plane in planes]
     widths = np.clip(ratios, *_RATIO_LIMITS)
     size = (max(_PANEL_INCHES * float(widths.sum()) + 0.3, _LEGEND_INCHES), _PANEL_INCHES + 1.0)
@@ -105,12 +100,12 @@ def row(planes: Sequence[Plane], box: Box, spacing_mm: SpacingMm) -> tuple[Figur
     return figure, list(panels)
 
 
-def show_grey(ax: Axes, image: Volume, plane: Plane, index: int) -> Move:
+def show_grey(ax: Axes, image: Array, plane: Plane, index: int) -> Move:
     """Draw a cut; the window is of the whole volume and blind to background and outliers."""
     signal = (image != 0) & np.isfinite(image)
     low, high = np.percentile(image[signal], _WINDOW_PERCENTILES) if signal.any() else (0.0, 1.0)
 
-    def cut(at: int) -> Volume:
+    def cut(at: int) -> Array:
         # Background is black even where intensities are z-scores and 0 is their middle.
         return np.where(plane.cut(signal, at), plane.cut(image, at), low)
 

@@ -108,17 +108,6 @@ def test_float_masks_with_whole_numbers_are_masks(one_case: Path) -> None:
     assert np.array_equal(got, expected)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
-@pytest.mark.parametrize("order", ["F", "C"])
-def test_the_box_around_non_zero_voxels(dtype: type, order: str) -> None:
-    voxels = np.zeros((6, 7, 8), dtype, order=order)
-    assert intensities.nonzero_box(voxels) is None
-    voxels[2, 3, 1] = voxels[4, 3, 5] = -1 if dtype != np.uint16 else 1
-    assert intensities.nonzero_box(voxels) == ((2, 3, 1), (5, 4, 6))
-    turned = voxels[::-1].transpose(2, 0, 1)
-    assert intensities.nonzero_box(turned) == ((1, 1, 3), (6, 4, 4))
-
-
 def test_baseline_pads_scans_smaller_than_its_crop(one_case: Path) -> None:
     config = dataclasses.replace(BASELINE, min_labelled_share=0.0)
     prepared = preprocess.preprocess_case(only_case(one_case), config)
