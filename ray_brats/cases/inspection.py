@@ -71,8 +71,7 @@ def _suffices(header: Header, uri: str, sizes_bytes: Mapping[str, int]) -> bool:
 
 
 def _check_mask(case: Case, uri: str, config: PreprocessConfig, header: Header) -> None:
-    voxels = volume.read(uri).voxels_HWD
-    label = preprocess.read_label(uri, voxels, case.release, config)
+    label = preprocess.class_indices(volume.read(uri), case, config)
     if config.crop == "centre":
         geometry = preprocess.cropped_geometry(header.geometry, config)
         crop = np.asarray(geometry.crop(label))

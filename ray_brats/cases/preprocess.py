@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_brats import arrays, labels
+from ray_brats import arrays
 from ray_brats.arrays import Array, Box, Shape
 from ray_brats.cases import intensities, volume
 from ray_brats.cases.case import Case
@@ -66,7 +66,7 @@ def preprocess_case(
     geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
     label = None
     if mask is not None:
-        whole = read_label(uris[SEGMENTATION], mask.voxels_HWD, case.release, config)
+        whole = class_indices(mask, case, config)
         label = np.ascontiguousarray(geometry.crop(whole))
         if not keep_filtered:
             check_labelled_share(label, geometry, config.min_labelled_share)
@@ -82,10 +82,9 @@ def readers() -> ThreadPoolExecutor:
 
 def files_of(case: Case, config: PreprocessConfig, *, with_mask: bool = True) -> dict[str, str]:
     """Kind to URI of the files that the recipe reads; raises where one is missing."""
-    missing = [name for name in config.modalities if name not in case.images]
-    if missing:
-        has = ", ".join(sorted(case.images)) or "none"
-        raise CaseRejected(f"modality {', '.join(missing)} is missing (the case has: {has})")
+    problem = volume.missing_modality(config.modalities, case.images)
+    if problem:
+        raise CaseRejected(problem[0])
     uris = {name: case.images[name] for name in config.modalities}
     if with_mask and case.segmentation:
         uris[SEGMENTATION] = case.segmentation
@@ -164,20 +163,14 @@ def brain_box(volumes_HWD: Iterable[Array]) -> Box:
     return functools.reduce(arrays.joint, map(arrays.bounding_box, volumes_HWD))
 
 
-def read_label(
-    uri: str, voxels_HWD: Array, release: str | None, config: PreprocessConfig
-) -> LabelMap:
-    """Class indices of a mask's voxels, by the recipe's reading of its release."""
-    if release is None:
-        raise CaseRejected(
-            "the names do not tell which release the labels follow: pass --release", uri
-        )
-    try:
-        return labels.to_class_index(
-            voxels_HWD, release, raw_3_is_enhancing=config.raw_3_is_enhancing
-        )
-    except labels.UnknownLabelsError as error:
-        raise CaseRejected(str(error), uri) from error
+def class_indices(mask: Volume, case: Case, config: PreprocessConfig) -> LabelMap:
+    """The case's own mask by the recipe's reading of its release."""
+    return volume.class_indices(
+        mask,
+        case.release,
+        case.segmentation or "",
+        raw_3_is_enhancing=config.raw_3_is_enhancing,
+    )
 
 
 def check_labelled_share(label: LabelMap, geometry: Geometry, least: float) -> None:

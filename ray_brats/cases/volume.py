@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -36,6 +36,15 @@ class Volume:
 
     voxels_HWD: Array
     geometry: Geometry
+
+
+def missing_modality(wanted: Sequence[str], available: Collection[str]) -> tuple[str, str] | None:
+    """Why the modalities of a case do not suffice, and the first that is missing; None else."""
+    missing = [name for name in wanted if name not in available]
+    if not missing:
+        return None
+    has = ", ".join(sorted(available)) or "none"
+    return f"modality {', '.join(missing)} is missing (the case has: {has})", missing[0]
 
 
 def read(uri: str) -> Volume:
@@ -118,24 +127,34 @@ def read_mask(
     """A mask as class indices in canonical axes, uint8 `(H, W, D)`.
 
     Args:
-        release: whose labels it carries.
+        release: whose labels it carries; None where no name tells.
         grid: where it must lie.
         raw_3_is_enhancing: see `labels.to_class_index`.
 
     Raises:
-        CaseRejected: damaged, on another grid, or labels that the release does not define.
+        CaseRejected: damaged, on another grid, of no known release, or with labels that the
+            release does not define.
     """
-    if release is None:
-        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
-    item = read(uri)
-    difference = same_grid(item.geometry, grid) if grid else ""
+    mask = read(uri)
+    difference = same_grid(mask.geometry, grid) if grid else ""
     if difference:
         raise CaseRejected(
             f"not on the grid of its case: {difference}; masks are never resampled in silence", uri
         )
+    return class_indices(mask, release, uri, raw_3_is_enhancing=raw_3_is_enhancing)
+
+
+def class_indices(
+    mask: Volume, release: str | None, uri: str, *, raw_3_is_enhancing: bool = False
+) -> LabelMap:
+    """The class indices of a mask that has been read; arguments and errors as of `read_mask`."""
+    if release is None:
+        raise CaseRejected(
+            "the names do not tell which release the labels follow: pass --release", uri
+        )
     try:
         return labels.to_class_index(
-            item.voxels_HWD, release, raw_3_is_enhancing=raw_3_is_enhancing
+            mask.voxels_HWD, release, raw_3_is_enhancing=raw_3_is_enhancing
         )
     except labels.UnknownLabelsError as error:
         raise CaseRejected(str(error), uri) from error

@@ -186,10 +186,8 @@ def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepare
     if isinstance(case, Case):
         return preprocess.preprocess_case(case, config, with_mask=False)
     given = {ALIASES.get(name.lower(), name.lower()): source for name, source in case.items()}
-    missing = [name for name in config.modalities if name not in given]
-    if missing:
-        has = ", ".join(sorted(given)) or "none"
-        raise CaseRejected(f"modality {', '.join(missing)} is missing (given: {has})")
+    if problem := volume.missing_modality(config.modalities, given):
+        raise CaseRejected(problem[0])
     with ThreadPoolExecutor(len(config.modalities)) as pool:
         volumes = pool.map(lambda name: (name, _read(given[name], name)), config.modalities)
         return preprocess.preprocess_volumes(dict(volumes), config)

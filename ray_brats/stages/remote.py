@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from ray_brats import labels
+from ray_brats.cases import volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
 from ray_brats.files import ledger, retry, storage
@@ -145,10 +146,8 @@ def score_through(
 def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
     """One case there and back: facts for its row, and the name of its mask."""
     case = Case.from_row(item.payload["case"])
-    missing = [kind for kind in remote.modalities if kind not in case.images]
-    if missing:
-        has = ", ".join(sorted(case.images)) or "none"
-        raise CaseRejected(f"modality {', '.join(missing)} is missing (the case has: {has})")
+    if problem := volume.missing_modality(remote.modalities, case.images):
+        raise CaseRejected(problem[0])
     uris = {kind: case.images[kind] for kind in remote.modalities}
     files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}
     answer = _patiently(remote, files, item.payload["release"])

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ray_brats import labels
 from ray_brats.cases import naming, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
@@ -99,10 +98,7 @@ def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
     difference = same_grid(mask.geometry, volume.read_header(image_uri).geometry)
     if difference:
         raise CaseRejected(f"the mask does not lie on the grid of its case: {difference}", uri)
-    try:
-        labels.to_class_index(mask.voxels_HWD, release)
-    except labels.UnknownLabelsError as error:
-        raise CaseRejected(str(error), uri) from error
+    volume.class_indices(mask, release, uri)
     return content
 
 

@@ -126,3 +126,41 @@ def test_a_written_mask_has_the_inputs_shape_affine_and_codes(tmp_path: Path) ->
     assert written.get_data_dtype() == np.uint8
     assert written.affine == pytest.approx(affine)
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (2, 3)
+
+
+def test_a_missing_modality_is_named_with_those_that_are_there() -> None:
+    files = {"t2": "b", "flair": "a"}
+    assert volume.missing_modality(["flair", "t2"], files) is None
+    assert volume.missing_modality(["t1ce", "flair", "t1"], files) == (
+        "modality t1ce, t1 is missing (the case has: flair, t2)",
+        "t1ce",
+    )
+    assert volume.missing_modality(["t2"], {}) == (
+        "modality t2 is missing (the case has: none)",
+        "t2",
+    )
+
+
+def test_a_mask_is_read_as_class_indices_on_the_grid_of_its_case(tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).choice(np.array([0, 1, 2, 4], np.uint8), (4, 5, 6))
+    path = tmp_path / "m.nii"
+    path.write_bytes(image_bytes(raw))
+    case = volume.parse(image_bytes(raw.astype(np.int16)), "a.nii")
+    index = volume.read_mask(str(path), "brats2020", grid=case.geometry)
+    assert (index == np.where(raw == 4, 3, raw)).all()
+    assert (volume.class_indices(volume.read(str(path)), "brats2020", "m.nii") == index).all()
+    cut = volume.parse(image_bytes(raw[1:]), "a.nii")
+    with pytest.raises(CaseRejected, match="not on the grid of its case: shape"):
+        volume.read_mask(str(path), "brats2020", grid=cut.geometry)
+
+
+@pytest.mark.parametrize(
+    ("release", "reason"), [(None, "pass --release"), ("brats2023", "the mask holds label 4")]
+)
+def test_labels_that_nobody_explains_reject_the_mask_by_name(
+    release: str | None, reason: str
+) -> None:
+    mask = volume.parse(image_bytes(np.full((4, 4, 4), 4, np.uint8)), "m.nii")
+    with pytest.raises(CaseRejected, match=reason) as caught:
+        volume.class_indices(mask, release, "m.nii")
+    assert caught.value.file == "m.nii"

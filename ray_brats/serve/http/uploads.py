@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any
 
 from ray_brats import labels
-from ray_brats.cases import naming, nifti
+from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
@@ -143,12 +143,8 @@ class Files:
 
     def whole(self) -> dict[str, bytes]:
         """All files; raises `Refusal` 422 where a modality is missing."""
-        missing = [kind for kind in self._modalities if kind not in self._parts]
-        if missing:
-            has = ", ".join(sorted(self._seen)) or "none"
-            raise Refusal(
-                422, f"modality {', '.join(missing)} is missing (given: {has})", missing[0]
-            )
+        if problem := volume.missing_modality(self._modalities, self._seen):
+            raise Refusal(422, *problem)
         return {kind: b"".join(self._parts.pop(kind)) for kind in self._modalities}
 
 
@@ -240,9 +236,8 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
         if kind in found:
             raise Refusal(422, f"{kind} came twice", kind)
         found[kind] = check_uri(uri, limits, kind)
-    missing = [kind for kind in modalities if kind not in found]
-    if missing:
-        raise Refusal(422, f"modality {', '.join(missing)} is missing", missing[0])
+    if problem := volume.missing_modality(modalities, found):
+        raise Refusal(422, *problem)
     case_id = value.get("case_id")
     named = (name for uri in found.values() if (name := case_of(uri)))
     return Submission(
