@@ -1,4 +1,4 @@
-"""A case and a cohort: URIs and small facts, never voxels."""
+"""What a case is, what a cohort is, and the row of a case that cannot be used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The cases found, and a row for each one that cannot be used."""
+    """Cases, and a row for each one that cannot be used."""
 
     uri: str
     cases: tuple[Case, ...]
@@ -67,9 +67,9 @@ class Cohort:
 
 
 def rejection(case_id: str, reason: str, file: str) -> dict[str, str]:
-    """The row of a case whose files cannot be used."""
-    told = {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
-    return {name: local.readable(value) for name, value in told.items()}
+    """The row of a case that cannot be used; names that are no UTF-8 are marked in it."""
+    row = {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
+    return {name: local.readable(value) for name, value in row.items()}
 
 
 def case_of(
@@ -80,7 +80,10 @@ def case_of(
     grade: str | None = None,
     split: str | None = None,
 ) -> Case:
-    """A case of files by kind; what is not told follows from its name."""
+    """The case of some files by kind (modality or `seg`).
+
+    Its release follows from its name, and its patient where nobody tells.
+    """
     segmentation = files.get(SEGMENTATION)
     return Case(
         case_id=case_id,

@@ -43,7 +43,7 @@ def find(
     if release is not None:
         labels.check_release(release)
     if uri.endswith(".csv"):
-        cohort = manifest.cohort_of(uri, refusal)
+        cohort = manifest.read_cohort(uri, refusal)
     else:
         files = [file for file in storage.list_files(uri) if not _is_hidden(file.uri, uri)]
         if not files:
@@ -62,7 +62,7 @@ def find(
 
 
 def sentence(cohort: Cohort) -> str:
-    """What was found, in a line for people."""
+    """How many cases and patients, and whose labels, in a line for people."""
     patients = {case.patient_id for case in cohort.cases}
     masked = sum(case.segmentation is not None for case in cohort.cases)
     return (
@@ -76,25 +76,25 @@ def _is_hidden(uri: str, root: str) -> bool:
 
 
 def _from_names(uri: str, files: Sequence[FileInfo]) -> Cohort:
-    found: dict[str, dict[str, list[FileInfo]]] = defaultdict(lambda: defaultdict(list))
+    by_case: dict[str, dict[str, list[FileInfo]]] = defaultdict(lambda: defaultdict(list))
     notes, odd = [], []
     for file in files:
         name = storage.name_of(file.uri)
         meant = naming.case_and_kind(name)
         if meant:
-            found[meant[0]][meant[1]].append(file)
+            by_case[meant[0]][meant[1]].append(file)
         elif name.removesuffix(".gz") == naming.CASE_355_MASK:
             odd.append(file)
     for file in odd[:1]:
         # Some mirrors hold it under both names.
-        case_355 = found.get(naming.CASE_355)
+        case_355 = by_case.get(naming.CASE_355)
         if case_355 and SEGMENTATION not in case_355:
             case_355[SEGMENTATION].append(file)
             name = storage.name_of(file.uri)
             notes.append(f"{naming.CASE_355}: segmentation recovered from {name}")
     grades = _mapped_grades(files)
     cases, rejected = [], []
-    for case_id, kinds in sorted(found.items()):
+    for case_id, kinds in sorted(by_case.items()):
         problem = (
             naming.problem_of_id(case_id) or _several_files(kinds) or _odd_folder(kinds.values())
         )
@@ -110,17 +110,17 @@ def _from_names(uri: str, files: Sequence[FileInfo]) -> Cohort:
 def _several_files(kinds: Mapping[str, list[FileInfo]]) -> tuple[str, str] | None:
     for kind, items in kinds.items():
         if len(items) > 1:
-            where = " and ".join(item.uri for item in items[:3])
+            places = " and ".join(item.uri for item in items[:3])
             return (
-                f"two files or two cases of one name: {kind} is there more than once, {where}; "
+                f"two files or two cases of one name: {kind} is there more than once, {places}; "
                 "keep one, or rename one of the cases",
                 items[1].uri,
             )
     return None
 
 
-def _odd_folder(found: Iterable[Sequence[FileInfo]]) -> tuple[str, str] | None:
-    for items in found:
+def _odd_folder(kinds: Iterable[Sequence[FileInfo]]) -> tuple[str, str] | None:
+    for items in kinds:
         for item in items:
             if not local.is_utf8(item.uri):
                 return "the name of its folder is not in UTF-8: rename the folder", item.uri
@@ -128,7 +128,7 @@ def _odd_folder(found: Iterable[Sequence[FileInfo]]) -> tuple[str, str] | None:
 
 
 def _grade(uri: str) -> str | None:
-    """From the folders of the releases until 2019."""
+    """The grade that a folder of the releases until 2019 is named after."""
     return next((part for part in uri.split("/") if part in GRADES), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ray_brats.cases import naming
@@ -37,9 +37,9 @@ def read(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
     return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]
 
 
-def check_splits(uri: str, found: set[str]) -> None:
-    """Raises `UsageError` where a CSV names a subset that there is none of."""
-    wrong = sorted(found - set(naming.SPLITS))
+def check_splits(uri: str, splits: set[str]) -> None:
+    """Refuse a CSV that names another subset than `train`, `val` and `test`."""
+    wrong = sorted(splits - set(naming.SPLITS))
     if wrong:
         raise UsageError(f"{uri}: split {wrong[0]!r} is none of {', '.join(naming.SPLITS)}")
 
@@ -56,42 +56,47 @@ def kinds_of_columns(uri: str, names: Iterable[str]) -> dict[str, str]:
     return columns
 
 
-def cohort_of(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
-    """The cases of a CSV; `refusal` says why a file must not be looked at, or None."""
+def read_cohort(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
+    """The cases that a CSV describes; its files are looked at, not opened.
+
+    Args:
+        uri: the CSV: `case_id`, a column a modality, and `seg`, `patient_id`, `grade`, `split`.
+        refusal: why a file must not be looked at, or None.
+
+    Raises:
+        UsageError: no such CSV, no row in it, or columns that do not tell what they hold.
+    """
     rows = read(uri, required=("case_id",))
     if not rows:
         raise UsageError(f"{uri}: no row below its header; expected one a case")
     columns = kinds_of_columns(uri, rows[0])
     check_splits(uri, {row.get("split") or "train" for row in rows})
-    seen: dict[str, int] = defaultdict(int)
-    for row in rows:
-        seen[row["case_id"]] += 1
+    counts = Counter(row["case_id"] for row in rows)
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
-    refused = {
+    reasons = {
         place: refusal(place) or storage.problem_of(place)
-        for named in places
-        for place in named.values()
+        for files in places
+        for place in files.values()
     }
-    infos = storage.file_infos(place for place, why in refused.items() if why is None)
+    infos = storage.file_infos(place for place, reason in reasons.items() if reason is None)
     cases: list[Case] = []
     rejected: dict[str, dict[str, str]] = {}
-    for row, named in zip(rows, places, strict=True):
+    for row, files in zip(rows, places, strict=True):
         case_id = row["case_id"]
         problem = naming.problem_of_id(case_id)
-        if not problem and seen[case_id] > 1:
-            problem = (f"two cases of one name: {case_id} stands {seen[case_id]} times", uri)
-        problem = problem or next(
-            ((refused[p] or "", p) for p in named.values() if refused[p]), None
-        )
+        if not problem and counts[case_id] > 1:
+            problem = (f"two cases of one name: {case_id} stands {counts[case_id]} times", uri)
+        refused = ((reason, place) for place in files.values() if (reason := reasons[place]))
+        problem = problem or next(refused, None)
         if problem:
             split = {"split": row["split"]} if row.get("split") else {}
             rejected[case_id] = rejection(case_id, *problem) | split
             continue
-        absent = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in named.items()}
+        unseen = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in files.items()}
         cases.append(
             case_of(
                 case_id,
-                {kind: infos.get(file.uri, file) for kind, file in absent.items()},
+                {kind: infos.get(file.uri, file) for kind, file in unseen.items()},
                 patient_id=row.get("patient_id") or None,
                 grade=row.get("grade") or None,
                 split=row.get("split") or None,

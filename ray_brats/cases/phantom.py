@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,9 @@ import numpy.typing as npt
 from isal import igzip
 
 from ray_brats.arrays import Array, Floats, Mask, Shape
+from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.errors import UsageError
+from ray_brats.files.local import renamed_into_place
 from ray_brats.labels import BACKGROUND, EDEMA, ENHANCING, NECROTIC, LabelMap, from_class_index
 
 Field = npt.NDArray[np.floating[Any]]
@@ -39,6 +39,7 @@ Shares = dict[str, Field]
 
 MODALITIES: Final = ("t1ce", "t2", "flair")
 FULL_SHAPE_VOX: Final[Shape] = (240, 240, 155)
+ARCHIVE_SHAPE_VOX: Final[Shape] = (160, 160, 104)
 MIN_SIDE_VOX: Final = 24
 _CASE_ID: Final = "BraTS20_Training_{:03d}"
 
@@ -277,42 +278,40 @@ def write_cohort(
     """
     case_ids = [_CASE_ID.format(index) for index in range(1, cases + 1)]
     for index, case_id in enumerate(case_ids, start=1):
-        paths = {m: folder / case_id / f"{case_id}_{m}.nii.gz" for m in (*modalities, "seg")}
+        kinds = (*modalities, SEGMENTATION)
+        paths = {kind: folder / case_id / _file_name(case_id, kind) for kind in kinds}
         if all(path.exists() for path in paths.values()):
             continue
         phantom = make_phantom(index, shape_vox=shape_vox, seed=seed, modalities=modalities)
-        (folder / case_id).mkdir(parents=True, exist_ok=True)
-        for modality, image in phantom.images.items():
-            _write_nifti(paths[modality], image, phantom.affine)
-        _write_nifti(paths["seg"], from_class_index(phantom.label, "brats2020"), phantom.affine)
+        volumes: dict[str, Array] = dict(phantom.images)
+        volumes[SEGMENTATION] = from_class_index(phantom.label, "brats2020")
+        for kind, voxels in volumes.items():
+            with renamed_into_place(paths[kind]) as temporary:
+                temporary.write_bytes(_nifti_bytes(voxels, phantom.affine))
     return case_ids
-
-
-def _write_nifti(path: Path, volume: Array, affine: Floats) -> None:
-    image = nib.Nifti1Image(volume, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(igzip.compress(image.to_bytes(), 1, mtime=0))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-ARCHIVE_SHAPE_VOX = (160, 160, 104)
 
 
 @functools.cache
 def phantom_archive() -> bytes:
-    """The files of one phantom as a zip; made at the first call."""
+    """The images of one phantom as a zip, the same bytes each time; made at the first call."""
+    phantom = make_phantom(1, shape_vox=ARCHIVE_SHAPE_VOX)
     buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory(prefix="ray-brats-") as folder:
-        (case_id,) = write_cohort(Path(folder), cases=1, shape_vox=ARCHIVE_SHAPE_VOX)
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name in MODALITIES:
-                file = Path(folder) / case_id / f"{case_id}_{name}.nii.gz"
-                # With a fixed time, so that the bytes are the same each time.
-                archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes())
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for modality, image in phantom.images.items():
+            # An entry by name alone has a fixed time.
+            entry = zipfile.ZipInfo(_file_name(phantom.case_id, modality))
+            archive.writestr(entry, _nifti_bytes(image, phantom.affine))
     return buffer.getvalue()
+
+
+def _file_name(case_id: str, kind: str) -> str:
+    return f"{case_id}_{kind}.nii.gz"
+
+
+def _nifti_bytes(voxels: Array, affine: Floats) -> bytes:
+    """The content of a `.nii.gz` without a time or a name in its header."""
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    return bytes(igzip.compress(image.to_bytes(), 1, mtime=0))

@@ -1,6 +1,8 @@
 """Phantoms: reproducible, shaped like BraTS, and not to be had by a threshold."""
 
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_brats.cases.phantom import MODALITIES, Phantom, make_phantom, write_cohort
+from ray_brats.cases.phantom import (
+    ARCHIVE_SHAPE_VOX,
+    MODALITIES,
+    Phantom,
+    make_phantom,
+    phantom_archive,
+    write_cohort,
+)
 from ray_brats.errors import UsageError
 from ray_brats.labels import (
     BACKGROUND,
@@ -253,3 +262,14 @@ def test_a_failed_write_leaves_no_partial_file(
     with pytest.raises(OSError, match="no space"):
         write_cohort(tmp_path, cases=1, shape_vox=(32, 32, 32))
     assert files_of(tmp_path) == {}
+
+
+def test_the_archive_is_one_phantom_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    content = phantom_archive()
+    phantom_archive.cache_clear()
+    assert phantom_archive() == content
+    (case_id,) = write_cohort(tmp_path, cases=1, shape_vox=ARCHIVE_SHAPE_VOX)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == [f"{case_id}_{name}.nii.gz" for name in MODALITIES]
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / case_id / name).read_bytes()
