@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +27,7 @@ from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, ServedModel, Submission
 from ray_brats.serve.service import Service
 
-PAGE = Path(__file__).parent / "page"
+PAGE = Path(str(resources.files("ray_brats.serve"))) / "page"
 METRICS_SECONDS = 5.0
 """How long a scrape waits for the process of the queue."""
 
@@ -202,9 +203,6 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    if not (PAGE / "index.html").is_file():
-        return
-
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """The page for people."""

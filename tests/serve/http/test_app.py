@@ -603,3 +603,15 @@ def test_jobs_fail_with_a_reason_and_can_be_cancelled(
                 assert (await client.get(f"/v1/jobs/{unknown}")).status_code == 404
 
     run(ask())
+
+
+def test_the_page_and_its_modules_come_with_the_service(tmp_path: Path) -> None:
+    async def ask() -> list[Any]:
+        async with Double(tmp_path).client() as client:
+            return [await client.get(path) for path in ("/", "/page/main.js", "/page/nothing.js")]
+
+    page, module, nothing = run(ask())
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert (module.status_code, "javascript" in module.headers["content-type"]) == (200, True)
+    assert nothing.status_code == 404
