@@ -24,8 +24,8 @@ from ray_brats.serve.http.app import build
 from ray_brats.serve.http.gate import Gate
 from ray_brats.serve.jobs.queue import Jobs
 from ray_brats.serve.jobs.store import JobsStore
-from ray_brats.serve.limits import Limits
-from ray_brats.serve.models import ServedModel
+from ray_brats.serve.limits import Limits, Refusal
+from ray_brats.serve.models import Answer, ServedModel
 from ray_brats.serve.replica import Model
 from ray_brats.serve.service import Service
 from ray_brats.serve.telemetry import Telemetry
@@ -98,7 +98,7 @@ class Double:
     async def not_up(self) -> list[str]:
         return self.missing
 
-    async def segment(self, name: str, images: Mapping[str, Any], release: str) -> dict[str, Any]:
+    async def segment(self, name: str, images: Mapping[str, Any], release: str) -> Answer | Refusal:
         self.waiting += 1
         await self.hold.wait()
         if self.broken:

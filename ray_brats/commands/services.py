@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
 from ray_brats.progress import say
+
+if TYPE_CHECKING:
+    from ray_brats.serve.settings import ServeOptions
 
 Summary = dict[str, Any]
 FileArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -86,8 +89,7 @@ def serve(
         keep_days=keep_days,
         replicas=1 if replicas is None else replicas,
     )
-    from ray_brats.serve import deploy
-    from ray_brats.serve import settings as deployments
+    from ray_brats.serve import settings
     from ray_brats.serve.limits import Limits
 
     limits = Limits(
@@ -98,10 +100,10 @@ def serve(
         keep_days=keep_days,
         uri_prefixes=tuple(_prefix(uri) for uri in allow_uri),
     )
-    settings = deployments.Settings(
+    options = settings.ServeOptions(
         models=models,
         pinned=pinned,
-        state=deployments.state_of(state),
+        state=settings.state_of(state),
         api_keys=storage.absolute(api_keys) if api_keys else None,
         log_names=log_names,
         tta=tta,
@@ -109,20 +111,33 @@ def serve(
         drain_seconds=drain_seconds,
         limits=limits,
     )
-    deployments.describe(settings)
-    port = deployments.free_port(host, port)
+    settings.describe(options)
+    port = settings.free_port(host, port)
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-    with cluster.running() as there:
-        fitted = deployments.fitting(settings, there, replicas)
-        say(f"serve: loading {', '.join(models)}")
+    return _until_stopped(options, replicas, host=host, port=port, tls=tls)
+
+
+def _until_stopped(
+    options: ServeOptions,
+    replicas: int | None,
+    *,
+    host: str,
+    port: int,
+    tls: tuple[str, str] | None,
+) -> Summary:
+    from ray_brats.serve import deploy, settings
+
+    with cluster.running() as resources:
+        fitted = settings.fitting(options, resources, replicas)
+        say(f"serve: loading {', '.join(options.models)}")
         # Until it is up, and again while it drains, Ctrl-C ends it at once.
         with deploy.served(fitted, host=host, port=port, tls=tls) as url, stopped() as stop:
             say(f"serve: ready at {url} (Ctrl-C ends it). For research, not for diagnosis")
             while not stop.wait(1):
                 pass
-            say(f"serve: draining, up to {drain_seconds:g} s")
+            say(f"serve: draining, up to {options.drain_seconds:g} s")
     say("serve: drained and stopped; jobs that were not finished go on at the next start")
-    return {"url": url, "models": sorted(models), "failures": []}
+    return {"url": url, "models": sorted(options.models), "failures": []}
 
 
 def key(file: FileArgument, name: NameArgument, /) -> Summary:
@@ -138,12 +153,12 @@ def key(file: FileArgument, name: NameArgument, /) -> Summary:
     known = access.read_keys(path) if path.exists() else {}
     if name in known:
         raise UsageError(f"{file} has a key named {name!r}: remove its line first")
-    made = access.make_key()
+    new = access.make_key()
     kept = path.read_text() if path.exists() else ""
     lines = kept + ("\n" if kept and not kept.endswith("\n") else "")
-    storage.write_bytes(storage.absolute(file), f"{lines}{access.line_of(name, made)}\n".encode())
-    say(f"the key of {name}, told only now: {made}")
-    return {"key": made, "name": name, "failures": []}
+    storage.write_bytes(storage.absolute(file), f"{lines}{access.line_of(name, new)}\n".encode())
+    say(f"the key of {name}, told only now: {new}")
+    return {"key": new, "name": name, "failures": []}
 
 
 def named(

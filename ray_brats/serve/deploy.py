@@ -1,6 +1,6 @@
 """The service under Ray Serve: an ingress without a core of its own, models with theirs.
 
-`application` builds it from plain values, so that `serve deploy` with a configuration file
+`application` builds it from `ServeOptions`, so that `serve deploy` with a configuration file
 (`import_path: ray_brats.serve.deploy:application`) and `ray-brats serve` deploy the same thing.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from ray_brats.serve.jobs.queue import Jobs
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.models import ServedModel
 from ray_brats.serve.service import Service
-from ray_brats.serve.settings import ONGOING, Settings, describe, from_values
+from ray_brats.serve.settings import ONGOING, ServeOptions, describe, from_args
 from ray_brats.serve.telemetry import Telemetry
 
 NAME = "ray-brats"
@@ -44,15 +45,16 @@ READY_SECONDS = 5.0
 class ModelReplica(replica.Model):
     """`replica.Model` over the bundles of a name."""
 
-    def __init__(self, settings: Settings, name: str, pinned: tuple[str, ...]) -> None:
-        options = {"tta": settings.tta, "overlap": settings.overlap}
-        threads = max(1, math.floor(settings.cpus))
-        bundles = settings.models[name]
-        super().__init__(
-            lambda: replica.load(bundles, pinned, options, threads),
+    def __init__(self, options: ServeOptions, name: str, pinned: tuple[str, ...]) -> None:
+        load = functools.partial(
+            replica.load,
+            options.models[name],
             pinned,
-            settings.limits.inflated_bytes,
+            tta=options.tta,
+            overlap=options.overlap,
+            threads=max(1, math.floor(options.cpus)),
         )
+        super().__init__(load, pinned, options.limits.inflated_bytes)
 
 
 class JobsReplica:
@@ -60,16 +62,16 @@ class JobsReplica:
 
     def __init__(
         self,
-        settings: Settings,
+        options: ServeOptions,
         described: Mapping[str, ServedModel],
         handles: Mapping[str, Any],
     ) -> None:
         self._jobs = Jobs(
-            JobsStore(settings.state),
+            JobsStore(options.state),
             described,
             segment_by(handles),
-            settings.limits,
-            at_once=max(1, settings.replicas),
+            options.limits,
+            at_once=max(1, options.replicas),
         )
 
     async def check_health(self) -> None:
@@ -96,12 +98,12 @@ async def not_up(deployments: Sequence[str]) -> list[str]:
             status = await asyncio.to_thread(serve.status)
     except (TimeoutError, ray.exceptions.RayError, RayServeException):
         return ["the controller of Ray Serve does not answer"]
-    found = status.applications.get(serve.get_replica_context().app_name)
-    there = found.deployments if found else {}
+    own = status.applications.get(serve.get_replica_context().app_name)
+    known = own.deployments if own else {}
     return [
         name
         for name in deployments
-        if name not in there or not there[name].replica_states.get("RUNNING", 0)
+        if name not in known or not known[name].replica_states.get("RUNNING", 0)
     ]
 
 
@@ -110,19 +112,19 @@ class Ingress:
 
     def __init__(
         self,
-        settings: Settings,
+        options: ServeOptions,
         described: Mapping[str, ServedModel],
         handles: Mapping[str, Any],
         jobs: Any,
     ) -> None:
         telemetry = Telemetry()
-        names = None if settings.log_names else Pseudonyms(deployment_key(settings.state))
-        self._gate = Gate(Keys(settings.api_keys), names, telemetry, settings.limits)
+        names = None if options.log_names else Pseudonyms(deployment_key(options.state))
+        self._gate = Gate(Keys(options.api_keys), names, telemetry, options.limits)
         self._service = Service(
             described,
             segment_by(handles),
             RemoteJobs(jobs),
-            settings.limits,
+            options.limits,
             telemetry,
             missing=lambda: not_up([*map(model_deployment, described), JOBS]),
         )
@@ -135,20 +137,20 @@ class Ingress:
         return self._service.end()
 
 
-def application(values: Mapping[str, Any] | Settings) -> Any:
-    """The Serve application of some settings."""
-    settings = values if isinstance(values, Settings) else from_values(values)
+def application(args: Mapping[str, Any] | ServeOptions) -> Any:
+    """The Serve application of some options, or of the `args` of a configuration file."""
+    options = args if isinstance(args, ServeOptions) else from_args(args)
     scaled: dict[str, Any] = {"num_replicas": 1}
-    if settings.replicas > 1:
-        scaling = {"min_replicas": 1, "max_replicas": settings.replicas}
+    if options.replicas > 1:
+        scaling = {"min_replicas": 1, "max_replicas": options.replicas}
         scaled = {"autoscaling_config": {**scaling, "target_ongoing_requests": 1}}
     drained = {
-        "graceful_shutdown_timeout_s": settings.drain_seconds,
+        "graceful_shutdown_timeout_s": options.drain_seconds,
         "graceful_shutdown_wait_loop_s": 0.5,
     }
-    actor = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
+    actor = {"num_cpus": options.cpus, "num_gpus": options.gpus}
     # Read once, so that all processes of this deployment speak of the same bundles.
-    described = describe(settings)
+    described = describe(options)
     models = {
         name: serve.deployment(
             ModelReplica,
@@ -158,23 +160,23 @@ def application(values: Mapping[str, Any] | Settings) -> Any:
             health_check_period_s=5,
             **scaled,
             **drained,
-        ).bind(settings, name, tuple(model.card["identity"]["bundles"]))
+        ).bind(options, name, model.bundles)
         for name, model in described.items()
     }
     light = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": INGRESS_ONGOING}
     jobs = serve.deployment(
         JobsReplica, name=JOBS, health_check_period_s=2, **light, **drained
-    ).bind(settings, described, models)
+    ).bind(options, described, models)
     # An update starts new ones before it ends the old.
     ingress = serve.deployment(
         serve.ingress()(Ingress), name="ingress", max_surge_percent=100, **light, **drained
     )
-    return ingress.bind(settings, described, models, jobs)
+    return ingress.bind(options, described, models, jobs)
 
 
 @contextlib.contextmanager
 def served(
-    settings: Settings,
+    options: ServeOptions,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -189,7 +191,7 @@ def served(
         UsageError: Ray Serve runs on this cluster already.
         StageFailed: a replica could not start.
     """
-    limits = settings.limits
+    limits = options.limits
     if (already := serve.status()).proxies:
         # It would keep its own address, and all of its applications would end with this one.
         names = ", ".join(already.applications) or "none yet"
@@ -210,7 +212,7 @@ def served(
         try:
             with cluster.silenced():
                 serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
-                ingress = serve.run(application(settings), name=NAME, route_prefix="/")
+                ingress = serve.run(application(options), name=NAME, route_prefix="/")
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise StageFailed(f"serve: a model could not start: {error}") from error
         shown = f"[{host}]" if ":" in host else host
@@ -219,7 +221,7 @@ def served(
         with cluster.silenced():
             try:
                 if ingress is not None:
-                    _drain(ingress, settings.drain_seconds)
+                    _drain(ingress, options.drain_seconds)
                     # Before the proxies go: answers may still be on their way.
                     with contextlib.suppress(TimeoutError):
                         serve.delete(NAME)

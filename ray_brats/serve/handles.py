@@ -8,9 +8,9 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ray_brats.serve.jobs.store import Job
+from ray_brats.serve.jobs.store import Job, JobRequest
 from ray_brats.serve.limits import Refusal
-from ray_brats.serve.models import Answer, Segment
+from ray_brats.serve.models import Answer, Segment, Segmentation
 
 ATTEMPTS = 2
 """A case whose replica dies is given to another one once."""
@@ -19,10 +19,12 @@ ATTEMPTS = 2
 def segment_by(handles: Mapping[str, Any]) -> Segment:
     """Asks models through their Serve handles."""
 
-    async def segment(name: str, images: Mapping[str, bytes | str], release: str) -> Answer:
+    async def segment(
+        name: str, images: Mapping[str, bytes | str], release: str
+    ) -> Answer | Refusal:
         for _ in range(ATTEMPTS):
             try:
-                answer: Answer = await handles[name].segment.remote(dict(images), release)
+                answer: Answer | Refusal = await handles[name].segment.remote(dict(images), release)
                 return answer
             except BackPressureError as error:
                 raise Refusal(429, "all places are taken: try again later", "", 10) from error
@@ -50,9 +52,9 @@ class RemoteJobs:
         except (ray.exceptions.RayActorError, DeploymentUnavailableError) as error:
             raise Refusal(503, "the queue starts again: try again", "", 5) from error
 
-    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+    async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job."""
-        job: Job = await self._call("submit", dict(request), dict(files))
+        job: Job = await self._call("submit", request, dict(files))
         return job
 
     async def get(self, job_id: str) -> Job | None:
@@ -60,9 +62,9 @@ class RemoteJobs:
         job: Job | None = await self._call("get", job_id)
         return job
 
-    async def result(self, job_id: str) -> Answer | None:
+    async def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job that is done, with what made it."""
-        result: Answer | None = await self._call("result", job_id)
+        result: Segmentation | None = await self._call("result", job_id)
         return result
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -71,6 +73,6 @@ class RemoteJobs:
         return job
 
     async def metrics(self) -> bytes:
-        """Of the queue's process."""
+        """Metrics of the queue's process."""
         text: bytes = await self._call("metrics")
         return text

@@ -1,4 +1,4 @@
-"""A model as the service knows it: what clients see of it, and how it is asked."""
+"""A model as the service knows it: what clients see of it, how it is asked, what it answers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,38 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Answer = dict[str, Any]
-"""`mask` (bytes of a `.nii.gz`), `volumes_ml`, `bundles` (sha256 of each card) and `seconds` by
-stage; or `status`, `error` and `file` as HTTP tells them."""
+from ray_brats.serve.limits import Refusal
 
-Segment = Callable[[str, Mapping[str, bytes | str], str], Awaitable[Answer]]
-"""Model name, images (canonical modality to bytes or URI) and release to a replica's answer."""
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The mask of a case, and what made it."""
+
+    mask: bytes
+    """A `.nii.gz`."""
+    volumes_ml: Mapping[str, float]
+    """Volume of each region."""
+    bundles: tuple[str, ...]
+    """sha256 of the card of each bundle."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time of each stage; empty for a mask that was kept."""
+
+
+Segment = Callable[[str, Mapping[str, bytes | str], str], Awaitable[Answer | Refusal]]
+"""Model name, images (canonical modality to bytes or URI) and release to a replica's answer.
+
+A replica returns the refusal of a case and does not raise it: Serve logs what is raised, with the
+names of files. Who asks may raise one, where there is no replica to answer.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """An answer, with the model that was asked and the release whose labels its mask carries."""
+
+    answer: Answer
+    model: str
+    release: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +51,11 @@ class ServedModel:
     default: bool = False
     capacity: int = 2
     """Cases that its replicas work on at a time."""
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """sha256 of the card of each of its bundles."""
+        return tuple(self.card["identity"]["bundles"])
 
 
 @dataclass(frozen=True, kw_only=True)

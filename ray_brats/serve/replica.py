@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,26 +24,28 @@ from ray_brats.model import predict
 from ray_brats.model.predict import Prediction, Predictor
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
+from ray_brats.serve.limits import Refusal
 from ray_brats.serve.models import Answer
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
+RETRY_SECONDS = 10
+"""When to come again for a case whose storage did not answer."""
 HANG_SECONDS = 1800.0
 """A case whose forward passes take longer hangs: Serve then replaces the process."""
 
 
 def load(
-    bundles: tuple[str, ...], pinned: tuple[str, ...], options: Mapping[str, Any], threads: int
+    bundles: tuple[str, ...],
+    pinned: tuple[str, ...],
+    *,
+    tta: str | None,
+    overlap: float | None,
+    threads: int,
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
     from ray_brats.model import bundle
 
-    predictor = bundle.load_predictor(
-        bundles,
-        pinned,
-        tta=options.get("tta"),
-        overlap=options.get("overlap"),
-        threads=threads,
-    )
+    predictor = bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
     card, _ = modelcard.read(bundles[0])
     recipe = jsonform.from_json(Recipe, card["recipe"])
     channels = len(recipe.preprocess.modalities)
@@ -66,13 +67,13 @@ class Model:
     ) -> None:
         self._predictor, self._recipe = make()
         self._inflated_bytes = inflated_bytes
-        self._bundles = list(bundles)
-        # Of threads: a request that is cancelled does not end the pass that it began.
+        self._bundles = tuple(bundles)
+        # A lock of threads: a request that is cancelled does not end the pass that it began.
         self._one_pass = threading.Lock()
         self._began: float | None = None
 
-    async def segment(self, images: Mapping[str, bytes | str], release: str) -> Answer:
-        """The mask of one case.
+    async def segment(self, images: Mapping[str, bytes | str], release: str) -> Answer | Refusal:
+        """The mask of one case, or why there is none.
 
         Args:
             images: canonical modality to the bytes of a file, or its URI.
@@ -84,7 +85,7 @@ class Model:
             promised = await asyncio.to_thread(_promised_bytes, list(uris.values()))
             if promised > self._inflated_bytes:
                 why = f"the files promise {promised} bytes: at most {self._inflated_bytes} are read"
-                return {"status": 413, "error": why, "file": ""}
+                return Refusal(413, why)
             prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
             read = time.monotonic()
             prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
@@ -94,26 +95,23 @@ class Model:
             gone.set()
             raise
         except CaseError as error:
-            later = isinstance(error, CaseFailed)
             # What a file is called on the way is the server's business.
             kinds = {uri: kind for kind, uri in uris.items()}
-            named = error.file if error.file in images else kinds.get(error.file, "")
-            return {
-                "status": 503 if later else 422,
-                "error": error.reason if not later else "the storage did not answer: try again",
-                "file": named,
-            }
-        return {
-            "mask": mask,
-            "bundles": self._bundles,
-            "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
-            "seconds": {
+            kind = error.file if error.file in images else kinds.get(error.file, "")
+            if isinstance(error, CaseFailed):
+                return Refusal(503, "the storage did not answer: try again", kind, RETRY_SECONDS)
+            return Refusal(422, error.reason, kind)
+        return Answer(
+            mask=mask,
+            bundles=self._bundles,
+            volumes_ml={name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+            seconds={
                 "read": read - began,
                 "wait": started - read,
                 "segment": segmented - started,
                 "encode": time.monotonic() - segmented,
             },
-        }
+        )
 
     def _segment(self, prepared: Prepared, gone: threading.Event) -> tuple[Prediction, float]:
         with self._one_pass:

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import Request
 
-from ray_brats.serve.jobs.store import Job
+from ray_brats.serve.jobs.store import Job, JobRequest
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Answer, Segment, ServedModel, Submission
+from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry
 
 ENDING_SECONDS = 10.0
@@ -22,7 +22,7 @@ ENDING_SECONDS = 10.0
 class JobsApi(Protocol):
     """`jobs.Jobs`, or its handle in another process."""
 
-    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+    async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job."""
         ...
 
@@ -30,7 +30,7 @@ class JobsApi(Protocol):
         """The state of a job."""
         ...
 
-    async def result(self, job_id: str) -> Answer | None:
+    async def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job that is done, with what made it."""
         ...
 
@@ -39,7 +39,7 @@ class JobsApi(Protocol):
         ...
 
     async def metrics(self) -> bytes:
-        """Of the queue's process, in Prometheus's text format."""
+        """Metrics of the queue's process, in Prometheus's text format."""
         ...
 
 
@@ -130,9 +130,8 @@ class Service:
                 answer = await self._segment(model.name, submission.images, release)
         except TimeoutError:
             raise Refusal(503, "the model did not answer in time", "", 60) from None
-        if "mask" not in answer:
-            later = 10 if answer["status"] >= 500 else 0
-            raise Refusal(answer["status"], answer["error"], answer["file"], later)
+        if isinstance(answer, Refusal):
+            raise answer
         self._mean_seconds += 0.2 * (clock() - began - self._mean_seconds)
         self.telemetry.case_done(model.name, answer)
         return answer

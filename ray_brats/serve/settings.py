@@ -1,4 +1,6 @@
-"""What one deployment is: plain values, and the models that they name."""
+"""The options of one service, from the command line or a Serve configuration file, and what they
+mean on a cluster: the models that they name, replicas that find a place, a port, a state.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats.engine import cluster
+from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
@@ -23,8 +25,8 @@ _CARD = ("intended_use", "measured", "recipe", "parameters", "versions", "signat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """One deployment; plain values, for they also come from a configuration file."""
+class ServeOptions:
+    """Everything that one service is told; Ray carries it to all of its processes."""
 
     models: Mapping[str, tuple[str, ...]]
     """Name to bundles (several are averaged); the first is the default."""
@@ -32,77 +34,80 @@ class Settings:
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     api_keys: str | None = None
     no_auth: bool = False
-    """Said where a configuration file is to serve without keys."""
+    """Stated where a configuration file is to serve without keys."""
     log_names: bool = False
     tta: str | None = None
     overlap: float | None = None
     replicas: int = 1
-    """At most, of each model; the least is one."""
+    """Most processes of each model; the least is one."""
     cpus: float = 1.0
+    """CPUs of one replica."""
     gpus: float = 0.0
+    """GPUs of one replica."""
     drain_seconds: float = 120.0
     limits: Limits = field(default_factory=Limits)
 
 
-def from_values(values: Mapping[str, Any]) -> Settings:
-    """Settings from the `args` of a Serve configuration file; raises `UsageError`."""
-    given = dict(values)
+def from_args(args: Mapping[str, Any]) -> ServeOptions:
+    """Options from the `args` of a Serve configuration file; raises `UsageError`."""
+    values = dict(args)
     try:
-        if isinstance(given.get("models"), Mapping):
-            given["models"] = {
+        if isinstance(values.get("models"), Mapping):
+            values["models"] = {
                 name: (uris,) if isinstance(uris, str) else tuple(uris)
-                for name, uris in given["models"].items()
+                for name, uris in values["models"].items()
             }
-        limits = dict(given.pop("limits", {}))
+        limits = dict(values.pop("limits", {}))
         limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
-        settings = Settings(**given, limits=Limits(**limits))
+        options = ServeOptions(**values, limits=Limits(**limits))
     except TypeError as error:
         raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
-    if bool(settings.api_keys) == settings.no_auth:
-        # Which address Serve listens on is not told here.
+    if bool(options.api_keys) == options.no_auth:
+        # Which address Serve listens on is not known here.
         raise UsageError(
             "serve: expected api_keys: FILE (`ray-brats key FILE NAME` makes one), or no_auth: "
             "true where a gateway asks for keys"
         )
-    return settings
+    return options
 
 
-def describe(settings: Settings) -> dict[str, ServedModel]:
+def describe(options: ServeOptions) -> dict[str, ServedModel]:
     """The models as clients see them, from their cards; raises as `card.choose`."""
-    found: dict[str, ServedModel] = {}
-    for name, uris in settings.models.items():
-        pins = settings.pinned.get(name, ())
-        chosen = card.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
+    models: dict[str, ServedModel] = {}
+    for name, uris in options.models.items():
+        pins = options.pinned.get(name, ())
+        chosen = card.choose(uris, pins, tta=options.tta, overlap=options.overlap)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
-        found[name] = ServedModel(
+        models[name] = ServedModel(
             name=name,
             modalities=tuple(chosen.recipe.preprocess.modalities),
             release=chosen.release,
             card={**facts, "identity": chosen.identity},
-            default=not found,
-            capacity=ONGOING * settings.replicas,
+            default=not models,
+            capacity=ONGOING * options.replicas,
         )
-    return found
+    return models
 
 
-def fitting(settings: Settings, there: cluster.Resources, replicas: int | None) -> Settings:
-    """Settings with replicas and cores that the cluster has; raises `UsageError`."""
-    models = len(settings.models)
-    count = replicas or max(1, there.gpus // models)
-    if count < 1 or (there.gpus and count * models > there.gpus):
+def fitting(options: ServeOptions, cluster: Resources, replicas: int | None) -> ServeOptions:
+    """Options with replicas and cores that the cluster has; raises `UsageError`."""
+    models = len(options.models)
+    count = replicas or max(1, cluster.gpus // models)
+    if count < 1 or (cluster.gpus and count * models > cluster.gpus):
         raise UsageError(
-            f"--replicas {count}: {models} model(s) need as many GPUs, there are {there.gpus}"
+            f"--replicas {count}: {models} model(s) need as many GPUs, there are {cluster.gpus}"
         )
-    cpus = 1.0 if there.gpus else _cpus_of_each(models * count, there)
-    return dataclasses.replace(settings, replicas=count, cpus=cpus, gpus=1.0 if there.gpus else 0.0)
+    cpus = 1.0 if cluster.gpus else _cpus_of_each(models * count, cluster)
+    gpus = 1.0 if cluster.gpus else 0.0
+    return dataclasses.replace(options, replicas=count, cpus=cpus, gpus=gpus)
 
 
-def _cpus_of_each(replicas: int, there: cluster.Resources) -> float:
+def _cpus_of_each(replicas: int, cluster: Resources) -> float:
     """The most that each of so many replicas can have, all of them placed at once.
 
     What no node has room for would be waited for for ever.
     """
-    nodes = [cpus for cpus, _ in there.shapes if cpus]
+    nodes = [cpus for cpus, _ in cluster.shapes if cpus]
     shares = sorted({cpus / n for cpus in nodes for n in range(1, replicas + 1)}, reverse=True)
     most = next(
         share for share in shares if sum(int(cpus / share + 1e-9) for cpus in nodes) >= replicas

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ray_brats.serve.models import Answer
 
 _SECONDS = (0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _ML = (1, 5, 10, 25, 50, 100, 200)
@@ -37,16 +38,16 @@ class Telemetry:
             f"{prefix}_volume_ml", "Volume of a region", ["region"], registry=own, buckets=_ML
         )
 
-    def case_done(self, model: str, answer: Mapping[str, Any]) -> None:
+    def case_done(self, model: str, answer: Answer) -> None:
         """Count a mask."""
         self.cases.labels(model).inc()
-        for stage, seconds in answer["seconds"].items():
+        for stage, seconds in answer.seconds.items():
             self.seconds.labels(stage).observe(seconds)
-        for region, ml in answer["volumes_ml"].items():
+        for region, ml in answer.volumes_ml.items():
             self.volumes.labels(region).observe(ml)
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """All metrics, in Prometheus's text format."""
         return generate_latest(self._registry)
 
 

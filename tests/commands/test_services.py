@@ -9,7 +9,7 @@ from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
-from ray_brats.serve.settings import Settings, fitting
+from ray_brats.serve.settings import ServeOptions, fitting
 
 
 def test_bundles_of_one_name_are_one_model_and_keep_their_pins() -> None:
@@ -41,12 +41,12 @@ def there(*nodes: int, gpus: int = 0) -> cluster.Resources:
 @pytest.mark.parametrize("nodes", [(2,), (3,), (5,), (8,), (4, 4), (7, 2), (16, 1, 1)])
 @pytest.mark.parametrize("models", [1, 2, 3, 7, 30])
 def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) -> None:
-    given = Settings(models={str(number): ("b",) for number in range(models)}, state="s")
+    given = ServeOptions(models={str(number): ("b",) for number in range(models)}, state="s")
     for replicas in (None, 2, 3):
         fitted = fitting(given, there(*nodes), replicas)
         # As Ray places them: whole replicas a node, in ten-thousandths of a CPU.
         each = round(fitted.cpus * 10_000)
         rooms = sum(cpus * 10_000 // each for cpus in nodes)
         assert rooms >= models * (replicas or 1)
-    alone = fitting(Settings(models={"a": ("b",)}, state="s"), there(*nodes), None)
+    alone = fitting(ServeOptions(models={"a": ("b",)}, state="s"), there(*nodes), None)
     assert alone.cpus == max(nodes)

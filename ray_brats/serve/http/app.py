@@ -24,7 +24,7 @@ from ray_brats.serve.http.gate import Gate
 from ray_brats.serve.http.uploads import request_of
 from ray_brats.serve.jobs.store import Job
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Answer, ServedModel, Submission
+from ray_brats.serve.models import Segmentation, ServedModel, Submission
 from ray_brats.serve.service import Service
 
 PAGE = Path(str(resources.files("ray_brats.serve"))) / "page"
@@ -61,13 +61,13 @@ def _release(asked: str | None, submission: Submission, model: ServedModel) -> s
     return asked or naming.release_of(submission.case_id or "") or model.release
 
 
-def _mask(answer: Answer) -> Response:
+def _mask(made: Segmentation) -> Response:
     """A mask, with what made it and what its integers mean."""
-    headers = {"X-Ray-Brats-Model": answer["model"], "X-Ray-Brats-Release": answer["release"]}
-    headers["X-Ray-Brats-Bundle"] = ",".join(answer["bundles"])
-    volumes_ml = answer["volumes_ml"]
-    headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in volumes_ml.items()}
-    return Response(answer["mask"], media_type="application/gzip", headers=headers)
+    answer = made.answer
+    headers = {"X-Ray-Brats-Model": made.model, "X-Ray-Brats-Release": made.release}
+    headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
+    headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
+    return Response(answer.mask, media_type="application/gzip", headers=headers)
 
 
 def build(service: Service, gate: Gate) -> Gate:
@@ -101,18 +101,17 @@ def _add_cases(app: FastAPI, service: Service) -> None:
             request.state.case = submission.case_id
             release = _release(asked_release or submission.release, submission, model)
             answer = await service.segment(model, submission, release)
-        volumes_ml = answer["volumes_ml"]
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(
                 {
                     "model": model.name,
-                    "bundles": answer["bundles"],
+                    "bundles": answer.bundles,
                     "release": release,
-                    "volumes_ml": volumes_ml,
+                    "volumes_ml": answer.volumes_ml,
                     "case_id": submission.case_id,
                 }
             )
-        return _mask({**answer, "model": model.name, "release": release})
+        return _mask(Segmentation(answer=answer, model=model.name, release=release))
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
@@ -128,30 +127,30 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
             release = _release(told_release, submission, model)
             asked = request_of(submission, model.name, release, told_release)
             job = await service.jobs.submit(*asked)
-        told = {"id": job["id"], "state": job["state"]}
-        return JSONResponse(told, 202, {"Location": f"/v1/jobs/{job['id']}"})
+        accepted = {"id": job.id, "state": job.state}
+        return JSONResponse(accepted, 202, {"Location": f"/v1/jobs/{job.id}"})
 
     @app.get("/v1/jobs/{job_id}", **documents.JOB_STATE)
     async def state(job_id: str) -> Response:
         """State and result of a job."""
-        return JSONResponse(_there(await service.jobs.get(job_id)))
+        return JSONResponse(_known(await service.jobs.get(job_id)).as_json())
 
     @app.delete("/v1/jobs/{job_id}", **documents.JOB_STATE)
     async def cancel(job_id: str) -> Response:
         """Cancel a job; one that has ended stays as it is."""
-        return JSONResponse(_there(await service.jobs.cancel(job_id)))
+        return JSONResponse(_known(await service.jobs.cancel(job_id)).as_json())
 
     @app.get("/v1/jobs/{job_id}/mask", **documents.MASK)
     async def mask(job_id: str) -> Response:
         """The mask of a job that is done."""
-        job = _there(await service.jobs.get(job_id))
+        job = _known(await service.jobs.get(job_id))
         result = await service.jobs.result(job_id)
         if result is None:
-            raise Refusal(404, f"the job has no mask: it is {job['state']}")
+            raise Refusal(404, f"the job has no mask: it is {job.state}")
         return _mask(result)
 
 
-def _there(job: Job | None) -> Job:
+def _known(job: Job | None) -> Job:
     if job is None:
         raise Refusal(404, "no such job")
     return job

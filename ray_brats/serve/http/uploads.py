@@ -19,6 +19,7 @@ from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.serve.http.body import JSON_BYTES, Body
+from ray_brats.serve.jobs.store import JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Submission
 
@@ -249,17 +250,17 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
 
 def request_of(
     submission: Submission, model: str, release: str, asked_release: str | None
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A submission as what `JobsStore.add` keeps: JSON values, and the bytes of files."""
+) -> tuple[JobRequest, dict[str, bytes]]:
+    """A submission as what `JobsStore.add` keeps: the request, and the bytes of files."""
     files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
     uris = {k: v for k, v in submission.images.items() if isinstance(v, str)}
-    request = {
-        "model": model,
-        "release": release,
-        "asked_release": asked_release,
-        "case_id": submission.case_id,
-        "images": uris,
-        "cohort": submission.cohort,
-        "output": submission.output,
-    }
+    request = JobRequest(
+        model=model,
+        release=release,
+        asked_release=asked_release,
+        case_id=submission.case_id,
+        images=uris,
+        cohort=submission.cohort,
+        output=submission.output,
+    )
     return request, files

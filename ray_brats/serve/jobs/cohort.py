@@ -20,6 +20,7 @@ from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import Row, Work
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
+from ray_brats.serve.jobs.store import Change, JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Answer, Segment, ServedModel
 from ray_brats.stages import score
@@ -34,27 +35,27 @@ class _Stopped(BaseException):
 
 
 async def run(
-    request: Mapping[str, Any], model: ServedModel, segment: Segment, limits: Limits, told: Told
-) -> dict[str, Any]:
-    """Score the cohort of a job; its end as facts of the job.
+    request: JobRequest, model: ServedModel, segment: Segment, limits: Limits, told: Told
+) -> Change:
+    """Score the cohort of a job; how the job ended.
 
     Args:
-        request: `cohort` and `output`, URIs; `asked_release` where the client named one.
+        request: names the cohort and its output.
         model: who segments.
         segment: asks it.
         limits: whose prefixes hold for a CSV's files too.
         told: called after every case.
     """
-    output = request["output"]
+    output = str(request.output)
     found = await asyncio.to_thread(_find, request, limits)
-    release = request.get("asked_release") or model.release
+    release = request.asked_release or model.release
     chosen = found.release_or(release) or release
     identity = model.card["identity"]
     prepare = jsonform.from_json(Recipe, model.card["recipe"]).preprocess
     work = [score.work_of(case, output, identity, prepare, chosen) for case in found.cases]
     finished, todo = await asyncio.to_thread(ledger.split_finished, work, output)
     loop = asyncio.get_running_loop()
-    under_way: set[Future[Answer]] = set()
+    under_way: set[Future[Answer | Refusal]] = set()
 
     def one_case(item: Work) -> tuple[dict[str, Any], list[str]]:
         uris = preprocess.files_of(Case.from_row(item.payload["case"]), prepare, with_mask=False)
@@ -67,13 +68,13 @@ async def run(
             raise _Stopped from None
         finally:
             under_way.discard(future)
-        if "mask" not in answer:
+        if isinstance(answer, Refusal):
             raise _error_of(answer, uris)
-        if answer["bundles"] != identity["bundles"]:
+        if answer.bundles != model.bundles:
             raise CaseFailed("the model is being replaced: its old process answered")
         name = mask_name(item.case_id)
-        storage.write_bytes(storage.join(item.folder, name), answer["mask"])
-        return {f"{region.lower()}_ml": ml for region, ml in answer["volumes_ml"].items()}, [name]
+        storage.write_bytes(storage.join(item.folder, name), answer.mask)
+        return {f"{region.lower()}_ml": ml for region, ml in answer.volumes_ml.items()}, [name]
 
     left, done = iter(todo), list[Row]()
     pool = ThreadPoolExecutor(model.capacity, thread_name_prefix="cohort")
@@ -97,7 +98,7 @@ async def run(
     )
     failed, rows = len(summary["failures"]), sum(summary["counts"].values())
     error = f"{failed} of {rows} cases failed: see scores.parquet" if failed else None
-    return {"state": "failed" if failed else "done", "progress": 1.0, "error": error}
+    return Change(state="failed" if failed else "done", progress=1.0, error=error)
 
 
 def _complete(item: Work, one_case: retry.Task) -> Row:
@@ -108,7 +109,7 @@ def _complete(item: Work, one_case: retry.Task) -> Row:
         return {"case_id": item.case_id, "status": "error", "reason": "cancelled", "file": ""}
 
 
-def _find(request: Mapping[str, Any], limits: Limits) -> Cohort:
+def _find(request: JobRequest, limits: Limits) -> Cohort:
     def refusal(uri: str) -> str | None:
         try:
             check_uri(uri, limits)
@@ -116,18 +117,20 @@ def _find(request: Mapping[str, Any], limits: Limits) -> Cohort:
             return error.reason
         return None
 
-    release = request.get("asked_release")
-    return cohorts.find(request["cohort"], release=release, refusal=refusal)
+    release = request.asked_release
+    return cohorts.find(str(request.cohort), release=release, refusal=refusal)
 
 
-async def _asking(segment: Segment, model: str, uris: Mapping[str, str], release: str) -> Answer:
+async def _asking(
+    segment: Segment, model: str, uris: Mapping[str, str], release: str
+) -> Answer | Refusal:
     try:
         return await segment(model, uris, release)
     except Refusal as error:
-        return {"status": error.status, "error": error.reason, "file": error.file}
+        return error
 
 
-def _error_of(answer: Answer, uris: Mapping[str, str]) -> CaseError:
+def _error_of(refusal: Refusal, uris: Mapping[str, str]) -> CaseError:
     # What only this service refuses is no fault of the files: direct scoring may take them.
-    kind = CaseRejected if answer["status"] == 422 else CaseFailed
-    return kind(answer["error"], uris.get(answer["file"], ""))
+    kind = CaseRejected if refusal.status == 422 else CaseFailed
+    return kind(refusal.reason, uris.get(refusal.file, ""))

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from ray_brats.errors import UsageError
 from ray_brats.progress import say
 from ray_brats.serve.jobs import cohort
-from ray_brats.serve.jobs.store import ENDED, Job, JobsStore
+from ray_brats.serve.jobs.store import ENDED, Change, Job, JobRequest, JobsStore
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Answer, Segment, ServedModel
+from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel
 from ray_brats.serve.telemetry import Telemetry
 
 PAUSES_SECONDS = (1.0, 5.0, 15.0)
@@ -59,49 +58,52 @@ class Jobs:
             if self._workers:
                 return
             for job_id in await asyncio.to_thread(self._store.unfinished):
-                await asyncio.to_thread(self._store.update, job_id, state="queued", progress=0.0)
+                queued = Change(state="queued", progress=0.0)
+                await asyncio.to_thread(self._store.update, job_id, queued)
                 self._queue.put_nowait(job_id)
             self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
             self._workers.append(asyncio.create_task(self._tidy()))
 
-    async def submit(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
+    async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job; raises `Refusal` 429 where too many wait."""
         await self.start()
         if self._queue.qsize() >= self._limits.queued_jobs:
             raise Refusal(429, "too many jobs wait: try again later", "", 60)
         job = await asyncio.to_thread(self._store.add, request, files)
-        self._queue.put_nowait(job["id"])
+        self._queue.put_nowait(job.id)
         return job
 
     async def get(self, job_id: str) -> Job | None:
         """The state of a job."""
         return await asyncio.to_thread(self._store.get, job_id)
 
-    async def result(self, job_id: str) -> Answer | None:
+    async def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job that is done, with what made it; see `JobsStore.result`."""
         job = await self.get(job_id)
-        if job is None or job["state"] != "done":
+        if job is None or job.state != "done":
             return None
         return await asyncio.to_thread(self._store.result, job_id)
 
     async def cancel(self, job_id: str) -> Job | None:
         """Stop a job; one that has ended stays as it is."""
         job = await self.get(job_id)
-        if job is None or job["state"] in ENDED:
+        if job is None or job.state in ENDED:
             return job
         await asyncio.to_thread(self._store.ask_to_cancel, job_id)
         if job_id in self._running:
             self._running[job_id].cancel()
-        return await asyncio.to_thread(self._store.update, job_id, state="cancelled")
+        return await asyncio.to_thread(self._store.update, job_id, Change(state="cancelled"))
 
     async def metrics(self) -> bytes:
-        """Of this process, in Prometheus's text format."""
+        """Metrics of this process, in Prometheus's text format."""
         self._telemetry.waiting.set(self._queue.qsize())
         return self._telemetry.text()
 
-    async def _counted(self, model: str, images: Mapping[str, bytes | str], release: str) -> Answer:
+    async def _counted(
+        self, model: str, images: Mapping[str, bytes | str], release: str
+    ) -> Answer | Refusal:
         answer = await self._segment(model, images, release)
-        if "mask" in answer:
+        if isinstance(answer, Answer):
             self._telemetry.case_done(model, answer)
         return answer
 
@@ -136,39 +138,40 @@ class Jobs:
         store = self._store
         try:
             if await asyncio.to_thread(store.is_cancelled, job_id):
-                await asyncio.to_thread(store.update, job_id, state="cancelled")
+                await asyncio.to_thread(store.update, job_id, Change(state="cancelled"))
                 return
-            job = await asyncio.to_thread(store.update, job_id, state="running")
-            if job["state"] != "running":
+            job = await asyncio.to_thread(store.update, job_id, Change(state="running"))
+            if job.state != "running":
                 return
             request = await asyncio.to_thread(store.request, job_id)
-            if request["model"] not in self._models:
-                raise Refusal(404, f"the model {request['model']} is no longer served")
-            done = self._cohort if request.get("cohort") else self._case
-            facts = await done(job_id, request)
+            if request.model not in self._models:
+                raise Refusal(404, f"the model {request.model} is no longer served")
+            work = self._cohort if request.cohort else self._case
+            end = await work(job_id, request)
         except Refusal as error:
             reason = f"{error.file}: {error.reason}" if error.file else error.reason
-            facts = {"state": "failed", "error": reason}
+            end = Change(state="failed", error=reason)
         except UsageError as error:
-            facts = {"state": "failed", "error": str(error)}
+            end = Change(state="failed", error=str(error))
         except Exception as error:  # noqa: BLE001 - an accepted job always comes to an end
-            facts = {"state": "failed", "error": f"the job cannot be done: {type(error).__name__}"}
-        await asyncio.to_thread(store.update, job_id, **facts)
+            end = Change(state="failed", error=f"the job cannot be done: {type(error).__name__}")
+        await asyncio.to_thread(store.update, job_id, end)
 
-    async def _case(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        images: Mapping[str, bytes | str] = request.get("images") or {}
-        if request.get("files"):
-            images = await asyncio.to_thread(self._store.files, job_id, request["files"])
-        answer = await self._patiently(request["model"], images, request["release"])
-        await asyncio.to_thread(self._store.put_mask, job_id, answer["mask"])
-        told = {name: answer[name] for name in ("volumes_ml", "bundles")}
-        return {"state": "done", "progress": 1.0, **told}
+    async def _case(self, job_id: str, request: JobRequest) -> Change:
+        images: Mapping[str, bytes | str] = request.images
+        if request.files:
+            images = await asyncio.to_thread(self._store.files, job_id, request.files)
+        answer = await self._patiently(request.model, images, request.release)
+        await asyncio.to_thread(self._store.put_mask, job_id, answer.mask)
+        return Change(
+            state="done", progress=1.0, volumes_ml=answer.volumes_ml, bundles=answer.bundles
+        )
 
-    async def _cohort(self, job_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def _cohort(self, job_id: str, request: JobRequest) -> Change:
         async def told(progress: float) -> None:
-            await asyncio.to_thread(self._store.update, job_id, progress=progress)
+            await asyncio.to_thread(self._store.update, job_id, Change(progress=progress))
 
-        model = self._models[request["model"]]
+        model = self._models[request.model]
         return await cohort.run(request, model, self._counted, self._limits, told)
 
     async def _patiently(
@@ -182,9 +185,9 @@ class Jobs:
                 if error.status < 429 or pause is None:
                     raise
             else:
-                if "mask" in answer:
+                if isinstance(answer, Answer):
                     return answer
-                if answer["status"] < 500 or pause is None:
-                    raise Refusal(answer["status"], answer["error"], answer["file"])
+                if answer.status < 500 or pause is None:
+                    raise answer
             await asyncio.sleep(pause or 0)
         raise AssertionError("unreachable")

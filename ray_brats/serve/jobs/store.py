@@ -11,22 +11,69 @@ Ended jobs stay until `forget` removes them: masks are patient data.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ray_brats.files import storage
-from ray_brats.serve.models import Answer
+from ray_brats.serve.models import Answer, Segmentation
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
 _ID = re.compile(r"[0-9a-f]{32}")
-_FACTS = ("id", "state", "progress", "volumes_ml", "error")
 
-Job = dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What a job is to do: `request.json`."""
+
+    model: str
+    release: str
+    """Whose labels the mask of a case carries."""
+    asked_release: str | None = None
+    """The release that the client named, if any; a cohort may tell another."""
+    case_id: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Canonical modality to URI."""
+    files: Sequence[str] = ()
+    """Modalities whose bytes came with the job, as `JobsStore.add` noted."""
+    cohort: str | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as clients read it: `job.json`."""
+
+    id: str
+    state: str
+    progress: float | None = None
+    volumes_ml: Mapping[str, float] | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The job as the service tells it."""
+        return dataclasses.asdict(self)
+
+
+Kept = TypeVar("Kept", Job, JobRequest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What becomes of a job; None leaves a field as it is."""
+
+    state: str | None = None
+    progress: float | None = None
+    volumes_ml: Mapping[str, float] | None = None
+    error: str | None = None
+    bundles: Sequence[str] | None = None
+    """What made the mask; kept with the job, and told with the mask alone."""
 
 
 class JobsStore:
@@ -38,65 +85,56 @@ class JobsStore:
 
     def __init__(self, state_uri: str) -> None:
         self._root = storage.join(state_uri, "jobs")
-        # Of threads: a late note of progress must not overwrite that the job was cancelled.
+        # A lock of threads: a late note of progress must not overwrite that the job was cancelled.
         self._changing = threading.Lock()
 
     def _uri(self, job_id: str, name: str) -> str:
         return storage.join(self._root, job_id, name)
 
-    def add(self, request: Mapping[str, Any], files: Mapping[str, bytes]) -> Job:
-        """Keep a new job; when this returns, no death loses it.
-
-        Args:
-            request: JSON values: `model`, `release`, `case_id`, and `images` by URI or a
-                `cohort` and its `output`.
-            files: modality to the bytes of its file.
-        """
+    def add(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
+        """Keep a new job, and the files of its case by modality; then no death loses it."""
         job_id = secrets.token_hex(16)
         for kind, content in files.items():
             storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
-        stored = {**request, "files": sorted(files)}
-        job: Job = {
-            "id": job_id,
-            "state": "queued",
-            "progress": 0.0,
-            "volumes_ml": None,
-            "error": None,
-        }
-        storage.write_json(self._uri(job_id, "job.json"), job)
-        storage.write_json(self._uri(job_id, "request.json"), stored)
+        request = dataclasses.replace(request, files=sorted(files))
+        job = Job(id=job_id, state="queued", progress=0.0)
+        storage.write_json(self._uri(job_id, "job.json"), job.as_json())
+        storage.write_json(self._uri(job_id, "request.json"), dataclasses.asdict(request))
         return job
 
     def get(self, job_id: str) -> Job | None:
         """A job as clients see it, or None where there is none of that name."""
         if not _ID.fullmatch(job_id):
             return None
-        job = storage.read_json_or_none(self._uri(job_id, "job.json"))
-        if job is None or not storage.exists(self._uri(job_id, "request.json")):
+        values = storage.read_json_or_none(self._uri(job_id, "job.json"))
+        if values is None or not storage.exists(self._uri(job_id, "request.json")):
             return None
-        return {name: job.get(name) for name in _FACTS}
+        return _rebuilt(Job, values)
 
-    def request(self, job_id: str) -> dict[str, Any]:
+    def request(self, job_id: str) -> JobRequest:
         """What a job is to do."""
-        return storage.read_json(self._uri(job_id, "request.json"))
+        return _rebuilt(JobRequest, storage.read_json(self._uri(job_id, "request.json")))
 
-    def files(self, job_id: str, kinds: list[str]) -> dict[str, bytes]:
+    def files(self, job_id: str, kinds: Sequence[str]) -> dict[str, bytes]:
         """The files of its case."""
         return {kind: storage.read_bytes(self._uri(job_id, f"{kind}.bin")) for kind in kinds}
 
-    def update(self, job_id: str, **facts: Any) -> Job:
-        """Change the state; an ended job forgets its inputs, and never changes again."""
+    def update(self, job_id: str, change: Change) -> Job:
+        """Change a job; an ended job forgets its inputs, and never changes again."""
         with self._changing:
             job = self.get(job_id)
             if job is None:
                 raise FileNotFoundError(job_id)
-            if job["state"] in ENDED:
+            if job.state in ENDED:
                 return job
-            job |= facts
-            when = {"ended_unix": time.time()} if job["state"] in ENDED else {}
-            storage.write_json(self._uri(job_id, "job.json"), {**job, **when})
-        if job["state"] in ENDED:
-            for kind in self.request(job_id).get("files", []):
+            changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
+            values = job.as_json() | changed
+            job = _rebuilt(Job, values)
+            if job.state in ENDED:
+                values["ended_unix"] = time.time()
+            storage.write_json(self._uri(job_id, "job.json"), values)
+        if job.state in ENDED:
+            for kind in self.request(job_id).files:
                 storage.delete(self._uri(job_id, f"{kind}.bin"))
         return job
 
@@ -104,21 +142,17 @@ class JobsStore:
         """Keep the result."""
         storage.write_bytes(self._uri(job_id, "mask.nii.gz"), mask)
 
-    def result(self, job_id: str) -> Answer | None:
-        """The mask of a job over one case, with what made it: `model` and `release` besides."""
+    def result(self, job_id: str) -> Segmentation | None:
+        """The mask of a job over one case, with what made it."""
         try:
             mask = storage.read_bytes(self._uri(job_id, "mask.nii.gz"))
         except FileNotFoundError:
             return None
         job = storage.read_json(self._uri(job_id, "job.json"))
         request = self.request(job_id)
-        return {
-            "mask": mask,
-            "model": request["model"],
-            "release": request["release"],
-            "bundles": job.get("bundles") or [],
-            "volumes_ml": job.get("volumes_ml") or {},
-        }
+        bundles, volumes_ml = job.get("bundles") or (), job.get("volumes_ml") or {}
+        answer = Answer(mask=mask, volumes_ml=volumes_ml, bundles=tuple(bundles))
+        return Segmentation(answer=answer, model=request.model, release=request.release)
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word that the job is to stop."""
@@ -130,19 +164,19 @@ class JobsStore:
 
     def unfinished(self) -> list[str]:
         """Jobs that have not ended; what half-written submissions left is removed."""
-        found = []
-        for job_id, there in self._files().items():
-            if "request.json" not in there:
+        unfinished = []
+        for job_id, names in self._files().items():
+            if "request.json" not in names:
                 storage.delete(storage.join(self._root, job_id))
-            elif (job := self.get(job_id)) and job["state"] not in ENDED:
-                found.append(job_id)
-        return found
+            elif (job := self.get(job_id)) and job.state not in ENDED:
+                unfinished.append(job_id)
+        return unfinished
 
     def forget(self, ended_before_unix: float) -> int:
         """Remove the jobs that ended before a moment, masks and all; how many these were."""
         count = 0
-        for job_id, there in self._files().items():
-            if not {"request.json", "job.json"} <= there:
+        for job_id, names in self._files().items():
+            if not {"request.json", "job.json"} <= names:
                 continue
             job = storage.read_json_or_none(self._uri(job_id, "job.json")) or {}
             # Jobs of before this was written down count as just ended, from the first look on.
@@ -163,3 +197,9 @@ class JobsStore:
             if _ID.fullmatch(job_id):
                 names.setdefault(job_id, set()).add(name)
         return dict(sorted(names.items()))
+
+
+def _rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
+    """A dataclass from the JSON of this version or an earlier one; other values are left out."""
+    names = {one.name for one in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})

@@ -20,7 +20,9 @@ from ray_brats import labels
 from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
 from ray_brats.cases.volume import encode_mask
 from ray_brats.serve.http import access, uploads
+from ray_brats.serve.jobs.store import Change, JobRequest
 from ray_brats.serve.limits import Limits
+from ray_brats.serve.models import Answer
 
 URL = "/v1/segmentations"
 BOUNDARY = "multipart/form-data; boundary=x"
@@ -182,7 +184,7 @@ def test_a_case_that_nobody_waits_for_any_more_gets_no_pass(
             for task in gone:
                 task.cancel()
             await asyncio.wait(gone)
-        assert "mask" in await stays
+        assert isinstance(await stays, Answer)
         return len(passes)
 
     assert run(ask()) == 1
@@ -520,9 +522,10 @@ def test_a_starting_server_forgets_jobs_that_ended_long_ago(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
     async def work() -> None:
-        old = Double(tmp_path).store.add({"model": "default"}, {})["id"]
+        request = JobRequest(model="default", release="brats2020")
+        old = Double(tmp_path).store.add(request, {}).id
         double = Double(tmp_path, limits=Limits(keep_days=1e-6))
-        double.store.update(old, state="cancelled")
+        double.store.update(old, Change(state="cancelled"))
         await asyncio.sleep(0.2)  # Two of its "days".
         async with double.client() as client:
             answer = await client.post("/v1/jobs", files=parts(files))

@@ -62,9 +62,9 @@ def test_a_configuration_file_says_who_may_call() -> None:
     values = {"models": {"a": "/a"}, "state": "/s"}
     for odd in ({}, {"api_keys": "/k", "no_auth": True}):
         with pytest.raises(UsageError, match="api_keys"):
-            settings.from_values({**values, **odd})
-    assert settings.from_values({**values, "api_keys": "/k"}).models == {"a": ("/a",)}
-    assert settings.from_values({**values, "no_auth": True}).api_keys is None
+            settings.from_args({**values, **odd})
+    assert settings.from_args({**values, "api_keys": "/k"}).models == {"a": ("/a",)}
+    assert settings.from_args({**values, "no_auth": True}).api_keys is None
 
 
 def test_bundles_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 
 from ray_brats.files import storage
-from ray_brats.serve.jobs.store import JobsStore
+from ray_brats.serve.jobs.store import Change, JobRequest, JobsStore
+
+REQUEST = JobRequest(model="default", release="brats2020")
 
 
 def ended(store: JobsStore) -> str:
-    job_id: str = store.add({"model": "default", "release": "brats2020"}, {"t2": b"x"})["id"]
+    job_id = store.add(REQUEST, {"t2": b"x"}).id
     store.put_mask(job_id, b"mask")
-    store.update(job_id, state="done", volumes_ml={"WT": 1.0}, bundles=["f"])
+    store.update(job_id, Change(state="done", volumes_ml={"WT": 1.0}, bundles=["f"]))
     return job_id
 
 
@@ -24,13 +27,14 @@ def test_what_ended_is_forgotten_and_what_has_not_ended_is_not(tmp_path: Path) -
     store = JobsStore(str(tmp_path))
     old = ended(store)
     before = time.time()
-    young, waiting = ended(store), store.add({"model": "default"}, {"t2": b"x"})["id"]
+    young, waiting = ended(store), store.add(REQUEST, {"t2": b"x"}).id
     assert store.forget(before) == 1
     assert store.get(old) is None
     assert not (tmp_path / "jobs" / old).exists()
     result = store.result(young)
     assert result is not None
-    assert (result["mask"], result["model"], result["bundles"]) == (b"mask", "default", ["f"])
+    assert (result.answer.mask, result.answer.bundles) == (b"mask", ("f",))
+    assert (result.model, result.release) == ("default", "brats2020")
     assert store.unfinished() == [waiting]
     assert store.forget(time.time() + 1) == 1
     assert store.unfinished() == [waiting]
@@ -45,7 +49,9 @@ def test_a_job_that_says_not_when_it_ended_is_kept_as_if_it_ended_now(tmp_path: 
     storage.write_json(str(file), told)
     before = time.time()
     assert store.forget(before) == 0
-    assert (store.result(job_id) or {})["mask"] == b"mask"
+    result = store.result(job_id)
+    assert result is not None
+    assert result.answer.mask == b"mask"
     assert store.forget(time.time() + 1) == 1
 
 
@@ -62,14 +68,14 @@ def test_nobody_reads_when_a_job_ended(tmp_path: Path) -> None:
     store = JobsStore(str(tmp_path))
     job = store.get(ended(store))
     assert job is not None
-    assert sorted(job) == ["error", "id", "progress", "state", "volumes_ml"]
+    assert list(job.as_json()) == ["id", "state", "progress", "volumes_ml", "error"]
 
 
 def test_a_late_note_of_progress_does_not_undo_that_a_job_was_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = JobsStore(str(tmp_path))
-    job_id = store.add({"model": "default"}, {})["id"]
+    job_id = store.add(REQUEST, {}).id
     write, writing = storage.write_json, threading.Event()
 
     def slowly(uri: str, value: Any) -> None:
@@ -79,9 +85,70 @@ def test_a_late_note_of_progress_does_not_undo_that_a_job_was_cancelled(
         write(uri, value)
 
     monkeypatch.setattr(storage, "write_json", slowly)
-    note = threading.Thread(target=store.update, args=(job_id,), kwargs={"progress": 0.5})
+    note = threading.Thread(
+        target=store.update, args=(job_id,), kwargs={"change": Change(progress=0.5)}
+    )
     note.start()
     assert writing.wait(10)
-    assert store.update(job_id, state="cancelled")["state"] == "cancelled"
+    assert store.update(job_id, Change(state="cancelled")).state == "cancelled"
     note.join()
-    assert (store.get(job_id) or {})["state"] == "cancelled"
+    job = store.get(job_id)
+    assert job is not None
+    assert job.state == "cancelled"
+
+
+JOB_JSON = """{
+ "bundles": [
+  "f"
+ ],
+ "ended_unix": 7,
+ "error": null,
+ "id": "ID",
+ "progress": 1.0,
+ "state": "done",
+ "volumes_ml": {
+  "WT": 1.0
+ }
+}
+"""
+REQUEST_JSON = """{
+ "asked_release": null,
+ "case_id": "one",
+ "cohort": null,
+ "files": [
+  "flair",
+  "t2"
+ ],
+ "images": {},
+ "model": "default",
+ "output": null,
+ "release": "brats2020"
+}
+"""
+
+
+def test_files_of_a_job_are_those_of_earlier_versions_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 7)
+    store = JobsStore(str(tmp_path))
+    request = dataclasses.replace(REQUEST, case_id="one")
+    job_id = store.add(request, {"t2": b"x", "flair": b"y"}).id
+    folder = tmp_path / "jobs" / job_id
+    assert (folder / "request.json").read_text() == REQUEST_JSON
+    store.update(job_id, Change(state="running"))
+    names = ["error", "id", "progress", "state", "volumes_ml"]
+    assert list(storage.read_json(str(folder / "job.json"))) == names
+    end = Change(state="done", progress=1.0, volumes_ml={"WT": 1.0}, bundles=("f",))
+    store.update(job_id, end)
+    assert (folder / "job.json").read_text() == JOB_JSON.replace("ID", job_id)
+
+
+def test_a_request_that_names_no_release_asked_for_is_still_read(tmp_path: Path) -> None:
+    store = JobsStore(str(tmp_path))
+    job_id = store.add(REQUEST, {}).id
+    file = str(tmp_path / "jobs" / job_id / "request.json")
+    old = {"model": "default", "release": "brats2020", "images": {"t2": "s3://a/b"}, "files": []}
+    storage.write_json(file, old | {"of": "another version"})
+    assert store.request(job_id).images == {"t2": "s3://a/b"}
+    assert store.request(job_id).asked_release is None
