@@ -1,7 +1,4 @@
-"""What one request may cost, and the body of a request read within that.
-
-Nothing is kept beyond the caps, whatever a client promises or sends; a body is read as it comes.
-"""
+"""What one request may cost and name, and the refusal of one that wants more."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ class Refusal(RayBratsError):
     """A request that is not served.
 
     Args:
-        status: of HTTP, 4xx or 503.
+        status: HTTP's, 4xx or 503.
         reason: a sentence: what is wrong and what was expected.
         file: the modality or part at fault, or "".
         retry_seconds: when to come again, or 0.
@@ -39,11 +36,11 @@ class Limits:
     inflated_bytes: int = 1 << 30
     """All files of a case together, as their headers promise and as archives inflate."""
     idle_seconds: float = 20.0
-    """Without a byte of the body."""
+    """Longest pause between two pieces of a body."""
     upload_seconds: float = 300.0
-    """For the whole body."""
+    """Longest time that a whole body takes to come."""
     answer_seconds: float = 600.0
-    """From the last byte of the body to the mask."""
+    """Longest time from the last byte of the body to the mask."""
     waiting: int = 6
     """Cases accepted beyond those that models work on."""
     uploads: int = 16
@@ -52,7 +49,7 @@ class Limits:
     keep_days: float = 30.0
     """How long an ended job and its mask are kept."""
     uri_prefixes: tuple[str, ...] = ()
-    """Of `s3://` URIs that clients may name; none by default."""
+    """Prefixes of the `s3://` URIs that clients may name; none by default."""
 
 
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:

@@ -44,7 +44,7 @@ async def read_submission(request: Request, model: ServedModel, limits: Limits) 
     if kind in ("application/zip", "application/x-zip-compressed"):
         return await multipart.read_archive(body, model.modalities, limits)
     if kind == "application/json":
-        return uploads.from_json(await uploads.read_json(body), model.modalities, limits)
+        return uploads.from_json(await body.json(), model.modalities, limits)
     raise Refusal(
         415, "expected multipart/form-data, application/zip or application/json as Content-Type"
     )

@@ -1,18 +1,24 @@
-"""The body of a request, read piece by piece within its limits."""
+"""The body of a request, read piece by piece within its limits, and what nobody read of it.
+
+Nothing is kept beyond the caps, whatever a client promises or sends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from ray_brats.serve.limits import Limits, Refusal
 
-Receive = Callable[[], Awaitable[Any]]
-
-
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 JSON_BYTES = 1 << 20
+DRAIN_SECONDS = 20.0
+"""How long a refused body is still read, so that its sender gets to read the answer."""
 
 
 class Body:
@@ -20,7 +26,7 @@ class Body:
 
     Args:
         receive: ASGI's.
-        headers: of the request, names in lower case.
+        headers: the request's, names in lower case.
         limits: the caps and time-outs.
 
     Raises:
@@ -63,6 +69,17 @@ class Body:
             parts.append(piece)
         return b"".join(parts)
 
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object; `Refusal` 400 where it is none."""
+        content = await self.all(JSON_BYTES)
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise Refusal(400, "the body is not valid JSON") from error
+        if not isinstance(value, dict):
+            raise Refusal(400, "expected a JSON object")
+        return value
+
     async def _next(self) -> bytes:
         left = min(self._limits.idle_seconds, self._deadline - time.monotonic())
         try:
@@ -85,9 +102,42 @@ class Body:
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:
-    told = headers.get("content-length")
-    if told is None:
+    length = headers.get("content-length")
+    if length is None:
         return None
-    if not (told.isascii() and told.isdecimal()) or len(told) > 18:
+    if not (length.isascii() and length.isdecimal()) or len(length) > 18:
         raise Refusal(400, "Content-Length is no number of bytes")
-    return int(told)
+    return int(length)
+
+
+class Incoming:
+    """The messages of a request, whoever receives them; what is left of its body can be drained.
+
+    Args:
+        receive: ASGI's.
+        headers: the request's, names in lower case.
+        most_bytes: the longest body that is drained.
+    """
+
+    def __init__(self, receive: Receive, headers: Mapping[str, str], most_bytes: int) -> None:
+        try:
+            promised = _content_length(headers) or 0
+        except Refusal:
+            promised = 0
+        self._receive, self._left = receive, most_bytes
+        self._ended = not promised and "transfer-encoding" not in headers
+        self._too_long = promised > most_bytes
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self._ended = self._ended or not message.get("more_body", False)
+        self._left -= len(message.get("body", b""))
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left and forget it, within the cap and for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not (self._ended or self._too_long) and self._left >= 0:
+                    await self.receive()

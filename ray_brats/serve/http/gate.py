@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,17 +13,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from ray_brats.serve.http.access import Keys, Pseudonyms
+from ray_brats.serve.http.body import Incoming, Message, Receive
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.telemetry import Telemetry, log
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Need no key, as the page's own files do."""
 OPEN_BELOW = "/page/"
-DRAIN_SECONDS = 20.0
-"""How long a refused body is still read, so that its sender gets to read the answer."""
 SLOW = 408
 """Whoever was too slow is not waited for."""
 HEADERS = {
@@ -34,32 +29,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-
-
-class _Request:
-    """The body of a request as it is read, by whomever."""
-
-    def __init__(self, scope: Message, receive: Receive, most_bytes: int) -> None:
-        headers = Headers(scope=scope)
-        told = headers.get("content-length", "")
-        promised = int(told) if told.isascii() and told.isdecimal() else 0
-        self._receive, self._left = receive, most_bytes
-        self._ended = not promised and "transfer-encoding" not in headers
-        self._too_long = promised > most_bytes
-
-    async def receive(self) -> Message:
-        """The next message."""
-        message = await self._receive()
-        self._ended = self._ended or not message.get("more_body", False)
-        self._left -= len(message.get("body", b""))
-        return message
-
-    async def drain(self) -> None:
-        """Read what is left and forget it, within the cap and for a while."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while not (self._ended or self._too_long) and self._left >= 0:
-                    await self.receive()
 
 
 class Gate:
@@ -107,7 +76,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
-        request = _Request(scope, receive, self._limits.body_bytes)
+        incoming = Incoming(receive, Headers(scope=scope), self._limits.body_bytes)
 
         async def answering(message: Message) -> None:
             nonlocal status
@@ -121,7 +90,7 @@ class Gate:
                 # The whole answer is out; a connection that is closed now, with a body that nobody
                 # reads, would take it away from its client.
                 await send({**message, "more_body": True})
-                await request.drain()
+                await incoming.drain()
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 
@@ -129,13 +98,13 @@ class Gate:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                await refusal(scope, request.receive, answering)
+                await refusal(scope, incoming.receive, answering)
             else:
-                await self._app(scope, request.receive, answering)
+                await self._app(scope, incoming.receive, answering)
         except Exception as error:  # noqa: BLE001 - no stack trace ever leaves, or names a patient
             log(event="error", kind=type(error).__name__)
             if not status:
-                await _Answer(500, "something went wrong here")(scope, request.receive, answering)
+                await _Answer(500, "something went wrong here")(scope, incoming.receive, answering)
         finally:
             self._note(scope, status, time.monotonic() - began)
 

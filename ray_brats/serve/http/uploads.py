@@ -6,7 +6,6 @@ before the rest is kept.
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.serve.http.body import JSON_BYTES, Body
 from ray_brats.serve.jobs.store import JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Submission
@@ -200,18 +198,6 @@ def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, kind: str, files: Fi
         while piece := stream.read(_PIECE_BYTES):
             files.add(kind, piece)
     files.end(kind)
-
-
-async def read_json(body: Body) -> dict[str, Any]:
-    """A JSON object from a body; raises `Refusal` 400."""
-    content = await body.all(JSON_BYTES)
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "the body is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise Refusal(400, "expected a JSON object")
-    return value
 
 
 def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limits) -> Submission:
