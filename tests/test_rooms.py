@@ -187,14 +187,8 @@ def _of_circles(sources: Sources) -> Iterator[str]:
         yield f"a circle: {' <- '.join(error.args[1])}"
 
 
-NOT_YET = {
-    "serve/jobs/cohort imports stages/score: what joins stages is in commands",
-    "stages/remote imports stages/score: what joins stages is in commands",
-}
-
-
 def test_the_house_keeps_its_rules() -> None:
-    assert faults(tree()) - NOT_YET == set()
+    assert faults(tree()) == set()
 
 
 def test_few_arrows_run_between_rooms(capsys: pytest.CaptureFixture[str]) -> None:

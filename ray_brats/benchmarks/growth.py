@@ -16,6 +16,7 @@ from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
 from ray_brats.engine import cluster
 from ray_brats.labels import LabelMap
+from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import named
 from ray_brats.stages import score as stage
 
@@ -44,12 +45,14 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
             with cluster.running() as there:
                 summary = stage.score(
                     found,
-                    f"{name}/predictions",
+                    Predictions(
+                        uri=f"{name}/predictions",
+                        identity={},
+                        preprocessing=named.get("smoke").preprocess,
+                        release="brats2020",
+                    ),
                     make_segmenter=lambda threads: NoPredictor(),
-                    identity={},
-                    preprocessing=named.get("smoke").preprocess,
-                    release="brats2020",
-                    there=there,
+                    cluster=there,
                 )
         seconds = time.monotonic() - began
     return {

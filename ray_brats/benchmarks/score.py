@@ -35,6 +35,7 @@ from ray_brats.files import storage
 from ray_brats.metrics import scores
 from ray_brats.model import card as modelcard
 from ray_brats.model.predict import Predictor
+from ray_brats.model.predictions import Predictions, mask_name
 from ray_brats.progress import say
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
@@ -187,7 +188,10 @@ def ray_brats_seconds(
     ]
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as out:
         with cluster.running() as there, PeakMemory(os.getpid(), KINDS) as peak:
-            work = [stage.work_of(case, out, {}, recipe.preprocess, "brats2023") for case in cohort]
+            target = Predictions(
+                uri=out, identity={}, preprocessing=recipe.preprocess, release="brats2023"
+            )
+            work = [target.work_of(case) for case in cohort]
             frame = steps.Frame(
                 session=uuid.uuid4().hex, preprocessing=recipe.preprocess, limit_seconds=1800
             )
@@ -195,7 +199,7 @@ def ray_brats_seconds(
             for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
                 if row["status"] != "ok":
                     raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")
-        masks = [Path(out) / steps.mask_name(case.case_id) for case in cohort]
+        masks = [Path(out) / mask_name(case.case_id) for case in cohort]
         moments = sorted(mask.stat().st_mtime for mask in masks)
     return (moments[-1] - moments[0]) / (len(moments) - 1), peak.gib
 

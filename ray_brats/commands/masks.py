@@ -18,6 +18,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import Release
 from ray_brats.model import card as modelcard
+from ray_brats.model.predictions import Predictions
 from ray_brats.progress import say, say_done
 
 
@@ -109,14 +110,16 @@ def segment(
 
     summary = stage.score(
         found,
-        predictions,
+        Predictions(
+            uri=predictions,
+            identity=chosen.identity,
+            preprocessing=chosen.recipe.preprocess,
+            release=found.release_or(release) or chosen.release,
+        ),
         make_segmenter=functools.partial(
             stage.load_predictor, chosen.uris, chosen.sha256, chosen.tta, chosen.overlap
         ),
-        identity=chosen.identity,
-        preprocessing=chosen.recipe.preprocess,
-        release=release or chosen.release,
-        there=there,
+        cluster=there,
         workers=workers,
     )
     say_done("score", summary)

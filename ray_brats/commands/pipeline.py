@@ -21,6 +21,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.labels import Release
 from ray_brats.model import card
+from ray_brats.model.predictions import mask_name
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.named import RecipeName
@@ -163,6 +164,6 @@ def demo(
     rows = ledger.read_table(storage.join(storage.absolute(out), "report", "metrics.parquet"))
     pictured = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
     picture = Path(out) / "picture.png"
-    mask = Path(out) / "predictions" / f"{pictured}.nii.gz"
+    mask = Path(out) / "predictions" / mask_name(pictured)
     reports.show(str(folder / pictured), str(picture), prediction=str(mask))
     return {**summary, "picture": str(picture.absolute())}

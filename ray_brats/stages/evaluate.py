@@ -29,6 +29,7 @@ from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
 from ray_brats.metrics import comparison, scores, summary
 from ray_brats.metrics.original import original_figures
+from ray_brats.model import predictions
 from ray_brats.recipes import jsonform
 from ray_brats.report import page as report
 from ray_brats.report import worst_cases
@@ -99,7 +100,8 @@ def evaluate(
     release = cohort.release_or(release)
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
-    masks = [_masks(uri) for uri in uris]  # all of them are there before any is scored
+    # All of them are there before any is scored.
+    masks = [predictions.find_masks(uri) for uri in uris]
     folders = [report_uri] + [
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
@@ -133,18 +135,6 @@ def evaluate(
         storage.write_bytes(result["report"], page.encode())
         storage.write_json(marker, {"key": key})
     return result
-
-
-def _masks(predictions_uri: str) -> dict[str, FileInfo]:
-    """The masks right in a folder, by case."""
-    found = {}
-    for file in storage.list_files(predictions_uri):
-        name = storage.name_of(file.uri)
-        if name.endswith(".nii.gz") and file.uri == storage.join(predictions_uri, name):
-            found[name.removesuffix(".nii.gz")] = file
-    if not found:
-        raise UsageError(f"{predictions_uri} holds no <case_id>.nii.gz: expected masks by case")
-    return found
 
 
 def _score(

@@ -20,16 +20,16 @@ from typing import Any
 import httpx
 
 from ray_brats import labels
-from ray_brats.cases import volume
-from ray_brats.cases.case import Case, Cohort
+from ray_brats.cases import preprocess
+from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
-from ray_brats.files import ledger, retry, storage
+from ray_brats.files import retry, storage
 from ray_brats.files.ledger import Row, Work
+from ray_brats.model import predictions
+from ray_brats.model.predictions import Predictions
 from ray_brats.progress import Progress, say
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.stages import score
-from ray_brats.stages.steps import mask_name
 
 KEY_VARIABLE = "RAY_BRATS_API_KEY"
 CONCURRENCY = 4
@@ -45,7 +45,6 @@ class Remote:
 
     client: httpx.Client
     model: str
-    modalities: tuple[str, ...]
     release: str
     recipe: Recipe
     identity: Mapping[str, Any]
@@ -84,7 +83,6 @@ def connect(url: str, model: str | None = None) -> Remote:
         return Remote(
             client=client,
             model=chosen["name"],
-            modalities=tuple(chosen["modalities"]),
             release=chosen["release"],
             recipe=jsonform.from_json(Recipe, chosen["card"]["recipe"]),
             identity=chosen["card"]["identity"],
@@ -111,12 +109,13 @@ def score_through(
         workers: requests side by side.
     """
     fallback = release or remote.release
-    chosen = cohort.release_or(fallback) or fallback
-    work = [
-        score.work_of(case, predictions_uri, remote.identity, remote.recipe.preprocess, chosen)
-        for case in cohort.cases
-    ]
-    finished, todo = ledger.split_finished(work, predictions_uri)
+    target = Predictions(
+        uri=predictions_uri,
+        identity=remote.identity,
+        preprocessing=remote.recipe.preprocess,
+        release=cohort.release_or(fallback) or fallback,
+    )
+    finished, todo = target.split_finished(cohort)
     concurrency = workers or CONCURRENCY
     say(f"score: {len(todo)} case(s) through {remote.client.base_url}, {concurrency} at a time")
     done: list[Row] = []
@@ -138,31 +137,24 @@ def score_through(
             pool.shutdown(wait=False, cancel_futures=True)
             say("score: stopping; cases that the service has in work are waited for")
             raise
-    return score.conclude(
-        predictions_uri, cohort, finished, done, identity=remote.identity, release=chosen
-    )
+    return target.conclude(cohort, finished, done)
 
 
 def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
     """One case there and back: facts for its row, and the name of its mask."""
-    case = Case.from_row(item.payload["case"])
-    if problem := volume.missing_modality(remote.modalities, case.images):
-        raise CaseRejected(problem[0])
-    uris = {kind: case.images[kind] for kind in remote.modalities}
+    case, config = predictions.case_of(item), remote.recipe.preprocess
+    uris = preprocess.files_of(case, config, with_mask=False)
     files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}
-    answer = _patiently(remote, files, item.payload["release"])
+    answer = _patiently(remote, files, predictions.release_of(item))
     if answer.status_code != httpx.codes.OK:
         raise _refused(answer, uris)
     made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
     if made_by != list(remote.identity["bundles"]):
         raise CaseGivenUp("the service has other bundles than at the start: score once more")
-    name = mask_name(item.case_id)
-    storage.write_bytes(storage.join(item.folder, name), answer.content)
-    told = {
-        f"{region.lower()}_ml": float(answer.headers[f"X-Ray-Brats-{region}-ML"])
-        for region in labels.REGIONS
+    volumes_ml = {
+        region: float(answer.headers[f"X-Ray-Brats-{region}-ML"]) for region in labels.REGIONS
     }
-    return told, [name]
+    return predictions.put(item, answer.content, volumes_ml)
 
 
 def _content(uri: str) -> bytes:

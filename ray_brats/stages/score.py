@@ -1,34 +1,27 @@
 """`score`: a cohort to masks; CPU tasks read, actors that keep the model segment, tasks write.
 
-predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
-predictions/<case_id>.json      the sidecar
-predictions/scores.parquet      the ledger: one row a case
-predictions/score.json          what made them; written last
+`model.predictions` says what lies in the folder afterwards.
 """
 
 from __future__ import annotations
 
 import statistics
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import ray.data
 
-import ray_brats
-from ray_brats import labels
-from ray_brats.cases.case import Case, Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.engine import blocks, capacity, mapping
 from ray_brats.engine.cluster import Resources
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger
 from ray_brats.files.ledger import Row, Work
-from ray_brats.model.predict import STAGE_VERSION, Predictor
+from ray_brats.model.predict import Predictor
+from ray_brats.model.predictions import Predictions
 from ray_brats.progress import Progress, say
-from ray_brats.recipes import jsonform
-from ray_brats.recipes.config import PreprocessConfig
 from ray_brats.stages import steps
-from ray_brats.stages.steps import Frame, MakeSegmenter, Parcel, mask_name
+from ray_brats.stages.steps import Frame, MakeSegmenter, Parcel
 
 LIMIT_SECONDS = 1800.0
 CHUNK, CHEAP_CHUNK = 4096, 25_000
@@ -39,26 +32,14 @@ PROBE = 64
 CHEAP_SECONDS = 0.05
 """Cases that take less share blocks, and one actor takes them through all steps; in three steps a
 block costs Ray some 20 ms, and no real case is as cheap."""
-COLUMNS = {
-    "case_id": pa.string(),
-    "status": pa.string(),
-    "reason": pa.string(),
-    "file": pa.string(),
-    "attempts": pa.int64(),
-    "seconds": pa.float64(),
-    **{f"{region.lower()}_ml": pa.float64() for region in labels.REGIONS},
-}
 
 
 def score(
     cohort: Cohort,
-    predictions_uri: str,
+    target: Predictions,
     *,
     make_segmenter: MakeSegmenter,
-    identity: Mapping[str, Any],
-    preprocessing: PreprocessConfig,
-    release: str,
-    there: Resources,
+    cluster: Resources,
     workers: int | None = None,
     limit_seconds: float = LIMIT_SECONDS,
 ) -> dict[str, Any]:
@@ -66,92 +47,26 @@ def score(
 
     Args:
         cohort: the cases; its rejected rows enter the ledger.
-        predictions_uri: where the masks go.
+        target: where the masks go, and what they depend on.
         make_segmenter: called once in each actor.
-        identity: what determines the masks besides the inputs: bundles by sha256, options.
-        preprocessing: the bundle's.
-        release: whose labels the masks carry, where the cohort's names do not tell.
-        there: what the cluster offers.
+        cluster: what it offers.
         workers: actors; by default one a GPU, else one for two cores.
         limit_seconds: the longest one step may take over a case.
 
     Returns:
-        A summary: `predictions`, `counts`, `processed`, `skipped`, `failures`.
+        The summary of `Predictions.conclude`.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
         StageFailed: Ray could not run the steps at all.
     """
-    chosen = cohort.release_or(release) or release
-    work = [
-        work_of(case, predictions_uri, identity, preprocessing, chosen) for case in cohort.cases
-    ]
-    finished, todo = ledger.split_finished(work, predictions_uri)
-    plan = capacity.plan_for(there, workers, len(todo))
+    finished, todo = target.split_finished(cohort)
+    plan = capacity.plan_for(cluster, workers, len(todo))
     frame = Frame(
-        session=uuid.uuid4().hex, preprocessing=preprocessing, limit_seconds=limit_seconds
+        session=uuid.uuid4().hex, preprocessing=target.preprocessing, limit_seconds=limit_seconds
     )
     done = segment_all(todo, frame, plan, make_segmenter)
-    return conclude(predictions_uri, cohort, finished, done, identity=identity, release=chosen)
-
-
-def conclude(
-    predictions_uri: str,
-    cohort: Cohort,
-    finished: Sequence[Row],
-    done: Sequence[Row],
-    *,
-    identity: Mapping[str, Any],
-    release: str,
-) -> dict[str, Any]:
-    """Write the ledger and then `score.json`; the summary of `score`.
-
-    Args:
-        predictions_uri: where the masks are.
-        cohort: whose rejected rows enter the ledger.
-        finished: rows of the cases that were done before.
-        done: rows of those that were done now.
-        identity: as of `score`.
-        release: whose labels the masks carry.
-    """
-    rows = ledger.in_order([*finished, *done, *cohort.rejected])
-    ledger.write_table(storage.join(predictions_uri, "scores.parquet"), rows, COLUMNS)
-    description = {
-        "identity": dict(identity),
-        "release": release,
-        "counts": ledger.counts(rows),
-        "versions": {"ray_brats": ray_brats.__version__},
-    }
-    storage.write_json(storage.join(predictions_uri, "score.json"), description)
-    return {
-        "predictions": predictions_uri,
-        "release": release,
-        "counts": description["counts"],
-        "processed": len(done),
-        "skipped": len(finished),
-        "failures": [row for row in rows if row["status"] != "ok"],
-    }
-
-
-def work_of(
-    case: Case,
-    predictions_uri: str,
-    identity: Mapping[str, Any],
-    preprocessing: PreprocessConfig,
-    release: str,
-) -> Work:
-    """One case, and all that its mask depends on."""
-    inputs = case.inputs(preprocessing.modalities)
-    inputs.pop("seg", None)
-    stage = {"release": release, "stage": STAGE_VERSION}
-    key = jsonform.fingerprint(inputs, dict(identity), stage, preprocessing)
-    return Work(
-        case_id=case.case_id,
-        sidecar_uri=storage.join(predictions_uri, f"{case.case_id}.json"),
-        key=key,
-        payload={"case": case.as_row(), "release": release},
-        outputs=(mask_name(case.case_id),),
-    )
+    return target.conclude(cohort, finished, done)
 
 
 def segment_all(

@@ -25,18 +25,14 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ray_brats import labels
 from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
-from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import Geometry
-from ray_brats.cases.volume import encode_mask
 from ray_brats.engine import blocks
 from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import Row, Work
 from ray_brats.labels import LabelMap
-from ray_brats.model import predict
-from ray_brats.model.predict import Prediction
+from ray_brats.model import predict, predictions
 from ray_brats.recipes.config import PreprocessConfig
 
 MAX_DEATHS = 2
@@ -131,8 +127,7 @@ def read(batch: pa.Table, frame: Frame) -> pa.Table:
     """The first task: files to prepared images."""
 
     def step(parcel: Parcel) -> Parcel:
-        case = Case.from_row(parcel.work.payload["case"])
-        prepared = predict.read(case, frame.preprocessing)
+        prepared = predict.read(predictions.case_of(parcel.work), frame.preprocessing)
         return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
 
     return _take(batch, frame, "read", step).as_table()
@@ -176,7 +171,7 @@ def _write(parcel: Parcel) -> Parcel:
     assert parcel.array is not None
     assert parcel.geometry is not None
     _clear(item)
-    facts, files = _save(item, parcel.array, parcel.geometry)
+    facts, files = predictions.save(item, parcel.array, parcel.geometry)
     row: Row = {
         "case_id": item.case_id,
         "status": "ok",
@@ -190,18 +185,6 @@ def _write(parcel: Parcel) -> Parcel:
     return dataclasses.replace(parcel, row=row, array=None)
 
 
-def _save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[dict[str, Any], list[str]]:
-    """Write a mask: facts for the case's row, and the file's name."""
-    mask = geometry.to_native(index)
-    raw = labels.from_class_index(mask, item.payload["release"])
-    name = mask_name(item.case_id)
-    # The sidecar vouches for its size.
-    uri = storage.join(item.folder, name)
-    storage.write_bytes(uri, encode_mask(raw, geometry), synced=False)
-    volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
-    return {f"{region.lower()}_ml": round(ml, 6) for region, ml in volumes_ml.items()}, [name]
-
-
 class Whole:
     """The actor for cheap cases, an `retry.Task`: all three steps, nothing moves."""
 
@@ -212,9 +195,9 @@ class Whole:
 
     def __call__(self, item: Work) -> tuple[dict[str, Any], list[str]]:
         """From the files of a case to its mask."""
-        prepared = predict.read(Case.from_row(item.payload["case"]), self._preprocessing)
+        prepared = predict.read(predictions.case_of(item), self._preprocessing)
         index = self._segmenter.class_index(prepared.image_HWDC)
-        return _save(item, index, prepared.geometry)
+        return predictions.save(item, index, prepared.geometry)
 
 
 def _record_failure(parcel: Parcel) -> Row:
@@ -234,11 +217,6 @@ def _record_failure(parcel: Parcel) -> Row:
 def _clear(item: Work) -> None:
     for name in item.stale:
         storage.delete(storage.join(item.folder, name))
-
-
-def mask_name(case_id: str) -> str:
-    """File name of a case's mask."""
-    return f"{case_id}.nii.gz"
 
 
 # --- whatever befalls them -------------------------------------------------------------

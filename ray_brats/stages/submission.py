@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,9 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import storage
+from ray_brats.files.local import FileInfo
+from ray_brats.model import predictions
+from ray_brats.model.predictions import mask_name
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The first moment a zip can name: equal masks give equal bytes."""
@@ -48,16 +51,13 @@ def submit(
         raise UsageError(f"the names in {cohort.uri} do not tell the release: pass --release")
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
-    there = {storage.name_of(file.uri) for file in storage.list_files(predictions_uri)}
-    masks = {name for name in there if name.endswith((".nii.gz", ".nii"))}
-    if not masks:
-        raise UsageError(f"{predictions_uri} holds no <case_id>.nii.gz: expected masks by case")
+    masks = predictions.find_masks(predictions_uri)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
     rows = [row for row, _ in checked] + [dict(row) for row in cohort.rejected]
     failures = [row for row in rows if row["status"] != "ok"]
     if not failures:
-        content = {_file_name(row["case_id"]): mask for row, mask in checked if mask is not None}
+        content = {mask_name(row["case_id"]): mask for row, mask in checked if mask is not None}
         storage.write_bytes(zip_uri, zip_bytes(content))
     return {
         "submission": None if failures else zip_uri,
@@ -67,10 +67,6 @@ def submit(
         "notes": _notes(cohort.cases, masks),
         "failures": failures,
     }
-
-
-def _file_name(case_id: str) -> str:
-    return f"{case_id}.nii.gz"
 
 
 def _check(case: Case, predictions_uri: str, release: str) -> tuple[dict[str, str], bytes | None]:
@@ -86,7 +82,7 @@ def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
     """The bytes of a mask; `CaseRejected` says what the challenge would not accept."""
     if naming.release_of(case.case_id) != SAME_NAMES.get(release, release):
         raise CaseRejected(f"{release} has no case of this name: the challenge would not match it")
-    uri = storage.join(predictions_uri, _file_name(case.case_id))
+    uri = storage.join(predictions_uri, mask_name(case.case_id))
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -102,8 +98,8 @@ def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
     return content
 
 
-def _notes(cases: Sequence[Case], masks: set[str]) -> list[str]:
-    extra = sorted(masks - {_file_name(case.case_id) for case in cases})
+def _notes(cases: Sequence[Case], masks: Mapping[str, FileInfo]) -> list[str]:
+    extra = sorted(map(mask_name, set(masks) - {case.case_id for case in cases}))
     if not extra:
         return []
     return [f"{len(extra)} mask(s) of no case of the cohort were left out: {', '.join(extra[:3])}"]

@@ -18,8 +18,9 @@ from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.volume import encode_mask
 from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import Work
+from ray_brats.model.predictions import Predictions
 from ray_brats.serve.limits import Limits
-from ray_brats.stages import remote, score
+from ray_brats.stages import remote
 
 CASES = [f"BraTS20_Training_00{n}" for n in (1, 2, 3)]
 
@@ -67,7 +68,8 @@ def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work
     """What direct scoring would do."""
     found = cohorts.find(phantoms)
     identity, prepare = SERVED.card["identity"], SMOKE.preprocess
-    return [score.work_of(case, output, identity, prepare, release) for case in found.cases]
+    target = Predictions(uri=output, identity=identity, preprocessing=prepare, release=release)
+    return [target.work_of(case) for case in found.cases]
 
 
 def test_images_by_uri_give_the_predictors_mask(

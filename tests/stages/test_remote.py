@@ -28,7 +28,6 @@ def remote(made_by: str) -> endpoint.Remote:
     return endpoint.Remote(
         client=httpx.Client(base_url="http://played", transport=transport),
         model="default",
-        modalities=SERVED.modalities,
         release="brats2020",
         recipe=SMOKE,
         identity=SERVED.card["identity"],

@@ -19,6 +19,7 @@ from ray_brats.engine import capacity, cluster, mapping
 from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger
+from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import named
 from ray_brats.stages import score, steps
 
@@ -69,12 +70,14 @@ def run(folder: Path, out: Path, names: list[str], **options: Any) -> dict[str, 
     with cluster.running() as there:
         return score.score(
             cohort.find(str(folder), release="brats2020"),
-            str(out),
+            Predictions(
+                uri=str(out),
+                identity={"bundles": ["b"]},
+                preprocessing=PREPROCESSING,
+                release="brats2020",
+            ),
             make_segmenter=lambda threads: Troubled(names, calls),
-            identity={"bundles": ["b"]},
-            preprocessing=PREPROCESSING,
-            release="brats2020",
-            there=there,
+            cluster=there,
             **options,
         )
 

@@ -23,6 +23,7 @@ from faulty_s3 import Fault, FaultyS3
 from ray_brats.cases import cohort
 from ray_brats.engine import cluster
 from ray_brats.files import ledger, storage
+from ray_brats.model.predictions import Predictions
 from ray_brats.stages import score
 from stages.test_score import FIRST_SIDE, PREPROCESSING, write_cases
 
@@ -55,12 +56,14 @@ def score_all(
     with cluster.running() as there:
         return score.score(
             cohort.find(folder, release="brats2020"),
-            out,
+            Predictions(
+                uri=out,
+                identity={},
+                preprocessing=PREPROCESSING,
+                release="brats2020",
+            ),
             make_segmenter=lambda threads: make(notes),
-            identity={},
-            preprocessing=PREPROCESSING,
-            release="brats2020",
-            there=there,
+            cluster=there,
             **options,
         )
 

@@ -14,17 +14,17 @@ from typing import Any
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import preprocess
-from ray_brats.cases.case import Case, Cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
-from ray_brats.files import ledger, retry, storage
+from ray_brats.files import retry
 from ray_brats.files.ledger import Row, Work
+from ray_brats.model import predictions
+from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.jobs.store import Change, JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Answer, Segment, ServedModel
-from ray_brats.stages import score
-from ray_brats.stages.steps import mask_name
 
 Told = Callable[[float], Awaitable[Any]]
 """Takes the share of the cases that are done."""
@@ -46,20 +46,22 @@ async def run(
         limits: whose prefixes hold for a CSV's files too.
         told: called after every case.
     """
-    output = str(request.output)
     found = await asyncio.to_thread(_find, request, limits)
     release = request.asked_release or model.release
-    chosen = found.release_or(release) or release
-    identity = model.card["identity"]
-    prepare = jsonform.from_json(Recipe, model.card["recipe"]).preprocess
-    work = [score.work_of(case, output, identity, prepare, chosen) for case in found.cases]
-    finished, todo = await asyncio.to_thread(ledger.split_finished, work, output)
+    target = Predictions(
+        uri=str(request.output),
+        identity=model.card["identity"],
+        preprocessing=jsonform.from_json(Recipe, model.card["recipe"]).preprocess,
+        release=found.release_or(release) or release,
+    )
+    finished, todo = await asyncio.to_thread(target.split_finished, found)
     loop = asyncio.get_running_loop()
     under_way: set[Future[Answer | Refusal]] = set()
 
     def one_case(item: Work) -> tuple[dict[str, Any], list[str]]:
-        uris = preprocess.files_of(Case.from_row(item.payload["case"]), prepare, with_mask=False)
-        asking = _asking(segment, model.name, uris, item.payload["release"])
+        case = predictions.case_of(item)
+        uris = preprocess.files_of(case, target.preprocessing, with_mask=False)
+        asking = _asking(segment, model.name, uris, predictions.release_of(item))
         future = asyncio.run_coroutine_threadsafe(asking, loop)
         under_way.add(future)
         try:
@@ -72,9 +74,7 @@ async def run(
             raise _error_of(answer, uris)
         if answer.bundles != model.bundles:
             raise CaseFailed("the model is being replaced: its old process answered")
-        name = mask_name(item.case_id)
-        storage.write_bytes(storage.join(item.folder, name), answer.mask)
-        return {f"{region.lower()}_ml": ml for region, ml in answer.volumes_ml.items()}, [name]
+        return predictions.put(item, answer.mask, answer.volumes_ml)
 
     left, done = iter(todo), list[Row]()
     pool = ThreadPoolExecutor(model.capacity, thread_name_prefix="cohort")
@@ -83,7 +83,7 @@ async def run(
         for item in left:
             row = await loop.run_in_executor(pool, _complete, item, one_case)
             done.append(row)
-            await told(round((len(finished) + len(done)) / len(work), 4))
+            await told(round((len(finished) + len(done)) / len(found.cases), 4))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -93,9 +93,7 @@ async def run(
         for future in list(under_way):
             future.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
-    summary = await asyncio.to_thread(
-        score.conclude, output, found, finished, done, identity=identity, release=chosen
-    )
+    summary = await asyncio.to_thread(target.conclude, found, finished, done)
     failed, rows = len(summary["failures"]), sum(summary["counts"].values())
     error = f"{failed} of {rows} cases failed: see scores.parquet" if failed else None
     return Change(state="failed" if failed else "done", progress=1.0, error=error)

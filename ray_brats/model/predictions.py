@@ -1,0 +1,166 @@
+"""The folder of predictions: what lies in it, how that is called, and what determines it.
+
+predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
+predictions/<case_id>.json      the sidecar
+predictions/scores.parquet      the ledger: one row a case
+predictions/score.json          what made them; written last
+
+Whoever fills it (actors, a service, a job of that service) leaves the same files, so that each
+goes on where another ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+import ray_brats
+from ray_brats import labels
+from ray_brats.cases.case import Case, Cohort
+from ray_brats.cases.geometry import Geometry
+from ray_brats.cases.volume import encode_mask
+from ray_brats.errors import UsageError
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Row, Work
+from ray_brats.files.local import FileInfo
+from ray_brats.labels import LabelMap
+from ray_brats.model.predict import STAGE_VERSION, Prediction
+from ray_brats.recipes import jsonform
+from ray_brats.recipes.config import PreprocessConfig
+
+SUFFIX = ".nii.gz"
+TABLE = "scores.parquet"
+DESCRIPTION = "score.json"
+VOLUMES = {region: f"{region.lower()}_ml" for region in labels.REGIONS}
+"""Region to the column of its volume."""
+COLUMNS = {
+    "case_id": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "file": pa.string(),
+    "attempts": pa.int64(),
+    "seconds": pa.float64(),
+    **{column: pa.float64() for column in VOLUMES.values()},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """A folder of predictions, and all that its masks depend on besides the cases."""
+
+    uri: str
+    identity: Mapping[str, Any]
+    """What makes the masks: bundles by sha256, options."""
+    preprocessing: PreprocessConfig
+    release: str
+    """Whose labels the masks carry."""
+
+    def work_of(self, case: Case) -> Work:
+        """One case, and the key of all that its mask depends on."""
+        inputs = case.inputs(self.preprocessing.modalities)
+        inputs.pop("seg", None)
+        stage = {"release": self.release, "stage": STAGE_VERSION}
+        return Work(
+            case_id=case.case_id,
+            sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
+            key=jsonform.fingerprint(inputs, dict(self.identity), stage, self.preprocessing),
+            payload={"case": case.as_row(), "release": self.release},
+            outputs=(mask_name(case.case_id),),
+        )
+
+    def split_finished(self, cohort: Cohort) -> tuple[list[Row], list[Work]]:
+        """Rows of the cases that have their mask, and the work left to do."""
+        return ledger.split_finished([self.work_of(case) for case in cohort.cases], self.uri)
+
+    def conclude(
+        self, cohort: Cohort, finished: Sequence[Row], done: Sequence[Row]
+    ) -> dict[str, Any]:
+        """Write the ledger and then `score.json`.
+
+        Args:
+            cohort: whose rejected rows enter the ledger.
+            finished: rows of the cases that were done before.
+            done: rows of those that were done now.
+
+        Returns:
+            A summary: `predictions`, `release`, `counts`, `processed`, `skipped`, `failures`.
+        """
+        rows = ledger.in_order([*finished, *done, *cohort.rejected])
+        ledger.write_table(storage.join(self.uri, TABLE), rows, COLUMNS)
+        description = {
+            "identity": dict(self.identity),
+            "release": self.release,
+            "counts": ledger.counts(rows),
+            "versions": {"ray_brats": ray_brats.__version__},
+        }
+        storage.write_json(storage.join(self.uri, DESCRIPTION), description)
+        return {
+            "predictions": self.uri,
+            "release": self.release,
+            "counts": description["counts"],
+            "processed": len(done),
+            "skipped": len(finished),
+            "failures": [row for row in rows if row["status"] != "ok"],
+        }
+
+
+def mask_name(case_id: str) -> str:
+    """File name of a case's mask."""
+    return f"{case_id}{SUFFIX}"
+
+
+def find_masks(predictions_uri: str) -> dict[str, FileInfo]:
+    """The masks right in a folder, by case.
+
+    Raises:
+        UsageError: there is none.
+    """
+    masks = {}
+    for file in storage.list_files(predictions_uri):
+        name = storage.name_of(file.uri)
+        if name.endswith(SUFFIX) and file.uri == storage.join(predictions_uri, name):
+            masks[name.removesuffix(SUFFIX)] = file
+    if not masks:
+        raise UsageError(f"{predictions_uri} holds no <case_id>{SUFFIX}: expected masks by case")
+    return masks
+
+
+# --- a worker's side: the mask of one case ---------------------------------------------
+
+
+def case_of(item: Work) -> Case:
+    """The case of a work."""
+    return Case.from_row(item.payload["case"])
+
+
+def release_of(item: Work) -> str:
+    """Whose labels the mask of a work carries."""
+    release: str = item.payload["release"]
+    return release
+
+
+def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[dict[str, Any], list[str]]:
+    """Write the mask of class indices on the prepared grid; what `put` returns."""
+    mask = geometry.to_native(index)
+    raw = labels.from_class_index(mask, release_of(item))
+    volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
+    return put(item, encode_mask(raw, geometry), volumes_ml)
+
+
+def put(
+    item: Work, content: bytes, volumes_ml: Mapping[str, float]
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the bytes of a mask; facts for the case's row, and the file's name.
+
+    Args:
+        item: whose mask it is.
+        content: of the file.
+        volumes_ml: volume of each region.
+    """
+    name = mask_name(item.case_id)
+    # The sidecar vouches for its size.
+    storage.write_bytes(storage.join(item.folder, name), content, synced=False)
+    return {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}, [name]
