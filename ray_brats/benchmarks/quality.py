@@ -120,9 +120,9 @@ def _ours(
 ) -> tuple[Scores, dict[str, float]]:
     """Train with the product's own stage, then segment with the exported bundle."""
     from ray_brats.stages import train
-    from ray_brats.training.data import read_training_set
+    from ray_brats.training.data import read_dataset
 
-    data = read_training_set(dataset, recipe)
+    data = read_dataset(dataset, recipe)
     with cluster.running() as there:
         began = time.monotonic()
         trained = train.train(data, run, recipe, there=there, workers=workers)
@@ -153,14 +153,14 @@ def _in_a_process(work: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def _cases(dataset: str, recipe: Recipe) -> tuple[list[PreparedCase], list[PreparedCase]]:
-    from ray_brats.training.data import read_training_set
+    from ray_brats.training.data import read_dataset
 
-    data = read_training_set(dataset, recipe)
+    data = read_dataset(dataset, recipe)
     if not data.validation:
         raise UsageError("the split has no validation case with a mask: nothing to compare")
     training, validation = (
-        [fetch(dataset, row["case_id"], run_uri=dataset) for row in rows]
-        for rows in (data.training, data.validation)
+        [fetch(dataset, case.case_id, run_uri=dataset) for case in cases]
+        for cases in (data.training, data.validation)
     )
     return training, validation
 

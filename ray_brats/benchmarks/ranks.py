@@ -19,7 +19,7 @@ from ray_brats.benchmarks import torch_peers
 from ray_brats.progress import say
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.training.data import read_training_set
+from ray_brats.training.data import IMAGE, LABEL, case_uri, read_dataset
 
 BRAIN_VOX = (144, 176, 144)
 
@@ -42,8 +42,8 @@ def two_against_one(
         if dataset is None:
             source = {"dataset": folder, "cases": _noise(recipe, Path(folder))}
         else:
-            rows = read_training_set(dataset, recipe).training
-            source = {"dataset": dataset, "cases": [row["case_id"] for row in rows]}
+            cases = read_dataset(dataset, recipe).training
+            source = {"dataset": dataset, "cases": [case.case_id for case in cases]}
         rates: dict[int, list[float]] = {1: [], 2: []}
         waits = []
         for _ in range(2):
@@ -64,10 +64,10 @@ def _noise(recipe: Recipe, folder: Path) -> list[str]:
     image, label = torch_peers.patch(recipe, BRAIN_VOX)
     names = ["c0", "c1"]
     for name in names:
-        case = folder / "cases" / name
+        case = Path(case_uri(str(folder), name))
         case.mkdir(parents=True)
-        np.save(case / "image.npy", image.astype(np.float16))
-        np.save(case / "label.npy", label)
+        np.save(case / IMAGE, image.astype(np.float16))
+        np.save(case / LABEL, label)
     return names
 
 

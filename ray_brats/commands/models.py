@@ -14,8 +14,8 @@ from ray_brats.files import storage
 from ray_brats.model import card as modelcard
 from ray_brats.recipes import named
 from ray_brats.recipes.named import RecipeName
-from ray_brats.training import data as trainingset
 from ray_brats.training import run as runs
+from ray_brats.training.data import read_dataset
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     from ray_brats.stages import train as stage
 
     chosen = named.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
-    data = trainingset.read_training_set(storage.absolute(dataset), chosen, fold=fold)
+    data = read_dataset(storage.absolute(dataset), chosen, fold=fold)
     with cluster.running() as there:
         return stage.train(
             data,

@@ -25,8 +25,8 @@ from ray_brats.model.predictions import mask_name
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.named import RecipeName
-from ray_brats.training import data as trainingset
 from ray_brats.training import log
+from ray_brats.training.data import read_dataset
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
         workers = capacity.workers_for(workers, there)
         cluster.check_shared(out, there)
         prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
-        data = trainingset.read_training_set(dataset, chosen)
+        data = read_dataset(dataset, chosen)
         trained = training.train(data, run_uri, chosen, there=there, workers=workers, resume=True)
         summary: Summary = {
             "out": out,

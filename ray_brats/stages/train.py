@@ -30,7 +30,7 @@ from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.costs import network_vox
 from ray_brats.stages.board import Board, Follower, root_cause
 from ray_brats.training import checkpoint, run
-from ray_brats.training.data import TrainingSet
+from ray_brats.training.data import Dataset, description_uri
 
 HANG_SECONDS = 600.0
 RESTARTS = 1000
@@ -38,7 +38,7 @@ RESTARTS = 1000
 
 
 def train(
-    data: TrainingSet,
+    data: Dataset,
     run_uri: str,
     recipe: Recipe,
     *,
@@ -70,7 +70,7 @@ def train(
     began_unix = time.time()
     workers = capacity.workers_for(workers, there)
     cluster.check_shared(run_uri, there)
-    cluster.check_seen(storage.join(data.uri, "dataset.json"), there)
+    cluster.check_seen(description_uri(data.uri), there)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
     description = _describe(data, recipe, workers)
@@ -90,23 +90,23 @@ def train(
     return {**_summary(run_uri), "skipped": False, "parameters": card["parameters"]}
 
 
-def _describe(data: TrainingSet, recipe: Recipe, workers: int) -> dict[str, Any]:
+def _describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
     told = jsonform.as_json(recipe)
-    parts = (data.description["fingerprint"], {"fold": data.fold})
+    parts = (data.fingerprint, {"fold": data.fold})
     timeless = {**told, "train": {**told["train"], "steps": None, "minutes": None}}
     return {
         "identity": jsonform.fingerprint(told, *parts),
         "lengthless": jsonform.fingerprint(timeless, *parts),
         "recipe": told,
-        "dataset_fingerprint": data.description["fingerprint"],
+        "dataset_fingerprint": data.fingerprint,
         "fold": data.fold,
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
-        "release": data.description["release"],
-        "training_cases_sha256": sorted(row["image_sha256"] for row in data.training),
-        "validation_cases_sha256": sorted(row["image_sha256"] for row in data.validation),
+        "release": data.release,
+        "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
+        "validation_cases_sha256": sorted(case.image_sha256 for case in data.validation),
         "versions": {
             "ray_brats": ray_brats.__version__,
             **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
@@ -159,7 +159,7 @@ def _check_extension(run_uri: str, description: dict[str, Any]) -> None:
         )
 
 
-def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources) -> None:
+def _say_plan(data: Dataset, recipe: Recipe, workers: int, there: Resources) -> None:
     settings = recipe.train
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
     patch = "×".join(str(side) for side in settings.patch_vox)
@@ -178,7 +178,7 @@ def _say_plan(data: TrainingSet, recipe: Recipe, workers: int, there: Resources)
 
 
 def _fit(
-    data: TrainingSet,
+    data: Dataset,
     attempt: claims.Attempt,
     recipe: Recipe,
     workers: int,
@@ -206,9 +206,9 @@ def _fit(
             "dataset": data.uri,
             "run": run_uri,
             "driver": attempt.driver,
-            "training": [row["case_id"] for row in data.training],
-            "validation": [row["case_id"] for row in data.validation],
-            "validation_vox": sum(network_vox(row["shape_vox"], recipe) for row in data.validation),
+            "training": [case.case_id for case in data.training],
+            "validation": [case.case_id for case in data.validation],
+            "validation_vox": sum(network_vox(case.shape_vox, recipe) for case in data.validation),
             "threads": cpus,
             **waits,
             "board": board,

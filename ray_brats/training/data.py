@@ -1,57 +1,99 @@
-"""What a run trains on and validates with: the labelled cases of a dataset, by split or fold."""
+"""The dataset folder: its files by name, the cases that a run learns from, copies on a node.
+
+dataset/dataset.json                    what it is; written last
+dataset/cases.parquet                   one row a case
+dataset/cases/<case_id>/image.npy       (H, W, D, C)
+dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
+dataset/cases/<case_id>/case.json       the geometry that takes a mask back
+dataset/cases/<case_id>/done.json       the sidecar
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ray_brats.arrays import Array
+from ray_brats.arrays import Array, Shape
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import Row
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 
-_COLUMNS = ("case_id", "status", "split", "patient_id", "grade", "label_sha256")
+IMAGE, LABEL, GEOMETRY, SIDECAR = "image.npy", "label.npy", "case.json", "done.json"
+"""The files of one case, in `case_uri`."""
+_REQUIRED = ("preprocess", "recipe", "fingerprint", "release")
+
+
+def description_uri(dataset_uri: str) -> str:
+    """`dataset.json`: what a dataset is."""
+    return storage.join(dataset_uri, "dataset.json")
+
+
+def table_uri(dataset_uri: str) -> str:
+    """`cases.parquet`: one row a case, at least with the fields of `DatasetCase`."""
+    return storage.join(dataset_uri, "cases.parquet")
+
+
+def case_uri(dataset_uri: str, case_id: str) -> str:
+    """The folder of one prepared case."""
+    return storage.join(dataset_uri, "cases", case_id)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """The cases of a dataset that a run trains on and validates with."""
+class DatasetCase:
+    """A usable case, as its row in the dataset's table says."""
+
+    case_id: str
+    patient_id: str
+    grade: str | None
+    split: str | None
+    shape_vox: Shape
+    """Size of the prepared image."""
+    image_sha256: str
+    label_sha256: str | None
+    """None without a mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a run learns from: the labelled cases of a dataset, by split or fold."""
 
     uri: str
-    description: Mapping[str, Any]
-    training: tuple[Row, ...]
-    validation: tuple[Row, ...]
+    fingerprint: str
+    """Hash of all that training sees; other cases may come and go."""
+    release: str | None
+    """The release whose labels the masks carried."""
+    training: tuple[DatasetCase, ...]
+    validation: tuple[DatasetCase, ...]
     unlabelled: int
     """Usable cases left out because they have no mask."""
     fold: int | None = None
-    """Of five; None: the dataset's own split."""
+    """The one of five that validates; None: the dataset's own split."""
 
 
-def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> TrainingSet:
+def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Dataset:
     """The labelled cases of a dataset, by split or by one of five folds.
 
     Raises:
         UsageError: no dataset, prepared by another recipe, or nothing to train on.
         ArtefactError: the dataset's table or description is damaged.
     """
+    columns = ["status", *(field.name for field in dataclasses.fields(DatasetCase))]
     try:
-        description = storage.read_json(
-            storage.join(uri, "dataset.json"), required=("preprocess", "recipe", "fingerprint")
-        )
-        rows = ledger.read_table(storage.join(uri, "cases.parquet"), required=_COLUMNS)
+        description = storage.read_json(description_uri(uri), required=_REQUIRED)
+        rows = ledger.read_table(table_uri(uri), required=columns)
     except FileNotFoundError as error:
         raise UsageError(
             f"{uri} is no dataset: expected what `ray-brats preprocess COHORT DATASET` writes"
@@ -62,49 +104,52 @@ def read_training_set(uri: str, recipe: Recipe, *, fold: int | None = None) -> T
             f"differs from that of {recipe.name!r}: preprocess the cohort again with "
             f"--recipe {recipe.name}, into another folder"
         )
-    usable = [row for row in rows if row["status"] == "ok"]
-    labelled = [row for row in usable if row["label_sha256"]]
-    if fold is not None:
-        labelled = _with_fold(labelled, fold)
-    training = tuple(row for row in labelled if row["split"] == "train")
-    validation = tuple(row for row in labelled if row["split"] == "val")
+    usable = [_case(row) for row in rows if row["status"] == "ok"]
+    labelled = [case for case in usable if case.label_sha256]
+    members = labelled if fold is None else _with_fold(labelled, fold)
+    training = tuple(case for case in members if case.split == "train")
     if not training:
         raise UsageError(
             f"{uri} holds no labelled case to train on ({len(usable)} usable cases, "
-            f"{len(labelled)} of them with a mask): check the split and the masks"
+            f"{len(members)} of them with a mask): check the split and the masks"
         )
-    return TrainingSet(
+    return Dataset(
         uri=uri,
-        description=description,
+        fingerprint=description["fingerprint"],
+        release=description["release"],
         training=training,
-        validation=validation,
-        unlabelled=sum(not row["label_sha256"] for row in usable),
+        validation=tuple(case for case in members if case.split == "val"),
+        unlabelled=len(usable) - len(labelled),
         fold=fold,
     )
 
 
-def _with_fold(rows: Sequence[Row], fold: int) -> list[Row]:
+def _case(row: Row) -> DatasetCase:
+    fields = {field.name: row[field.name] for field in dataclasses.fields(DatasetCase)}
+    height, width, depth = row["shape_vox"]
+    return DatasetCase(**{**fields, "shape_vox": (height, width, depth)})
+
+
+def _with_fold(cases: Sequence[DatasetCase], fold: int) -> list[DatasetCase]:
     """Fold `fold` of five is for validation; patients are whole, grades are spread evenly."""
     if not 0 <= fold < 5:
         raise UsageError(f"--fold {fold}: expected 0 to 4")
-    members = [row for row in rows if row["split"] in ("train", "val")]
-    patients = sorted({(row["grade"] or "", row["patient_id"]) for row in members})
+    members = [case for case in cases if case.split in ("train", "val")]
+    patients = sorted({(case.grade or "", case.patient_id) for case in members})
     order = sorted(patients, key=lambda item: (item[0], jsonform.fingerprint(item[1])))
     fold_of = {patient: number % 5 for number, (_, patient) in enumerate(order)}
     return [
-        {**row, "split": "val" if fold_of[row["patient_id"]] == fold else "train"}
-        for row in members
+        dataclasses.replace(case, split="val" if fold_of[case.patient_id] == fold else "train")
+        for case in members
     ]
 
 
+# --- one case on a node ----------------------------------------------------------------
+
 SPARED_BYTES = 1 << 30
-"""Of a node's disk, never filled with copies."""
-
-
+"""Room on a node's disk that copies never fill."""
 ABANDONED_SECONDS = 24 * 3600.0
 """So long the copies of a run that nobody works on stay, while there is room."""
-
-
 HELD = "held"
 """The file that a run's workers on a node lock; its time is when the last of them left."""
 
@@ -118,11 +163,11 @@ class PreparedCase:
 
     def image(self) -> Array:
         """Memory-mapped `(H, W, D, C)`; `ArtefactError` where the file is damaged."""
-        return _mapped(self.folder / "image.npy")
+        return _mapped(self.folder / IMAGE)
 
     def label(self) -> Array:
         """Memory-mapped `(H, W, D)` class indices; `ArtefactError` where the file is damaged."""
-        return _mapped(self.folder / "label.npy")
+        return _mapped(self.folder / LABEL)
 
 
 def _mapped(path: Path) -> Array:
@@ -149,13 +194,13 @@ def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:
     Raises:
         StageFailed: the node's disk has no room for the copy.
     """
-    source = storage.join(dataset_uri, "cases", case_id)
+    source = case_uri(dataset_uri, case_id)
     if not storage.is_remote(dataset_uri):
         return PreparedCase(case_id=case_id, folder=Path(source))
     folder = cache_folder(dataset_uri, run_uri) / case_id
     folder.mkdir(parents=True, exist_ok=True)
-    done = storage.read_bytes(storage.join(source, "done.json"))
-    marker = folder / "done.json"
+    done = storage.read_bytes(storage.join(source, SIDECAR))
+    marker = folder / SIDECAR
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (marker.exists() and marker.read_bytes() == done):
@@ -210,7 +255,7 @@ def drop_abandoned(root: Path, *, older_than_seconds: float) -> None:
 
 
 def _copy(source: str, folder: Path) -> None:
-    for name in ("image.npy", "label.npy"):
+    for name in (IMAGE, LABEL):
         content = storage.read_bytes(storage.join(source, name))
         if len(content) > shutil.disk_usage(folder).free - SPARED_BYTES:
             drop_abandoned(folder.parents[1], older_than_seconds=0)

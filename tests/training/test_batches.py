@@ -1,43 +1,18 @@
-"""Feeding: the same samples for any number of ranks, and copies of remote cases."""
+"""Feeding: the same samples for any number of ranks."""
 
 from __future__ import annotations
 
-import os
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ray_brats.errors import ArtefactError, StageFailed
-from ray_brats.files import storage
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.training import batches, data
+from ray_brats.training import batches
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
 
 pytestmark = pytest.mark.tf
-
-
-def write_case(uri: str, seed: int) -> None:
-    import io
-
-    rng = np.random.default_rng(seed)
-    label = (rng.random((20, 22, 18)) < 0.05).astype(np.uint8)
-    for name, array in (("image", rng.normal(size=(20, 22, 18, 2))), ("label", label)):
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        storage.write_bytes(storage.join(uri, f"{name}.npy"), buffer.getvalue())
-    storage.write_bytes(storage.join(uri, "done.json"), str(seed).encode())
-
-
-@pytest.fixture
-def cases(tmp_path: Path) -> list[PreparedCase]:
-    for number in range(3):
-        write_case(str(tmp_path / f"c{number}"), number)
-    return [
-        PreparedCase(case_id=f"c{number}", folder=tmp_path / f"c{number}") for number in range(3)
-    ]
 
 
 @pytest.mark.parametrize(("ranks", "batch", "accumulate"), [(1, 4, 1), (2, 2, 1), (2, 1, 2)])
@@ -107,57 +82,6 @@ def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
         next(gone.from_step(0))
 
 
-def test_remote_cases_are_copied_once_and_forgotten(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
-    write_case(f"{bucket}/dataset/cases/c0", 1)
-    case = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert case.image().shape == (20, 22, 18, 2)
-    storage.delete(f"{bucket}/dataset/cases/c0/image.npy")
-    again = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert again == case
-    # Another version of the case, by its sidecar, is copied anew.
-    write_case(f"{bucket}/dataset/cases/c0", 2)
-    before = case.label().copy()
-    data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert (case.label() != before).any()
-    data.forget(f"{bucket}/dataset", run_uri="r")
-    assert not case.folder.exists()
-
-
-def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
-    folders = {}
-    for name in ("old", "new", "held"):
-        folders[name] = data.cache_folder("s3://d", name)
-        with data.held("s3://d", run_uri=name):
-            (folders[name] / "c0").mkdir()
-    for name in ("old", "held"):
-        os.utime(folders[name] / data.HELD, (0, 0))
-
-    def left() -> set[str]:
-        return {name for name, folder in folders.items() if (folder / "c0").exists()}
-
-    with data.held("s3://d", run_uri="held"), data.held("s3://d", run_uri="another"):
-        assert left() == {"new", "held"}
-        data.drop_abandoned(folders["held"].parent, older_than_seconds=0)
-        assert left() == {"held"}
-
-
-def test_a_full_disk_is_a_sentence(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    write_case(f"{bucket}/dataset/cases/c0", 1)
-    with pytest.raises(StageFailed, match="TMPDIR"):
-        data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-
-
 def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
     cases: list[PreparedCase],
 ) -> None:
@@ -187,11 +111,3 @@ def test_a_carved_patch_holds_voxels_of_two_cases(cases: list[PreparedCase]) -> 
     assert sum(one.any() for one in foreign) >= 3
     for one, image, before in zip(foreign, carved.image, plain.image, strict=True):
         np.testing.assert_array_equal(image[~one.any(-1)], before[~one.any(-1)])
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 100, 1000])
-def test_a_damaged_case_is_named(cases: list[PreparedCase], kept_bytes: int) -> None:
-    file = cases[0].folder / "image.npy"
-    file.write_bytes(file.read_bytes()[:kept_bytes])
-    with pytest.raises(ArtefactError, match=r"image\.npy is damaged .* preprocess the cohort"):
-        cases[0].image()

@@ -1,19 +1,35 @@
-"""Which cases a run trains on and validates with."""
+"""The dataset folder: which cases a run learns from, and their copies on a node."""
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections import Counter, namedtuple
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from ray_brats.errors import UsageError
+from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.recipes import jsonform, named
-from ray_brats.training.data import TrainingSet, read_training_set
+from ray_brats.training import data
+from ray_brats.training.data import Dataset, PreparedCase, read_dataset
+from training.conftest import write_case
 
 PATIENTS = 33
 RECIPE = named.get("smoke")
+DESCRIPTION = {
+    "preprocess": jsonform.as_json(RECIPE.preprocess),
+    "recipe": "smoke",
+    "fingerprint": "f",
+    "release": "brats2020",
+}
+COLUMNS = {
+    **dict.fromkeys(("case_id", "patient_id", "grade", "status", "split"), pa.string()),
+    **dict.fromkeys(("image_sha256", "label_sha256"), pa.string()),
+    "shape_vox": pa.list_(pa.int32()),
+}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -24,7 +40,9 @@ def rows() -> list[dict[str, Any]]:
             "patient_id": f"p{patient:02}",
             "grade": "LGG" if patient % 3 == 0 else "HGG",
             "status": "ok",
-            "label_sha256": "" if (patient, time) == (5, 1) else "x",
+            "shape_vox": [20, 22, 18],
+            "image_sha256": f"{patient}-{time}",
+            "label_sha256": None if (patient, time) == (5, 1) else "x",
             "split": "test" if patient == PATIENTS - 1 else "train",
         }
         for patient in range(PATIENTS)
@@ -32,50 +50,130 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
+def write_dataset(folder: Path, table: list[dict[str, Any]]) -> str:
+    storage.write_json(data.description_uri(str(folder)), DESCRIPTION)
+    ledger.write_table(data.table_uri(str(folder)), table, COLUMNS)
+    return str(folder)
+
+
 @pytest.fixture(params=[1, -1])
-def dataset(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same cases in one order and in the other."""
-    description = {"preprocess": jsonform.as_json(RECIPE.preprocess), "recipe": "smoke"}
-    monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
-    monkeypatch.setattr(ledger, "read_table", lambda _, **__: rows()[:: request.param])
+    return write_dataset(tmp_path, rows()[:: request.param])
 
 
-def folds() -> list[TrainingSet]:
-    return [read_training_set("d", RECIPE, fold=fold) for fold in range(5)]
+def folds(uri: str) -> list[Dataset]:
+    return [read_dataset(uri, RECIPE, fold=fold) for fold in range(5)]
 
 
-def test_five_folds_share_the_labelled_cases_by_patient(dataset: None) -> None:
-    validated = [{row["patient_id"] for row in one.validation} for one in folds()]
+def test_the_split_says_what_is_trained_on_and_a_mask_is_needed(tmp_path: Path) -> None:
+    table = rows()
+    table[0]["split"], table[1]["status"] = "val", "rejected"
+    table[1]["shape_vox"] = None
+    read = read_dataset(write_dataset(tmp_path, table), RECIPE)
+    assert [case.case_id for case in read.validation] == ["p00-0"]
+    assert read.validation[0].shape_vox == (20, 22, 18)
+    assert (len(read.training), read.unlabelled) == (2 * PATIENTS - 5, 1)
+    assert (read.fingerprint, read.release) == ("f", "brats2020")
+
+
+def test_a_table_without_what_training_needs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no dataset"):
+        read_dataset(str(tmp_path), RECIPE)
+    storage.write_json(data.description_uri(str(tmp_path)), DESCRIPTION)
+    fewer = {name: kind for name, kind in COLUMNS.items() if name != "image_sha256"}
+    ledger.write_table(data.table_uri(str(tmp_path)), rows(), fewer)
+    with pytest.raises(ArtefactError, match="has no column image_sha256"):
+        read_dataset(str(tmp_path), RECIPE)
+
+
+def test_five_folds_share_the_labelled_cases_by_patient(dataset: str) -> None:
+    validated = [{case.patient_id for case in one.validation} for one in folds(dataset)]
     assert sum(map(len, validated)) == len(set.union(*validated)) == PATIENTS - 1
-    for one in folds():
-        trained = {row["patient_id"] for row in one.training}
-        assert not trained & {row["patient_id"] for row in one.validation}
+    for one in folds(dataset):
+        trained = {case.patient_id for case in one.training}
+        assert not trained & {case.patient_id for case in one.validation}
         # All but the one without a mask and the two for a test.
         assert len(one.training) + len(one.validation) == 2 * PATIENTS - 3
         assert one.unlabelled == 1
 
 
-def test_each_fold_has_its_share_of_every_grade(dataset: None) -> None:
-    for one in folds():
-        patients = {(row["patient_id"], row["grade"]) for row in one.validation}
+def test_each_fold_has_its_share_of_every_grade(dataset: str) -> None:
+    for one in folds(dataset):
+        patients = {(case.patient_id, case.grade) for case in one.validation}
         counts = Counter(grade for _, grade in patients)
         assert counts["LGG"] in (2, 3)
         assert counts["HGG"] in (4, 5)
 
 
-def test_a_fold_is_the_same_whatever_the_order_of_the_cases(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    description = {"preprocess": jsonform.as_json(RECIPE.preprocess), "recipe": "smoke"}
-    monkeypatch.setattr(storage, "read_json", lambda _, **__: description)
-    found = []
+def test_a_fold_is_the_same_whatever_the_order_of_the_cases(tmp_path: Path) -> None:
+    validated = []
     for order in (1, -1):
-        monkeypatch.setattr(ledger, "read_table", lambda _, order=order, **__: rows()[::order])
-        found.append([{row["case_id"] for row in one.validation} for one in folds()])
-    assert found[0] == found[1]
+        uri = write_dataset(tmp_path / str(order), rows()[::order])
+        validated.append([{case.case_id for case in one.validation} for one in folds(uri)])
+    assert validated[0] == validated[1]
 
 
 @pytest.mark.parametrize("fold", [-1, 5])
-def test_other_folds_are_refused(dataset: None, fold: int) -> None:
+def test_other_folds_are_refused(dataset: str, fold: int) -> None:
     with pytest.raises(UsageError, match="expected 0 to 4"):
-        read_training_set("d", RECIPE, fold=fold)
+        read_dataset(dataset, RECIPE, fold=fold)
+
+
+def test_remote_cases_are_copied_once_and_forgotten(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    write_case(f"{bucket}/dataset/cases/c0", 1)
+    case = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert case.image().shape == (20, 22, 18, 2)
+    storage.delete(f"{bucket}/dataset/cases/c0/image.npy")
+    again = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert again == case
+    # Another version of the case, by its sidecar, is copied anew.
+    write_case(f"{bucket}/dataset/cases/c0", 2)
+    before = case.label().copy()
+    data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+    assert (case.label() != before).any()
+    data.forget(f"{bucket}/dataset", run_uri="r")
+    assert not case.folder.exists()
+
+
+def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    folders = {}
+    for name in ("old", "new", "held"):
+        folders[name] = data.cache_folder("s3://d", name)
+        with data.held("s3://d", run_uri=name):
+            (folders[name] / "c0").mkdir()
+    for name in ("old", "held"):
+        os.utime(folders[name] / data.HELD, (0, 0))
+
+    def left() -> set[str]:
+        return {name for name, folder in folders.items() if (folder / "c0").exists()}
+
+    with data.held("s3://d", run_uri="held"), data.held("s3://d", run_uri="another"):
+        assert left() == {"new", "held"}
+        data.drop_abandoned(folders["held"].parent, older_than_seconds=0)
+        assert left() == {"held"}
+
+
+def test_a_full_disk_is_a_sentence(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    write_case(f"{bucket}/dataset/cases/c0", 1)
+    with pytest.raises(StageFailed, match="TMPDIR"):
+        data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, 1000])
+def test_a_damaged_case_is_named(cases: list[PreparedCase], kept_bytes: int) -> None:
+    file = cases[0].folder / "image.npy"
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    with pytest.raises(ArtefactError, match=r"image\.npy is damaged .* preprocess the cohort"):
+        cases[0].image()

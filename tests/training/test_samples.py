@@ -1,4 +1,4 @@
-"""Patches: inside the array, replayable, and windows that cover it."""
+"""Samples: patches inside the array, replayable, and tumours carved out of one into another."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from ray_brats import arrays
-from ray_brats.arrays import PatchLocation
-from ray_brats.model import windows
 from ray_brats.training import samples
-from ray_brats.training.samples import SampleStream
+from ray_brats.training.samples import SampleStream, carve
 
 SHAPES = st.tuples(*[st.integers(1, 12)] * 3)
+SIDE = 20
+"""Side of the patches that are carved."""
 
 
 @given(shape=SHAPES, size=SHAPES, seed=st.integers(0, 999), share=st.sampled_from([0.0, 0.5, 1.0]))
@@ -71,22 +71,53 @@ def test_the_stream_is_a_function_of_seed_and_index_and_sees_each_case_once_a_pa
     assert stream.draw(11)[1].random() == SampleStream(case_count=7, seed=3).draw(11)[1].random()
 
 
-@settings(deadline=None)
-@given(shape=SHAPES, size=SHAPES, overlap=st.sampled_from([0.0, 0.25, 0.5, 0.9]))
-def test_windows_cover_every_voxel_and_stitching_a_constant_gives_it(
-    shape: tuple[int, int, int], size: tuple[int, int, int], overlap: float
-) -> None:
-    weights = windows.gaussian_weights(size)
-    total, weight_sum = np.zeros(shape), np.zeros(shape)
-    for location in arrays.sliding_windows(shape, size, overlap):
-        location.add(total, 0.7 * weights)
-        location.add(weight_sum, weights)
-    assert (weight_sum > 0).all()
-    np.testing.assert_allclose(total / weight_sum, 0.7, rtol=1e-6)
+# --- carving ----------------------------------------------------------------------------
 
 
-def test_a_patch_past_the_border_is_padded_with_zeros() -> None:
-    array = np.ones((2, 2, 2, 3))
-    patch = PatchLocation((-1, 0, 1), (3, 2, 2)).cut(array)
-    assert patch.shape == (3, 2, 2, 3)
-    assert patch.sum() == array[:, :, 1:].sum()
+def patches(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A patch without tumour, and one with a ball of three nested classes."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(SIDE,) * 3 + (2,)).astype(np.float32)
+    image[:5] = 0
+    donor = rng.normal(10, 1, size=image.shape).astype(np.float32)
+    donor[:, :4] = 0
+    centre = rng.integers(8, 12, 3)
+    distance = np.sqrt(
+        sum((axis - c) ** 2 for axis, c in zip(np.indices((SIDE,) * 3), centre, strict=True))
+    )
+    label = np.select([distance < 2, distance < 3, distance < 6], [1, 3, 2]).astype(np.uint8)
+    label[:, :4] = 0
+    return image, np.zeros((SIDE,) * 3, np.uint8), donor, label
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_every_voxel_comes_whole_from_one_of_the_two(seed: int) -> None:
+    image, label, donor, donor_label = patches(seed)
+    mixed, mask = carve(image, label, donor, donor_label, np.random.default_rng(seed))
+    taken = (mixed != image).any(axis=-1)
+    np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
+    np.testing.assert_array_equal(mask, np.where(taken, donor_label, label))
+    assert not taken[:5].any()
+    assert not taken[:, :4].any()
+    # The middle of the tumour always goes along, and nothing from farther away than its radius.
+    assert taken[np.isin(donor_label, (1, 3)) & image.any(axis=-1)].any()
+    assert ndimage.distance_transform_edt(donor_label == 0)[taken].max() <= 7
+
+
+def test_a_donor_without_tumour_gives_nothing() -> None:
+    image, label, donor, _ = patches(0)
+    for seed in range(20):
+        mixed, mask = carve(image, label, donor, label, np.random.default_rng(seed))
+        np.testing.assert_array_equal(mixed, image)
+        np.testing.assert_array_equal(mask, label)
+
+
+def test_a_donor_that_is_tumour_throughout_gives_all_of_it() -> None:
+    image, label, donor, _ = patches(0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixed, mask = carve(image, label, donor, np.ones_like(label), rng)
+        taken = image.any(axis=-1) & donor.any(axis=-1)
+        np.testing.assert_array_equal(mask, taken)
+        np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
