@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +24,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from ray_brats.commands import reports
-from ray_brats.engine import cluster
 from ray_brats.files import ledger
-from ray_brats.serve import deploy
-from ray_brats.serve import settings as deployments
 
+PROGRAM = (sys.executable, "-m", "ray_brats.cli")
 PICTURES = Path(__file__).parents[1] / "ray_brats" / "docs" / "pictures"
 MOST_BYTES = 200 << 10
 GREYS, COLOURS = 64, 64
@@ -71,7 +71,8 @@ def show(demo: Path) -> None:
     mask = demo / "predictions" / f"{case_id}.nii.gz"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "show.png"
-        reports.show(str(demo / "cohort" / case_id), str(path), prediction=str(mask))
+        case = demo / "cohort" / case_id
+        subprocess.run([*PROGRAM, "show", case, path, "--prediction", mask], check=True)
         with Image.open(path) as picture:
             keep("show", picture)
 
@@ -92,15 +93,20 @@ def report(browser: Any, demo: Path) -> None:
 @contextlib.contextmanager
 def service(demo: Path) -> Iterator[str]:
     """A service with the demo's model; yields its address."""
-    with tempfile.TemporaryDirectory() as folder, cluster.running() as resources:
-        settings = deployments.Settings(
-            models={"default": (str((demo / "run" / "bundle").absolute()),)},
-            state=deployments.state_of(folder),
+    bundle = demo / "run" / "bundle"
+    with tempfile.TemporaryDirectory() as state:
+        running = subprocess.Popen(
+            [*PROGRAM, "serve", "--bundle", bundle, "--port", "0", "--state", state],
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        port = deployments.free_port("127.0.0.1", 0)
-        fitted = deployments.fitting(settings, resources, None)
-        with deploy.served(fitted, port=port) as url:
-            yield url
+        assert running.stderr is not None
+        try:
+            ready = (re.search(r"ready at (\S+)", line) for line in running.stderr)
+            yield next(match[1] for match in ready if match)
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.communicate(timeout=SOON_MS / 1000)
 
 
 def page(browser: Any, url: str) -> None:
@@ -124,7 +130,6 @@ def main(demo: Path) -> None:
         sys.exit("no Chromium on this machine (Debian: apt-get install chromium)")
     PICTURES.mkdir(exist_ok=True)
     show(demo)
-    # The service outside: while the browser runs, its event loop is this thread's.
     with service(demo) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         report(browser, demo)
