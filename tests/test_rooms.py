@@ -260,7 +260,7 @@ def test_functions_are_short_and_take_few_parameters() -> None:
         ("commands/masks", "from ray_brats.benchmarks import growth", "imports point down"),
         ("cases/volume", "import tensorflow as tf", "not in this room"),
         ("training/loop", "def late():\n    from ray.train import report", "not in this room"),
-        ("arrays", "from ray_brats import labels\n", None),
+        ("progress", "from ray_brats import labels", None),
         ("files/claims", "from ray_brats.files import ledger", None),
     ],
 )
