@@ -38,7 +38,7 @@ class _Axis:
     names: tuple[str, ...] = ()
 
     def place(self, value: float) -> float:
-        """Return 0 for the start of the axis, 1 for its end."""
+        """The place of a value: 0 is the start of the axis, 1 its end."""
         if self.log:
             return math.log1p(max(value, 0.0)) / math.log1p(self.high)
         return (value - self.low) / (self.high - self.low)
@@ -104,12 +104,12 @@ class _Frame:
 
 
 def finite(value: object) -> float | None:
-    """Return a number as a float; None for what is no number, NaN or infinite."""
+    """A number as a float; None for what is no number, NaN or infinite."""
     return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def region_title(region: str) -> str:
-    """Return a region in words, for example "WT, whole tumour"."""
+    """A region in words, for example "WT, whole tumour"."""
     return f"{region}, {REGION_TITLES[region]}" if region in REGION_TITLES else region
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -27,12 +27,12 @@ from ray_brats.report.panels import (
     CLASS_COLOURS,
     OUTLINES,
     PANEL_ORDER,
+    PLANE_NAMES,
     PLANES,
     TEXT,
     Plane,
+    PlaneName,
 )
-
-PlaneName = Literal["axial", "coronal", "sagittal"]
 
 ANIMATED: Final = ".gif"
 _FRAME_MS: Final = 90
@@ -87,7 +87,7 @@ def animate_case(
     title: str = "",
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> bytes:
-    """Return a GIF that goes through all slices with signal, each drawn as by `draw_case`.
+    """A GIF that goes through all slices with signal, each drawn as by `draw_case`.
 
     Arguments and errors are those of `draw_case`; equal arguments give equal bytes.
     """
@@ -116,7 +116,7 @@ def draw_planes(
     label: LabelMap | None,
     prediction: LabelMap | None,
     *,
-    planes: Sequence[PlaneName] = ("axial", "coronal", "sagittal"),
+    planes: Sequence[PlaneName] = PLANE_NAMES,
     title: str = "",
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> Figure:
@@ -147,7 +147,7 @@ def draw_planes(
 
 
 def check_name(name: str) -> str:
-    """Return the extension of a picture's name; `UsageError` where it is none of `EXTENSIONS`."""
+    """The extension of a picture's name; `UsageError` where it is none of `EXTENSIONS`."""
     suffix = "." + name.rsplit(".", 1)[-1].lower()
     if suffix not in EXTENSIONS:
         endings = ", ".join(EXTENSIONS)
@@ -171,7 +171,7 @@ def save_figure(figure: Figure, uri: str) -> None:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Return the figure as the bytes of a PNG file; the same figure gives the same bytes."""
+    """The figure as the bytes of a PNG file; the same figure gives the same bytes."""
     return _encode(figure, ".png")
 
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that opens offline, and the table as CSV.
+"""The report of an evaluation: one HTML page that opens offline, and its tables as CSV.
 
 The page asks for nothing outside itself, and its Content-Security-Policy forbids it to; all
 that comes from data is escaped. It holds no clock, host or path: equal input, equal bytes.
@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from numbers import Real
@@ -27,7 +27,7 @@ from ray_brats.report.charts import finite
 from ray_brats.report.markup import METRICS
 
 Row = Mapping[str, Any]
-__all__ = ["METRICS", "Picture", "metrics_csv", "notes", "render_html"]
+__all__ = ["METRICS", "Picture", "Report", "metrics_csv", "notes", "render_html"]
 
 _ORIGINAL: Final = (
     ("accuracy", "Accuracy", "share of voxels whose class is right, background included"),
@@ -47,8 +47,31 @@ class Picture:
     """Alternative text and content of each PNG."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that an evaluation has to tell; what is left out has no section."""
+
+    title: str
+    rows: Sequence[Row] = ()
+    """One a case and region: `case_id`, `region` and the keys of `METRICS`."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Content of `summary.json`: `cases`, `regions`, `original`."""
+    statuses: Sequence[Row] = ()
+    """`case_id`, `status` and `reason` of the cases that are not ok."""
+    pictures: Sequence[Picture] = ()
+    """Pictures in the order in which they are shown."""
+    training: Sequence[Row] = ()
+    """Lines of a run's log: `step`, `loss`, and validation events."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Name of a label to numbers such as `summary` holds by region."""
+    comparison: Mapping[str, Any] = field(default_factory=dict)
+    """What `comparison.compare` returns."""
+    notes: Sequence[str] = ()
+    """Sentences that stand under the answer."""
+
+
 def metrics_csv(rows: Sequence[Row], key: str = "region") -> str:
-    """Return the rows as CSV: case, region (or label), the known metrics, then others by name."""
+    """The rows as CSV: case, region (or label), the known metrics, then others by name."""
     known = ["case_id", key, *METRICS]
     others = sorted({name for row in rows for name in row} - set(known))
     buffer = io.StringIO()
@@ -60,36 +83,14 @@ def metrics_csv(rows: Sequence[Row], key: str = "region") -> str:
     return buffer.getvalue()
 
 
-def render_html(
-    rows: Sequence[Row],
-    summary: Mapping[str, Any],
-    *,
-    title: str,
-    statuses: Sequence[Row] = (),
-    pictures: Sequence[Picture] = (),
-    training: Sequence[Row] = (),
-    labels: Mapping[str, Any] | None = None,
-    comparison: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
-) -> str:
-    """Return the report as one HTML page.
-
-    Args:
-        rows: one a case and region: `case_id`, `region` and the keys of `METRICS`.
-        summary: content of `summary.json`: `cases`, `regions`, `original`.
-        title: heading of the page.
-        statuses: `case_id`, `status` and `reason` of the cases that are not ok.
-        pictures: shown in the order given.
-        training: lines of `metrics.jsonl`: `step`, `loss`, and validation events.
-        labels: name of a label to numbers such as `summary` holds by region.
-        comparison: what `comparison.compare` found.
-        notes: sentences that stand under the answer.
-    """
+def render_html(report: Report) -> str:
+    """The report as one HTML page."""
+    rows, summary, training = report.rows, report.summary, report.training
     regions = _regions(rows, summary)
     sections = (
-        _answer(summary, regions, len({str(row["case_id"]) for row in statuses})),
-        "".join(f"<p>{escape(note)}</p>\n" for note in notes),
-        markup.section("Compared", ranking.render(comparison or {})),
+        _answer(summary, regions, len({str(row["case_id"]) for row in report.statuses})),
+        "".join(f"<p>{escape(note)}</p>\n" for note in report.notes),
+        markup.section("Compared", ranking.render(report.comparison)),
         markup.section("Distributions", _distributions(rows, regions)),
         markup.section(
             "Dice against lesion volume",
@@ -100,15 +101,15 @@ def render_html(
             markup.grid((charts.loss_curve(training), charts.validation_curve(training))),
         ),
         markup.section("All metrics", _all_metrics(summary, regions)),
-        markup.section("Each label", _metric_rows(labels or {}, "The parts of the regions")),
+        markup.section("Each label", _metric_rows(report.labels, "The parts of the regions")),
         markup.section("Cases", _cases(rows)),
-        markup.section("Problem cases", _problems(statuses), anchor="problems"),
-        markup.section("Pictures", "".join(map(_picture, pictures))),
+        markup.section("Problem cases", _problems(report.statuses), anchor="problems"),
+        markup.section("Pictures", "".join(map(_picture, report.pictures))),
         markup.section("The original project's figures", _original(summary)),
     )
     template = files("ray_brats.report").joinpath("page.html.template").read_text(encoding="utf-8")
     return Template(template).substitute(
-        title=escape(title), policy=_policy(template), body="\n".join(filter(None, sections))
+        title=escape(report.title), policy=_policy(template), body="\n".join(filter(None, sections))
     )
 
 
@@ -140,7 +141,7 @@ def _distributions(rows: Sequence[Row], regions: Sequence[str]) -> str:
 
 
 def _numbers(summary: Mapping[str, Any], region: str) -> Mapping[str, Any]:
-    """What the summary holds of a region."""
+    """Numbers of a region in the summary, by metric."""
     return (summary.get("regions") or {}).get(region) or {}
 
 
@@ -261,10 +262,10 @@ def _original(summary: Mapping[str, Any]) -> str:
 
 
 def notes(release: str | None, rules: str, rejected: bool) -> list[str]:
-    """What the page says beneath the tables: how labels were read, and what is left out."""
-    said = [f"Labels read as {release}.", f"Rules: {rules}."]
+    """Sentences under the answer: how labels were read, and what is left out."""
+    sentences = [f"Labels read as {release}.", f"Rules: {rules}."]
     if release == "brats2024":
-        said.append("The resection cavity (label 4) belongs to no region here.")
+        sentences.append("The resection cavity (label 4) belongs to no region here.")
     if rejected:
-        said.append("Cases that could not be used are listed and not scored.")
-    return said
+        sentences.append("Cases that could not be used are listed and not scored.")
+    return sentences

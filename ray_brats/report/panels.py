@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ from ray_brats import arrays, labels
 from ray_brats.arrays import Array, Box, Shape, Spacing
 from ray_brats.labels import LabelMap
 
+PlaneName = Literal["axial", "coronal", "sagittal"]
 Move = Callable[[int], None]
 """Takes a panel to another slice."""
 
@@ -33,6 +34,7 @@ CLASS_COLOURS: Final[Mapping[int, str]] = {
 OUTLINES: Final = {"reference": ("#56B4E9", "-"), "prediction": ("#E69F00", "--")}
 
 PANEL_ORDER: Final = ("flair", "t1ce", "t2", "t1")
+"""Modalities from left to right, as in the original project's picture."""
 _OVERLAY_ALPHA: Final = 0.65
 _WINDOW_PERCENTILES: Final = (1.0, 99.5)
 _MARGIN_VOX: Final = 6
@@ -47,7 +49,7 @@ TEXT: Final[dict[str, Any]] = {"color": _INK, "fontsize": 10, "parse_math": Fals
 
 @dataclass(frozen=True)
 class Plane:
-    """How an anatomical plane of an LPS array is put on paper.
+    """An anatomical plane of an LPS array, and the way it is put on paper.
 
     It cuts array axis `axis`; `across` runs from left to right on paper, `upright` along its
     height; `letters` say where left, right, top and bottom lie in the body.
@@ -69,6 +71,7 @@ AXIAL: Final = Plane("axial", axis=2, across=0, upright=1, grows="down", letters
 CORONAL: Final = Plane("coronal", axis=1, across=0, upright=2, grows="up", letters="RLSI")
 SAGITTAL: Final = Plane("sagittal", axis=0, across=1, upright=2, grows="up", letters="APSI")
 PLANES: Final = {plane.name: plane for plane in (AXIAL, CORONAL, SAGITTAL)}
+PLANE_NAMES: Final[tuple[PlaneName, ...]] = get_args(PlaneName)
 
 
 def shown_box(volumes: Sequence[Array], shape: Shape) -> Box:

@@ -10,13 +10,13 @@ from ray_brats.report import markup
 from ray_brats.report.markup import METRICS
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """Return who ranks first, and whether the differences are more than chance, as HTML.
+def render(comparison: Mapping[str, Any]) -> str:
+    """The section as HTML: who ranks first, and whether the differences are more than chance.
 
     Args:
-        found: what `comparison.compare` found; nothing where there was nothing to compare.
+        comparison: what `comparison.compare` returns; empty where nothing was compared.
     """
-    ranking, tests = found.get("ranking") or (), found.get("tests") or ()
+    ranking, tests = comparison.get("ranking") or (), comparison.get("tests") or ()
     if not ranking:
         return ""
     measured = [(test["region"], test["metric"]) for test in tests]
@@ -44,5 +44,7 @@ def render(found: Mapping[str, Any]) -> str:
         + [markup.cell(test[name], 4) for name in ("p", "p_holm")]
         for test in tests
     ]
-    caption = f"Wilcoxon's signed-rank test, two-sided, by case: {found['set']} minus the other"
+    caption = (
+        f"Wilcoxon's signed-rank test, two-sided, by case: {comparison['set']} minus the other"
+    )
     return text + markup.table("cases", caption, heads, lines)

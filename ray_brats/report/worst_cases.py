@@ -10,15 +10,15 @@ from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError
 from ray_brats.report import figures
-from ray_brats.report.figures import PlaneName
 from ray_brats.report.page import Picture
+from ray_brats.report.panels import PLANE_NAMES
 
 Row = Mapping[str, Any]
 
 PICTURED: Final = 3
-"""How many of the worst cases are shown, beside the median one."""
-PLANES: Final[tuple[PlaneName, ...]] = ("axial", "coronal", "sagittal")
+"""Number of the worst cases that are shown, beside the median one."""
 _BACKGROUNDS: Final = ("flair", "t2", "t1ce", "t1")
+"""Modalities, of which the first that a case has is drawn behind its masks."""
 
 
 def pictures(
@@ -46,15 +46,15 @@ def pictures(
     words = "Dice" if key == "dice" else "lesion-wise Dice"
     median = ranked[(len(ranked) - 1) // 2]
     chosen = [*ranked[:PICTURED], *([median] if median not in ranked[:PICTURED] else [])]
-    drawn = []
+    shown = []
     for place, row in enumerate(chosen, 1):
         kind = "the median case" if row is median else f"worst case {place} of {len(ranked)}"
         dices = ", ".join(f"{item['region']} {item[key]:.3f}" for item in row["regions"])
         title = f"{row['case_id']}, {kind}: {words} {dices}"
-        places = cases[row["case_id"]], predictions[row["case_id"]]
-        picture = _picture(*places, release, title, raw_3_is_enhancing)
-        drawn += [picture] if picture else []
-    return drawn
+        case, mask_uri = cases[row["case_id"]], predictions[row["case_id"]]
+        picture = _picture(case, mask_uri, release, title, raw_3_is_enhancing)
+        shown += [picture] if picture else []
+    return shown
 
 
 def _key(row: Row) -> str:
@@ -85,8 +85,8 @@ def _picture(
         return None  # the case is scored on its masks; only the picture is missing
     if same_grid(image.geometry, grid):
         return None
-    drawn = []
-    for plane in PLANES:
+    panels = []
+    for plane in PLANE_NAMES:
         figure = figures.draw_planes(
             image.voxels_HWD, reference, prediction, planes=[plane], spacing_mm=grid.spacing_mm
         )
@@ -94,5 +94,5 @@ def _picture(
             f"{title}. {plane.capitalize()} {name.upper()} slice through the tumour with the "
             "outlines of the reference (full lines) and of the prediction (dashes)."
         )
-        drawn.append((alt, figures.png_bytes(figure)))
-    return Picture(title=title, panels=drawn)
+        panels.append((alt, figures.png_bytes(figure)))
+    return Picture(title=title, panels=panels)

@@ -267,13 +267,15 @@ def _page(
         raw_3_is_enhancing=raw_3_is_enhancing,
     )
     return report.render_html(
-        main.rows("regions"),
-        result["summary"],
-        title="Segmentation report",
-        statuses=result["failures"],
-        pictures=pictures,
-        training=training,
-        labels=summary.summarise_labels(main.rows("labels")),
-        comparison=result.get("comparison"),
-        notes=notes,
+        report.Report(
+            title="Segmentation report",
+            rows=main.rows("regions"),
+            summary=result["summary"],
+            statuses=result["failures"],
+            pictures=pictures,
+            training=training,
+            labels=summary.summarise_labels(main.rows("labels")),
+            comparison=result.get("comparison", {}),
+            notes=notes,
+        )
     )

@@ -12,7 +12,7 @@ import pytest
 from ray_brats import labels
 from ray_brats.cases import phantom
 from ray_brats.metrics import comparison, scores, summary
-from ray_brats.report import figures, worst_cases
+from ray_brats.report import figures
 from ray_brats.report import page as report
 
 pytestmark = pytest.mark.browser
@@ -92,7 +92,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (image, label) in list(cases.items())[:2]:
         title = f"{LONG_ID}, worst case 1 of 7: Dice WT 0.812, TC 0.703, ET 0.604"
         panels = []
-        for plane in worst_cases.PLANES:
+        for plane in figures.PLANE_NAMES:
             figure = figures.draw_planes(
                 image, label, np.roll(label, 2, 0), planes=[plane], spacing_mm=SPACING_MM
             )
@@ -104,9 +104,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     ours = rows["ours/predictions"]
     figures_of_it = {"accuracy": 0.985, "iou_score": 0.69, "mean_iou": 0.51, "dice_loss": 0.2236}
-    html = report.render_html(
-        ours,
-        summary.summarise(ours, [{**figures_of_it, "dice_loss_weighted": 0.8059}]),
+    content = report.Report(
+        rows=ours,
+        summary=summary.summarise(ours, [{**figures_of_it, "dice_loss_weighted": 0.8059}]),
         title="Segmentation report",
         statuses=[
             {
@@ -125,7 +125,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes=["Labels read as brats2020.", "Rules: both."],
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(html, encoding="utf-8")
+    path.write_text(report.render_html(content), encoding="utf-8")
     return path
 
 
