@@ -1,9 +1,8 @@
 """Scores of a segmentation against its reference, one row per region or label.
 
 Overlap scores follow Taha & Hanbury 2015 (BMC Medical Imaging 15:29); HD95 and surface Dice
-Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`); the
-original project's figures its Keras metrics (`original`). Distances are in mm, volumes
-in ml. A number that does not exist is None, never NaN.
+Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`).
+Distances are in mm, volumes in ml. A number that does not exist is None, never NaN.
 """
 
 from __future__ import annotations
@@ -19,26 +18,7 @@ from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, CLASS_COUNT, CLASS_NAMES, REGIONS, LabelMap, region_mask
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import PENALTY_MM
-from ray_brats.metrics.original import ORIGINAL_FIGURES, original_figures, original_figures_soft
 from ray_brats.metrics.pair import MapPair
-
-__all__ = [
-    "LABEL_NAMES",
-    "LEGACY_COLUMNS",
-    "LESIONWISE_COLUMNS",
-    "MISSING_HD95_MM",
-    "ORIGINAL_FIGURES",
-    "RULES",
-    "SCORE_COLUMNS",
-    "all_metrics",
-    "case_metrics",
-    "label_metrics",
-    "missing_prediction_label_metrics",
-    "missing_prediction_metrics",
-    "original_figures",
-    "original_figures_soft",
-    "region_dice",
-]
 
 RULES: Final = ("legacy", "lesionwise", "both")
 MISSING_HD95_MM: Final = 373.12866

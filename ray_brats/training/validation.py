@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ray_brats import labels
 from ray_brats.labels import LabelMap
+from ray_brats.metrics import original
 from ray_brats.metrics import scores as metrics
 from ray_brats.model import unet
 from ray_brats.model.predict import Predictor
@@ -40,7 +41,7 @@ def forward_of(model: Any) -> Callable[[Any], Any]:
 def score_names(recipe: Recipe) -> list[str]:
     """What `scores` measures of each case: Dice of the regions, and the original's figures."""
     soft = recipe.network.output == "classes"
-    return [*labels.REGIONS, *(metrics.ORIGINAL_FIGURES if soft else ())]
+    return [*labels.REGIONS, *(original.ORIGINAL_FIGURES if soft else ())]
 
 
 def scores(
@@ -67,7 +68,7 @@ def scores(
         index = predictor.decode(probabilities)
         values = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
         if soft:
-            values += metrics.original_figures_soft(label, probabilities).values()
+            values += original.original_figures_soft(label, probabilities).values()
         row[:] = values
         if example is None:
             example = Example(

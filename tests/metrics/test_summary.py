@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_brats.labels import CLASS_COUNT, CLASS_NAMES, EDEMA, REGIONS
-from ray_brats.metrics import scores
+from ray_brats.metrics import original, scores
 from ray_brats.metrics import summary as summaries
 
 UNIT_MM = (1.0, 1.0, 1.0)
@@ -24,7 +24,7 @@ def cohort_rows(seed: int, count: int) -> tuple[list[dict[str, Any]], list[dict[
         if case == 0:
             pair[0] = EDEMA  # neither core nor enhancing tumour
         rows += [{"case_id": f"case-{case}", **row} for row in scores.case_metrics(*pair, UNIT_MM)]
-        originals.append(scores.original_figures(*pair))
+        originals.append(original.original_figures(*pair))
     return rows, originals
 
 
@@ -45,7 +45,7 @@ def test_summary_of_a_cohort():
     # Sensitivity does not exist in the case without enhancing tumour: six values are left.
     existing = [row["sensitivity"] for row in rows if row["region"] == "ET"][1:]
     assert enhancing["sensitivity"]["mean"] == pytest.approx(np.mean(existing))
-    for name in scores.ORIGINAL_FIGURES:
+    for name in original.ORIGINAL_FIGURES:
         expected = np.mean([figures[name] for figures in originals])
         assert summary["original"][name] == pytest.approx(expected)
     json.dumps(summary, allow_nan=False)
@@ -70,7 +70,7 @@ def test_summary_of_no_cases_has_no_numbers():
         numbers = summary["regions"][region]
         assert all(numbers[name] == nothing for name in scores.SCORE_COLUMNS)
         assert (numbers["empty_references"], numbers["empty_predictions"]) == (0, 0)
-    assert summary["original"] == dict.fromkeys(scores.ORIGINAL_FIGURES)
+    assert summary["original"] == dict.fromkeys(original.ORIGINAL_FIGURES)
 
 
 def test_summary_reads_nan_as_missing():

@@ -1,0 +1,54 @@
+"""Regions and labels share the work of comparing two label maps, and no number changes by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ray_brats.labels import CLASS_COUNT, REGIONS
+from ray_brats.metrics import distances, pair, scores
+
+from .masks import CUBE, QUICK, SPACINGS, UNIT_MM, as_label_map, score
+
+
+@QUICK
+@given(
+    st.tuples(*[st.integers(1, 6)] * 3).flatmap(
+        lambda shape: st.tuples(
+            *[hnp.arrays(np.uint8, shape, elements=st.integers(0, CLASS_COUNT - 1))] * 2
+        )
+    ),
+    st.sets(st.integers(1, CLASS_COUNT - 1)),
+    SPACINGS,
+)
+def test_what_regions_and_labels_share_changes_no_number(maps, gone, spacing_mm):
+    """Each mask alone, as enhancing tumour, scores as it does beside the others."""
+    reference, prediction = maps[0], np.where(np.isin(maps[1], list(gone)), 0, maps[1])
+    prediction = prediction.astype(np.uint8)
+    regions, labels = scores.all_metrics(reference, prediction, spacing_mm)
+    wanted = [*REGIONS.values(), *((index,) for index in scores.LABEL_NAMES)]
+    for row, classes in zip([*regions, *labels], wanted, strict=True):
+        masks = [np.isin(part, list(classes)) for part in (reference, prediction)]
+        alone = score(*masks, spacing_mm)
+        names = scores.SCORE_COLUMNS
+        if "label" in row:
+            names = tuple(name for name in names if name not in scores.LESIONWISE_COLUMNS)
+        # Another surrounding, another order of a sum: the last bit of a distance may differ.
+        assert {name: row[name] for name in names} == {
+            name: value if value is None else pytest.approx(value, rel=1e-12)
+            for name, value in alone.items()
+            if name in names
+        }
+
+
+def test_a_prediction_of_one_class_is_measured_once(monkeypatch):
+    measured = []
+    between = distances.SurfaceDistances.between
+    monkeypatch.setattr(
+        pair.SurfaceDistances, "between", lambda *pair: measured.append(pair) or between(*pair)
+    )
+    scores.all_metrics(as_label_map(CUBE), as_label_map(np.roll(CUBE, 1, 0)), UNIT_MM)
+    assert len(measured) == 1, "three regions and a label are one pair of masks"
