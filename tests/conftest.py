@@ -127,3 +127,11 @@ def rewrite(path: Path, change: object) -> None:
     image = nib.load(path)
     voxels = change(np.asarray(image.dataobj, np.float32))  # type: ignore[operator]
     nib.save(nib.Nifti1Image(np.asarray(voxels, np.float32), image.affine), path)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Make empty files below a folder, which comes back."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder

@@ -70,6 +70,7 @@ def test_a_mask_there_and_back_is_itself_inside_the_crop(
     assert (whole.to_native(whole.crop(item.voxels_HWD)) == mask).all()
     cropped = geometry.with_crop(whole, start, size)
     inside = cropped.to_native(np.ones(size, bool))
+    assert (whole.to_native(cropped.to_canonical(np.ones(size, bool))) == inside).all()
     back = cropped.to_native(cropped.crop(item.voxels_HWD))
     assert (back == np.where(inside, mask, 0)).all()
 

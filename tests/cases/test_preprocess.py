@@ -11,7 +11,7 @@ import pytest
 from conftest import file_of, rewrite
 from sklearn.preprocessing import MinMaxScaler
 
-from ray_brats.cases import case, cohort, geometry, intensities, preprocess, volume
+from ray_brats.cases import case, cohort, preprocess
 from ray_brats.errors import CaseFiltered, CaseRejected
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
@@ -46,37 +46,6 @@ def test_baseline_equals_the_originals_lines(one_case: Path) -> None:
     mask = load(one_case, "seg")[16:48, 16:48, 8:40]
     assert (prepared.label_HWD == np.where(mask == 4, 3, mask)).all()
     assert prepared.image_HWDC.dtype == np.float32
-
-
-@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32", "float32", "float64"])
-@pytest.mark.parametrize("axes", ["LPS", "RAS", "SLP"])
-def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> None:
-    random = np.random.default_rng(0)
-    canonical = (random.random((9, 8, 7)) * 200).astype(dtype)
-    canonical[:, :, 3] = 5  # a constant slice
-    source = nib.Nifti1Image(canonical, np.diag([-1.0, -1, 1, 1]))
-    codes = nib.orientations.axcodes2ornt
-    turned = source.as_reoriented(nib.orientations.ornt_transform(codes("LPS"), codes(axes)))
-    item = volume.parse(bytes(turned.to_bytes()), "a.nii")
-    cropped = geometry.with_crop(item.geometry, (2, -1, 1), (5, 12, 5))
-    # As nibabel's get_fdata() gives it to the original's scaler.
-    flat = canonical.astype(np.float64).reshape(-1, canonical.shape[-1])
-    whole = MinMaxScaler().fit_transform(flat).reshape(canonical.shape).astype(np.float32)
-    got = intensities.minmax_slices(item.voxels_HWD, cropped)
-    assert got.dtype == np.float32
-    assert np.array_equal(got, cropped.crop(whole))
-
-
-def test_a_scaled_file_is_normalised_as_get_fdata_gives_it() -> None:
-    voxels = np.random.default_rng(0).integers(0, 900, (9, 8, 7)).astype(np.int16)
-    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1]))
-    content = bytearray(image.to_bytes())
-    content[112:120] = np.array([0.1, 3.7], "<f4").tobytes()
-    exact = nib.Nifti1Image.from_bytes(bytes(content)).get_fdata()
-    expected = MinMaxScaler().fit_transform(exact.reshape(-1, 7)).reshape(exact.shape)
-    item = volume.parse(bytes(content), "a.nii")
-    got = intensities.minmax_slices(item.voxels_HWD, item.geometry)
-    assert np.array_equal(got, expected.astype(np.float32))
 
 
 def test_a_recipes_spacing_gives_a_coarser_grid_and_masks_come_back(one_case: Path) -> None:
@@ -144,11 +113,6 @@ def test_standard_crops_to_the_brain_and_scores_its_voxels(one_case: Path) -> No
         assert values[brain].std() == pytest.approx(1, abs=1e-3)
     outside = prepared.geometry.to_canonical(np.ones(prepared.image_HWDC.shape[:3], bool))
     assert not native[~outside].any()
-
-
-def test_z_scores_ignore_the_background() -> None:
-    scaled = intensities.zscore_nonzero(np.array([[[0, 0, 1, 3]]]))
-    assert scaled.tolist() == [[[0, 0, -1, 1]]]
 
 
 @pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])

@@ -1,0 +1,43 @@
+"""A case as the row of a task, and what follows from its name and its files."""
+
+from __future__ import annotations
+
+import os
+
+from ray_brats.cases.case import Case, case_of, rejection
+from ray_brats.files.local import FileInfo
+
+
+def test_rows_survive_the_trip_through_arrow() -> None:
+    case = Case(case_id="a", patient_id="a", images={"t2": "u"}, segmentation="s")
+    row = case.as_row()
+    row["images"]["t1"] = None
+    assert Case.from_row(row) == case
+
+
+def test_what_is_not_told_follows_from_the_name() -> None:
+    name = "BraTS-GLI-00005-100"
+    files = {kind: FileInfo(uri=kind, size_bytes=9, etag=f"e-{kind}") for kind in ("seg", "t2")}
+    case = case_of(name, files)
+    assert (case.patient_id, case.release) == ("BraTS-GLI-00005", "brats2023")
+    assert (case.images, case.segmentation) == ({"t2": "t2"}, "seg")
+    assert case_of(name, files, patient_id="p").patient_id == "p"
+    assert case.inputs(["t1", "t2"]) == {"t2": "e-t2", "seg": "e-seg"}
+
+
+def test_a_length_is_known_only_of_files_that_were_seen() -> None:
+    files = {
+        "t1": FileInfo(uri="seen", size_bytes=9, etag="e"),
+        "t2": FileInfo(uri="unseen", size_bytes=0, etag=""),
+    }
+    assert case_of("a", files).sizes_bytes == {"seen": 9}
+
+
+def test_the_row_of_a_rejected_case_can_be_written_down() -> None:
+    row = rejection("a", "its folder is odd", os.fsdecode(b"caf\xe9"))
+    assert row == {
+        "case_id": "a",
+        "status": "rejected",
+        "reason": "its folder is odd",
+        "file": "caf\ufffd",
+    }

@@ -1,0 +1,67 @@
+"""Cohorts as CSV: paths, aliases, and rows that cannot be meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import touch
+
+from ray_brats.cases import cohort, volume
+from ray_brats.errors import CaseRejected, UsageError
+
+
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a b", "x" * 129, ""])
+def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.csv").write_text(f"case_id,t2\n{name},a.nii.gz\ngood,b.nii.gz\n")
+    found = cohort.find(str(tmp_path / "c.csv"))
+    assert [row["case_id"] for row in found.rejected] == [name]
+    assert [case.case_id for case in found.cases] == ["good"]
+
+
+def test_csv_paths_are_relative_to_the_csv_and_aliases_are_known(tmp_path: Path) -> None:
+    touch(tmp_path, "scans/x.nii.gz")
+    (tmp_path / "c.csv").write_text("case_id,t1c,patient_id,split\na,scans/x.nii.gz,p,val\n")
+    (case,) = cohort.find(str(tmp_path / "c.csv")).cases
+    assert case.images == {"t1ce": str(tmp_path / "scans/x.nii.gz")}
+    assert (case.patient_id, case.split) == ("p", "val")
+    assert case.inputs(["t1ce"])["t1ce"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("case_id,t2,split\na,x.nii.gz,validation\n", "split 'validation' is none of train, val"),
+        ("case_id,t1ce,t2,seg\n", "no row"),
+        ("case_id,t1ce,t1c\na,x.nii.gz,y.nii.gz\n", "t1ce, t1c: one column too many"),
+        ("case_id,t2\na," + "x" * 200_000, "not a CSV"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        cohort.find(str(tmp_path / "c.csv"))
+
+
+def test_what_a_csv_names_and_is_no_file_is_a_rejected_case(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    touch(tmp_path, "folder/a.nii", "file.nii")
+    named = ("pipe.nii", "folder", "file.nii/a.nii", "absent.nii")
+    lines = [f"c{number},{name}" for number, name in enumerate(named)]
+    (tmp_path / "c.csv").write_text("\n".join(["case_id,t2", *lines]))
+    for case in cohort.find(str(tmp_path / "c.csv")).cases:
+        with pytest.raises(CaseRejected, match=r"no such file|truncated: 0 bytes"):
+            volume.read(case.images["t2"])
+
+
+def test_a_file_that_must_not_be_looked_at_rejects_its_case_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.csv").write_text("case_id,t2,split\na,/etc/x.nii,val\nb,y.nii,train\n")
+    found = cohort.find(
+        str(tmp_path / "c.csv"), refusal=lambda uri: "not here" if uri.startswith("/etc") else None
+    )
+    assert [case.case_id for case in found.cases] == ["b"]
+    (row,) = found.rejected
+    assert (row["reason"], row["file"], row["split"]) == ("not here", "/etc/x.nii", "val")
