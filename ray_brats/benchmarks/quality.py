@@ -125,7 +125,7 @@ def _ours(
     data = read_dataset(dataset, recipe)
     with cluster.running() as there:
         began = time.monotonic()
-        trained = train.train(data, run, recipe, there=there, workers=workers)
+        trained = train.train(data, run, recipe, cluster=there, workers=workers)
         minutes = (time.monotonic() - began) / 60
     found = _in_a_process(_bundle_masks, dataset, recipe, trained["bundle"])
     fact = {

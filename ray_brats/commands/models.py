@@ -10,7 +10,7 @@ from ray_brats.commands.arguments import (
     Summary,
 )
 from ray_brats.engine import cluster
-from ray_brats.files import storage
+from ray_brats.files import folders, storage
 from ray_brats.model import card as modelcard
 from ray_brats.recipes import named
 from ray_brats.recipes.named import RecipeName
@@ -57,10 +57,9 @@ def train(
             data,
             storage.absolute(run),
             chosen,
-            there=there,
+            cluster=there,
             workers=workers,
-            resume=resume,
-            extend=True,
+            existing="extend" if resume else "refuse",
             hang_seconds=hang_seconds,
         )
 
@@ -87,5 +86,5 @@ def export(
     with cluster.silenced():
         from ray_brats.training import export as stage
 
-    card = stage.export_run(source, target, slim=slim)
+    card = stage.export_run(source, target, put=folders.put, slim=slim)
     return {"bundle": target, "measured": card["measured"], "failures": []}

@@ -75,7 +75,9 @@ def run(
         cluster.check_shared(out, there)
         prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
         data = read_dataset(dataset, chosen)
-        trained = training.train(data, run_uri, chosen, there=there, workers=workers, resume=True)
+        trained = training.train(
+            data, run_uri, chosen, cluster=there, workers=workers, existing="resume"
+        )
         summary: Summary = {
             "out": out,
             "counts": prepared["counts"],

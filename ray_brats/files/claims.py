@@ -2,18 +2,19 @@
 
 run/attempts/000001.json    {"driver": 1, "step": 0}: who claimed it, and from which step
 
-A node that was cut off from the others does not know that it was replaced: before it writes
-it looks whether its attempt is still the newest, and stops where it is not.
+A node that was cut off from the others does not know that it was replaced. So nothing is written
+into a run but by the methods of an `Attempt`, which look first whether it is still the newest.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import StageFailed
-from ray_brats.files import storage
+from ray_brats.files import folders, storage
 
 STALLED_ATTEMPTS = 4
 """So many attempts of one driver from the same step end the run: it makes no progress."""
@@ -29,34 +30,65 @@ class Replaced(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One claimed number; `driver` is the number that the command itself claimed first."""
+    """One claimed number, and what is allowed to it: to write, while nobody has taken over.
+
+    A driver's attempt is good while no other command works on the run, a group's while there is
+    none newer at all.
+
+    Raises (from every method, and then nothing is written):
+        Superseded: another command has taken over.
+        Replaced: a newer group of the same command has.
+    """
 
     run_uri: str
     number: int
     driver: int
+    """The number that the command itself claimed first."""
 
     def check(self) -> None:
-        """Nothing, while this is the newest attempt.
-
-        Raises:
-            Superseded: another command has a newer one.
-            Replaced: the same command has.
-        """
+        """Nothing, while this attempt may write."""
         newest = _numbers(self.run_uri)[-1]
         if newest == self.number:
             return
-        told = f"attempt {self.number} at {self.run_uri} stops: attempt {newest} has taken over"
-        if _driver(_read(self.run_uri, newest)) == self.driver:
-            raise Replaced(told)
-        raise Superseded(told)
+        ours = _driver(_read(self.run_uri, newest)) == self.driver
+        if self.number == self.driver:
+            if not ours:
+                raise _superseded(self.run_uri, newest)
+            return
+        message = f"attempt {self.number} at {self.run_uri} stops: attempt {newest} has taken over"
+        raise Replaced(message) if ours else Superseded(message)
 
-    def check_driver(self) -> None:
-        """Nothing, while no other command works on the run; raises `Superseded`."""
-        newest = _numbers(self.run_uri)[-1]
-        if _driver(_read(self.run_uri, newest)) != self.driver:
-            raise Superseded(
-                f"another command works on {self.run_uri} since attempt {newest}; this one stops"
-            )
+    def write_bytes(self, uri: str, content: bytes) -> None:
+        """`storage.write_bytes`."""
+        self.check()
+        storage.write_bytes(uri, content)
+
+    def write_json(self, uri: str, value: Any) -> None:
+        """`storage.write_json`."""
+        self.check()
+        storage.write_json(uri, value)
+
+    def append(self, uri: str, content: bytes) -> None:
+        """Add to the end of a file of this machine; objects cannot grow."""
+        self.check()
+        path = Path(uri.removeprefix("file://"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(content)
+
+    def put(self, folder: Path, uri: str, *, last: str) -> None:
+        """`folders.put`."""
+        self.check()
+        folders.put(folder, uri, last=last)
+
+    def delete(self, uri: str) -> None:
+        """`storage.delete`."""
+        self.check()
+        storage.delete(uri)
+
+
+def _superseded(run_uri: str, newer: int) -> Superseded:
+    return Superseded(f"another command works on {run_uri} since attempt {newer}; this one stops")
 
 
 def claim_driver(run_uri: str) -> Attempt:
@@ -77,9 +109,7 @@ def claim_group(run_uri: str, driver: int, *, step: int) -> Attempt:
         number for number, claim in zip(numbers, claims, strict=True) if _driver(claim) > driver
     ]
     if later:
-        raise Superseded(
-            f"another command works on {run_uri} since attempt {later[0]}; this one stops"
-        )
+        raise _superseded(run_uri, later[0])
     mine = [claim["step"] for claim in claims if _driver(claim) == driver and "step" in claim]
     if mine[-STALLED_ATTEMPTS:] == [step] * STALLED_ATTEMPTS:
         raise StageFailed(

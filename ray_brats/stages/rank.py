@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,59 @@ import ray.train.collective
 
 from ray_brats.engine.watchdog import Watchdog
 from ray_brats.errors import RayBratsError
-from ray_brats.files import claims, folders, retry, storage
+from ray_brats.files import claims, retry
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
+from ray_brats.training import run
 from ray_brats.training.data import PreparedCase, fetch, forget, held
+from ray_brats.training.run import ClaimedRun
 
-KEPT_CHECKPOINTS = 3
 START_SECONDS = 3600.0
 """Longest start of a rank: it may copy a dataset, and waits for the others that do."""
 
 
-def rank_main(settings: dict[str, Any]) -> None:
-    """Run this rank; returns early, on every rank, where the run has failed for good."""
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
-    with _told_to(settings["board"], rank) as failed:
-        if not failed:
-            with held(settings["dataset"], run_uri=settings["run"]):
-                _run(settings, rank, context.get_world_size())
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """What every rank of a run must know; JSON on its way through Ray Train."""
+
+    recipe: Recipe
+    dataset_uri: str
+    run_uri: str
+    driver: int
+    """Number of the command's own attempt."""
+    training: tuple[str, ...]
+    """Names of the cases to train on."""
+    validation: tuple[str, ...]
+    """Names of the cases to validate with, of all ranks."""
+    validation_vox: int
+    """Voxels that pass through the network for them."""
+    threads: int
+    """CPUs of one rank."""
+    hang_seconds: float
+    """Longest time without a step."""
+    began_unix: float
+    """When the command started."""
+
+
+def rank_main(config: dict[str, Any]) -> None:
+    """Run this rank; returns early, on every rank, where the run has failed for good.
+
+    Args:
+        config: `settings`, those of `RankSettings` as JSON, and the `board` of the driver.
+    """
+    settings = jsonform.from_json(RankSettings, config["settings"])
+    with _failures_told_to(config["board"]) as has_failed:
+        if not has_failed:
+            with held(settings.dataset_uri, run_uri=settings.run_uri):
+                _run(settings, config["board"])
 
 
 @contextlib.contextmanager
-def _told_to(board: Any, rank: int) -> Iterator[bool]:
+def _failures_told_to(board: Any) -> Iterator[bool]:
     """Tell the board what another try cannot mend; yields whether that happened before."""
     import tensorflow as tf
 
+    rank = ray.train.get_context().get_world_rank()
     try:
         yield ray.get(board.failure.remote()) is not None
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
@@ -49,8 +78,8 @@ def _told_to(board: Any, rank: int) -> Iterator[bool]:
         raise
     except Exception as error:
         if not _may_pass(error):
-            told = isinstance(error, RayBratsError)
-            reason = str(error) if told else f"{type(error).__name__}: {error}"
+            ours = isinstance(error, RayBratsError)
+            reason = str(error) if ours else f"{type(error).__name__}: {error}"
             ray.get(board.fail.remote(rank, reason))
         raise
 
@@ -68,68 +97,51 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, ray.exceptions.RayError | claims.Replaced)
 
 
-def _run(settings: dict[str, Any], rank: int, ranks: int) -> None:
+def _run(settings: RankSettings, board: Any) -> None:
     import tensorflow as tf
 
-    from ray_brats.training import checkpoint, loop
+    from ray_brats.training import loop
     from ray_brats.training.log import RunLog
-    from ray_brats.training.loop import Data, Hooks
 
-    recipe = jsonform.from_json(Recipe, settings["recipe"])
-    _prepare_devices(settings["threads"])
-    run_uri, board = settings["run"], settings["board"]
-    run: loop.Loop | None = None
+    _prepare_devices(settings.threads)
+    rank = ray.train.get_context().get_world_rank()
+    broadcast = ray.train.collective.broadcast_from_rank_zero
+    training: loop.Loop | None = None
 
     def hang(text: str) -> None:
-        told = board.put.remote(
-            {"event": "hang", "step": run.step if run else 0, "rank": rank, "text": text}
-        )
-        ray.wait([told], timeout=5)
+        step = training.step if training else 0
+        event = {"event": "hang", "step": step, "rank": rank, "text": text}
+        ray.wait([board.put.remote(event)], timeout=5)
 
-    def prepared(case_ids: Sequence[str], beat: Callable[[], None]) -> list[PreparedCase]:
-        found = []
-        for case_id in case_ids:
-            found.append(fetch(settings["dataset"], case_id, run_uri=run_uri))
-            beat()
-        return found
-
-    broadcast = ray.train.collective.broadcast_from_rank_zero
-    with Watchdog(max(START_SECONDS, settings["hang_seconds"]), hang) as starting:
-        found, attempt = None, None
+    with Watchdog(max(START_SECONDS, settings.hang_seconds), hang) as starting:
+        claimed, newest = None, None
         if rank == 0:
-            found = checkpoint.newest(storage.join(run_uri, "checkpoints"))
-            step = found.step if found else 0
-            attempt = claims.claim_group(run_uri, settings["driver"], step=step)
+            claimed, newest = run.join(settings.run_uri, settings.driver)
         # The others start from what rank 0 found, whatever they would see themselves.
-        restore_from = broadcast(found.uri if found else None)
+        restore_from = broadcast(newest.uri if newest else None)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        data = Data(
-            training=prepared(settings["training"], starting.beat),
-            validation=prepared(settings["validation"][rank::ranks], starting.beat),
-            validation_ids=settings["validation"],
-            validation_vox=settings["validation_vox"],
-        )
+        data = _data(settings, starting.beat)
         # From here on the patience for a step counts, so all begin together.
         broadcast(True)
-    log = RunLog(run_uri, attempt, keep_until=found.step if found else 0)
+    log = RunLog(claimed.attempt if claimed else None, keep_until=newest.step if newest else 0)
 
     def event(line: dict[str, Any]) -> None:
         log.add(line)
         board.put.remote(line)
 
-    with log, Watchdog(settings["hang_seconds"], hang) as watchdog:
-        hooks = Hooks(
+    with log, Watchdog(settings.hang_seconds, hang) as watchdog:
+        hooks = loop.Hooks(
             broadcast=broadcast,
             event=event,
-            keep=_keeper(run_uri, attempt, log.flush),
+            keep=_keeper(claimed, log.flush),
             picture=log.picture,
             beat=watchdog.beat,
         )
-        began = settings["began_unix"]
-        run = loop.Loop(strategy, recipe, data, hooks, rank=rank, began_unix=began)
-        run.run(restore_from)
+        began = settings.began_unix
+        training = loop.Loop(strategy, settings.recipe, data, hooks, rank=rank, began_unix=began)
+        training.run(restore_from)
     if ray.train.get_context().get_local_rank() == 0:
-        forget(settings["dataset"], run_uri=run_uri)
+        forget(settings.dataset_uri, run_uri=settings.run_uri)
 
 
 def _prepare_devices(threads: int) -> None:
@@ -141,20 +153,33 @@ def _prepare_devices(threads: int) -> None:
         tf.config.experimental.set_memory_growth(device, True)
 
 
-def _keeper(
-    run_uri: str, attempt: claims.Attempt | None, flush: Callable[[], None]
-) -> Callable[[Path, int], None]:
-    """What keeps a checkpoint: the log first, then the state, then older ones go."""
-    from ray_brats.training import checkpoint
+def _data(settings: RankSettings, beat: Callable[[], None]) -> Any:
+    """The `loop.Data` of this rank, with its cases on this node; `beat` after each."""
+    from ray_brats.training.loop import Data
+
+    def prepared(case_ids: Sequence[str]) -> list[PreparedCase]:
+        cases = []
+        for case_id in case_ids:
+            cases.append(fetch(settings.dataset_uri, case_id, run_uri=settings.run_uri))
+            beat()
+        return cases
+
+    context = ray.train.get_context()
+    share = slice(context.get_world_rank(), None, context.get_world_size())
+    return Data(
+        training=prepared(settings.training),
+        validation=prepared(settings.validation[share]),
+        validation_ids=settings.validation,
+        validation_vox=settings.validation_vox,
+    )
+
+
+def _keeper(claimed: ClaimedRun | None, flush: Callable[[], None]) -> Callable[[Path, int], None]:
+    """What keeps a checkpoint: the log first, then the state; rank 0 alone calls it."""
 
     def keep(folder: Path, step: int) -> None:
-        assert attempt is not None
+        assert claimed is not None
         flush()
-        attempt.check()
-        place = storage.join(run_uri, "checkpoints")
-        target = storage.join(place, checkpoint.folder_name(step))
-        folders.put(folder, target, last=checkpoint.CARD)
-        storage.delete(str(folder))
-        checkpoint.prune(place, keep=KEPT_CHECKPOINTS)
+        claimed.keep(folder, step)
 
     return keep

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Checkpoint:
 
     @property
     def mean_dice(self) -> float | None:
-        """Of the validation made at this step, if one was."""
+        """Score of the validation made at this step, if one was."""
         value = self.facts.get("mean_dice")
         return None if value is None else float(value)
 
@@ -113,16 +113,22 @@ def newest(uri: str) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def prune(uri: str, *, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints and the best one, and what kills left over."""
+def prune(uri: str, *, keep: int, delete: Callable[[str], None]) -> None:
+    """Delete all but the `keep` newest checkpoints and the best one, and what kills left over.
+
+    Args:
+        uri: the prefix of the checkpoints.
+        keep: how many of the newest stay.
+        delete: removes a file or a folder.
+    """
     found = list_checkpoints(uri)
     kept = {item.uri for item in found[-keep:]} | ({best(found).uri} if found else set())
     # A file right below the prefix, which is none of ours, must not take all with it.
     kept.add(uri.rstrip("/"))
     for folder in {file.uri.rsplit("/", 1)[0] for file in storage.list_files(uri)} - kept:
         # The description first: what is left without one counts as absent.
-        storage.delete(storage.join(folder, CARD))
-        storage.delete(folder)
+        delete(storage.join(folder, CARD))
+        delete(folder)
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

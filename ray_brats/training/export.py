@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,15 @@ SEGMENT_AGREES = 0.9999
 """Share of voxels in which `segment` must give the Predictor's mask."""
 
 
-def export_run(source: Trained, bundle_uri: str, *, slim: bool = False) -> dict[str, Any]:
+def export_run(
+    source: Trained, bundle_uri: str, *, put: Callable[..., None], slim: bool = False
+) -> dict[str, Any]:
     """Write a checkpoint of a run as a bundle; returns its card.
 
     Args:
         source: what `run.choose` found.
         bundle_uri: where the bundle goes.
+        put: `folders.put`, or that of an attempt at the run where the bundle goes into it.
         slim: the SavedModel alone.
 
     Raises:
@@ -61,11 +64,11 @@ def export_run(source: Trained, bundle_uri: str, *, slim: bool = False) -> dict[
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
     card = {**source.facts, "measured": measured}
-    return write(unet.for_inference(model), recipe, bundle_uri, facts=card, slim=slim)
+    return write(unet.for_inference(model), recipe, bundle_uri, facts=card, put=put, slim=slim)
 
 
 def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint's validation: means, their intervals, and each case without its name."""
+    """What a checkpoint's validation gave: means, intervals, and each case without its name."""
     names = ("dice", "mean_dice", "original_soft_on_crops")
     found = {name: facts[name] for name in names if name in facts}
     by_case = list(facts.get("dice_by_case", {}).values())
@@ -88,7 +91,13 @@ def versions() -> dict[str, str]:
 
 
 def write(
-    model: Any, recipe: Recipe, uri: str, *, facts: Mapping[str, Any], slim: bool = False
+    model: Any,
+    recipe: Recipe,
+    uri: str,
+    *,
+    facts: Mapping[str, Any],
+    put: Callable[..., None] = folders.put,
+    slim: bool = False,
 ) -> dict[str, Any]:
     """Write, reload and compare all three formats, then the card; returns the card.
 
@@ -97,6 +106,7 @@ def write(
         recipe: goes into the card whole.
         uri: where the bundle goes; a bundle already there is replaced.
         facts: more of the card: label release, training cases by hash, measured scores.
+        put: what carries the bundle there, as `folders.put` does.
         slim: the SavedModel alone, two fifths of the bytes.
 
     Raises:
@@ -128,7 +138,7 @@ def write(
             "sha256": modelcard.hashes(folder),
         }
         storage.write_json(str(folder / modelcard.CARD), card)
-        folders.put(folder, uri, last=modelcard.CARD)
+        put(folder, uri, last=modelcard.CARD)
     return card
 
 

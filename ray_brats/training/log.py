@@ -8,8 +8,11 @@ line N on.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,47 +22,43 @@ import tensorboardX
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ray_brats.files import storage
-from ray_brats.files.claims import Attempt
+from ray_brats.files.claims import Attempt, Replaced, Superseded
 from ray_brats.report import figures
 
 FILE = "metrics.jsonl"
 PARTS = "metrics.parts"
 PART_LINES = 200
 """So many lines at most are lost with a node, on S3."""
+EVENTS_SECONDS = 120.0
+"""So long TensorBoard waits for news at most, on a file system; on S3 until the next checkpoint."""
 
 
 class RunLog:
     """Writes lines, scalars and pictures on rank 0, nothing elsewhere; a context manager.
 
     Args:
-        run_uri: the run's folder.
         attempt: the claim of rank 0's group, None on other ranks.
         keep_until: lines of later steps are dropped: the checkpoint in use is of this step.
 
     Raises (from every method that writes):
-        Superseded: a newer attempt has taken over.
+        Superseded, Replaced: a newer attempt has taken over.
     """
 
-    def __init__(self, run_uri: str, attempt: Attempt | None, *, keep_until: int) -> None:
-        self._run_uri, self._attempt = run_uri, attempt
-        self._remote = storage.is_remote(run_uri)
-        self._board: Any = None
+    def __init__(self, attempt: Attempt | None, *, keep_until: int) -> None:
+        self._attempt = attempt
         if attempt is None:
             return
-        self._lines = [json.dumps(line) for line in read(run_uri) if line["step"] <= keep_until]
+        self._run_uri = attempt.run_uri
+        self._remote = storage.is_remote(self._run_uri)
+        lines = read(self._run_uri)
+        self._lines = [json.dumps(line) for line in lines if line["step"] <= keep_until]
         self._published = len(self._lines)
         if not self._remote:
-            attempt.check()
-            storage.write_bytes(storage.join(run_uri, FILE), _joined(self._lines))
-        elif self._lines or storage.exists(storage.join(run_uri, FILE)):
+            attempt.write_bytes(storage.join(self._run_uri, FILE), _joined(self._lines))
+        elif self._lines or storage.exists(storage.join(self._run_uri, FILE)):
             # An empty part: what later attempts read ends here.
-            self._write_part()
-        self._board_folder = (
-            tempfile.mkdtemp(prefix="ray-brats-tensorboard-")
-            if self._remote
-            else storage.join(run_uri, "tensorboard")
-        )
-        self._board = tensorboardX.SummaryWriter(self._board_folder, purge_step=keep_until + 1)
+            self._write_part(attempt)
+        self._events = _Events(attempt, purge_step=keep_until + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -72,26 +71,31 @@ class RunLog:
     ) -> None:
         if self._attempt is None:
             return
-        self._board.close()
-        if kind is None:
-            self.flush()
-            self._compact()
-        if self._remote:
-            storage.delete(self._board_folder)
+        self._events.close()
+        try:
+            if kind is None:
+                self.flush()
+                self._compact(self._attempt)
+            elif not self._remote:
+                # What led to the error is worth seeing; the error itself is worth more.
+                with contextlib.suppress(Superseded, Replaced, OSError):
+                    self._events.publish()
+        finally:
+            self._events.remove()
 
     def add(self, line: dict[str, Any]) -> None:
-        """One step or event."""
+        """Log one step or event."""
         if self._attempt is None:
             return
         text = json.dumps(line)
         self._lines.append(text)
         if not self._remote:
-            self._attempt.check()
-            with Path(self._run_uri, FILE).open("a") as file:
-                file.write(text + "\n")
+            self._attempt.append(storage.join(self._run_uri, FILE), text.encode() + b"\n")
         elif len(self._lines) - self._published >= PART_LINES:
             self.flush()
         self._scalars(line)
+        if not self._remote and self._events.age_seconds() > EVENTS_SECONDS:
+            self._events.publish()
 
     def picture(self, step: int, example: Any) -> None:
         """Three planes through the tumour of a `validation.Example`, for TensorBoard."""
@@ -106,34 +110,28 @@ class RunLog:
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        self._board.add_image("validation", pixels, step, dataformats="HWC")
+        self._events.board.add_image("validation", pixels, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Make everything so far durable: called before a checkpoint of the same step."""
         if self._attempt is None:
             return
-        self._board.flush()
-        if self._remote:
-            if len(self._lines) > self._published:
-                self._write_part()
-            for file in Path(self._board_folder).iterdir():
-                target = storage.join(self._run_uri, "tensorboard", file.name)
-                storage.write_bytes(target, file.read_bytes())
+        if self._remote and len(self._lines) > self._published:
+            self._write_part(self._attempt)
+        self._events.publish()
 
-    def _write_part(self) -> None:
-        assert self._attempt is not None
-        self._attempt.check()
-        name = f"{self._attempt.number:06d}-{self._published:08d}.jsonl"
+    def _write_part(self, attempt: Attempt) -> None:
+        name = f"{attempt.number:06d}-{self._published:08d}.jsonl"
         content = _joined(self._lines[self._published :])
-        storage.write_bytes(storage.join(self._run_uri, PARTS, name), content)
+        attempt.write_bytes(storage.join(self._run_uri, PARTS, name), content)
         self._published = len(self._lines)
 
-    def _compact(self) -> None:
+    def _compact(self, attempt: Attempt) -> None:
         """The parts become one file; they are removed only when it stands."""
         if not self._remote:
             return
-        storage.write_bytes(storage.join(self._run_uri, FILE), _joined(self._lines))
-        storage.delete(storage.join(self._run_uri, PARTS))
+        attempt.write_bytes(storage.join(self._run_uri, FILE), _joined(self._lines))
+        attempt.delete(storage.join(self._run_uri, PARTS))
 
     def _scalars(self, line: dict[str, Any]) -> None:
         values = dict(line)
@@ -141,7 +139,47 @@ class RunLog:
             values |= {f"{group}/{name}": dice for name, dice in line.get(group, {}).items()}
         for name, value in values.items():
             if isinstance(value, float):
-                self._board.add_scalar(name, value, line["step"])
+                self._events.board.add_scalar(name, value, line["step"])
+
+
+class _Events:
+    """TensorBoard's files, written on this node and published into the run.
+
+    Its writer has a thread that asks nobody; so only what the attempt carries over is in the run.
+    """
+
+    def __init__(self, attempt: Attempt, *, purge_step: int) -> None:
+        self._attempt = attempt
+        self._folder = Path(tempfile.mkdtemp(prefix="ray-brats-tensorboard-"))
+        self._published: dict[str, int] = {}
+        self._published_at = time.monotonic()
+        self.board: Any = tensorboardX.SummaryWriter(str(self._folder), purge_step=purge_step)
+
+    def close(self) -> None:
+        """Write to this node what is still in the writer's queue; `publish` may follow."""
+        self.board.close()
+
+    def remove(self) -> None:
+        """Delete the files of this node."""
+        shutil.rmtree(self._folder)
+
+    def age_seconds(self) -> float:
+        """Seconds since the last `publish`."""
+        return time.monotonic() - self._published_at
+
+    def publish(self) -> None:
+        """Bring into the run what is new: by appending to its file, where that is possible."""
+        self.board.flush()
+        for file in self._folder.iterdir():
+            target = storage.join(self._attempt.run_uri, "tensorboard", file.name)
+            if storage.is_remote(target):
+                self._attempt.write_bytes(target, file.read_bytes())
+                continue
+            begin = self._published.get(file.name, 0)
+            content = storage.read_bytes(str(file), start=begin)
+            self._attempt.append(target, content)
+            self._published[file.name] = begin + len(content)
+        self._published_at = time.monotonic()
 
 
 def _joined(lines: list[str]) -> bytes:

@@ -1,18 +1,231 @@
-"""The folder of a training run, read: its checkpoints, what made them, its bundle."""
+"""The folder of a training run: what it says, and the claim through which alone it is written.
+
+run/run.json         the whole configuration, written first; `finished` at the end
+run/metrics.jsonl    one object a step, and one an event; see `log`
+run/tensorboard/     the same as scalars, and a picture of each validation
+run/checkpoints/     the newest and the best; see `checkpoint`
+run/attempts/        who may write; see `claims`
+run/bundle/          the exported model, when done
+run/.ray-train/      Ray Train's own notes, as long as it works
+
+Whoever reads needs no claim. Whoever writes has a `ClaimedRun`, or its `attempt`, and no other
+way: an attempt that was taken over can write nothing.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import ray_brats
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import claims, storage
+from ray_brats.files.claims import Attempt
 from ray_brats.model.card import CARD
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint
 from ray_brats.training.checkpoint import Checkpoint
+from ray_brats.training.data import Dataset
+
+KEPT_CHECKPOINTS = 3
+"""So many of the newest stay, and the best."""
+Existing = Literal["refuse", "resume", "extend"]
+"""What to do where the run is there: refuse, go on with it, or also make it longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, as its folder was when it was read."""
+
+    uri: str
+    description: Mapping[str, Any] | None
+    """What `run.json` holds; None where there is no run."""
+
+    @property
+    def description_uri(self) -> str:
+        """Where `run.json` is."""
+        return storage.join(self.uri, "run.json")
+
+    @property
+    def checkpoints_uri(self) -> str:
+        """The prefix of all checkpoints."""
+        return storage.join(self.uri, "checkpoints")
+
+    @property
+    def bundle_uri(self) -> str:
+        """Where the exported model goes."""
+        return storage.join(self.uri, "bundle")
+
+    @property
+    def notes_uri(self) -> str:
+        """Where Ray Train keeps notes of its own."""
+        return storage.join(self.uri, ".ray-train")
+
+    def has_bundle(self) -> bool:
+        """Whether the bundle is there, which comes last."""
+        return storage.exists(storage.join(self.bundle_uri, CARD))
+
+    def summary(self) -> dict[str, Any]:
+        """What a finished run gave: `run`, `bundle`, `step`, `validation`, `failures`."""
+        card = storage.read_json(storage.join(self.bundle_uri, CARD))
+        return {
+            "run": self.uri,
+            "bundle": self.bundle_uri,
+            "step": card["measured"]["step"],
+            "validation": card["measured"]["validation"],
+            "failures": [],
+        }
+
+
+def read(run_uri: str) -> Run:
+    """The run in a folder, which may hold none yet."""
+    empty = Run(uri=run_uri, description=None)
+    return Run(uri=run_uri, description=storage.read_json_or_none(empty.description_uri))
+
+
+# --- what a run is ---------------------------------------------------------------------
+
+
+def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
+    """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
+    settings = jsonform.as_json(recipe)
+    parts = (data.fingerprint, {"fold": data.fold})
+    timeless = {**settings, "train": {**settings["train"], "steps": None, "minutes": None}}
+    return {
+        "identity": jsonform.fingerprint(settings, *parts),
+        "lengthless": jsonform.fingerprint(timeless, *parts),
+        "recipe": settings,
+        "dataset_fingerprint": data.fingerprint,
+        "fold": data.fold,
+        "seed": recipe.train.seed,
+        "workers": workers,
+        "cases": {"training": len(data.training), "validation": len(data.validation)},
+        "release": data.release,
+        "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
+        "validation_cases_sha256": sorted(case.image_sha256 for case in data.validation),
+        "versions": {
+            "ray_brats": ray_brats.__version__,
+            **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
+        },
+        "finished": False,
+    }
+
+
+def _is_finished(earlier: Run, description: Mapping[str, Any], existing: Existing) -> bool:
+    """Whether this very run is done; it may be started or resumed where it is not.
+
+    Raises:
+        UsageError: there is a run, and it is another one or is not to be gone on with.
+    """
+    before = earlier.description
+    if before is None:
+        return False
+    if existing == "refuse":
+        raise UsageError(
+            f"{earlier.uri} holds a run already: pass --resume to go on with it, or another folder"
+        )
+    if before.get("identity") == description["identity"]:
+        return bool(before.get("finished")) and earlier.has_bundle()
+    if before.get("lengthless") != description["lengthless"]:
+        what = "configuration (recipe or options differ)"
+        if before.get("dataset_fingerprint") != description["dataset_fingerprint"]:
+            what = (
+                "dataset (labelled cases to train on or to validate with came, went or were "
+                "mended since, or are prepared in another way)"
+            )
+        raise UsageError(
+            f"{earlier.uri} holds a run of another {what}: pass another folder, or the same as then"
+        )
+    if existing != "extend":
+        raise UsageError(
+            f"{earlier.uri} holds a run of another length: pass the same length, another folder, "
+            "or extend it with `ray-brats train DATASET RUN --resume`"
+        )
+    _check_extension(earlier, description["recipe"]["train"]["steps"])
+    return False
+
+
+def _check_extension(earlier: Run, steps: int | None) -> None:
+    newest = checkpoint.newest(earlier.checkpoints_uri)
+    if newest and steps is not None and steps < newest.facts["plan"]["total_steps"]:
+        raise UsageError(
+            f"--steps {steps}: {earlier.uri} goes to step {newest.facts['plan']['total_steps']}; "
+            "a run can be extended, not shortened"
+        )
+
+
+# --- writing ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedRun:
+    """A run, and an attempt at it, through which everything is written.
+
+    Raises (from every method, and then nothing is written):
+        Superseded: another command has taken over.
+        Replaced: a newer group of the same command has.
+    """
+
+    run: Run
+    attempt: Attempt
+
+    def keep(self, folder: Path, step: int) -> None:
+        """Move a local folder to the checkpoints, as that of a step; older ones go."""
+        target = storage.join(self.run.checkpoints_uri, checkpoint.folder_name(step))
+        self.attempt.put(folder, target, last=checkpoint.CARD)
+        shutil.rmtree(folder)
+        checkpoint.prune(
+            self.run.checkpoints_uri, keep=KEPT_CHECKPOINTS, delete=self.attempt.delete
+        )
+
+    def delete_notes(self) -> None:
+        """Delete the notes of Ray Train, which has ended."""
+        self.attempt.delete(self.run.notes_uri)
+
+    def finish(self) -> None:
+        """Say that the run is done; its bundle is there."""
+        description = {**(self.run.description or {}), "finished": True}
+        self.attempt.write_json(self.run.description_uri, description)
+
+
+def begin(run_uri: str, description: Mapping[str, Any], *, existing: Existing) -> ClaimedRun | None:
+    """Claim a run for the command that starts it or goes on with it; None where it is finished.
+
+    Args:
+        run_uri: where the run is or will be.
+        description: what `describe` says of it.
+        existing: what to do where there is a run.
+
+    Raises:
+        UsageError: there is a run, and it is another one or is not to be gone on with.
+    """
+    if _is_finished(read(run_uri), description, existing):
+        return None
+    run = Run(uri=run_uri, description=description)
+    attempt = claims.claim_driver(run_uri)
+    attempt.write_json(run.description_uri, description)
+    return ClaimedRun(run=run, attempt=attempt)
+
+
+def join(run_uri: str, driver: int) -> tuple[ClaimedRun, Checkpoint | None]:
+    """Claim a run for a group of workers; also the checkpoint from which they go on.
+
+    Raises:
+        Superseded: another command has taken over.
+        StageFailed: the last attempts all began from this checkpoint and died.
+    """
+    run = read(run_uri)
+    newest = checkpoint.newest(run.checkpoints_uri)
+    attempt = claims.claim_group(run_uri, driver, step=newest.step if newest else 0)
+    return ClaimedRun(run=run, attempt=attempt), newest
+
+
+# --- reading what was trained ----------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +237,7 @@ class Trained:
     cases: Mapping[str, int]
     """How many, for `training` and `validation`."""
     facts: Mapping[str, Any]
-    """Of the model card: `release`, and the sha256 of each case's image."""
+    """What the model card says of the data: `release`, and the sha256 of each case's image."""
     checkpoint: Checkpoint
 
 
@@ -34,37 +247,33 @@ def choose(run_uri: str, name: str | None = None) -> Trained:
     Raises:
         UsageError: no run, or no checkpoint of that name.
     """
-    description = storage.read_json_or_none(storage.join(run_uri, "run.json"))
+    run = read(run_uri)
+    description = run.description
     if description is None or not {"recipe", "cases"} <= set(description):
         raise UsageError(f"{run_uri} is no run: expected what `ray-brats train` writes")
-    there = checkpoint.list_checkpoints(storage.join(run_uri, "checkpoints"))
-    named = [item for item in there if name in (None, storage.name_of(item.uri))]
+    checkpoints = checkpoint.list_checkpoints(run.checkpoints_uri)
+    named = [item for item in checkpoints if name in (None, storage.name_of(item.uri))]
     if not named:
         wanted = f"checkpoint {name}" if name else "complete checkpoint"
-        names = ", ".join(storage.name_of(item.uri) for item in there)
+        names = ", ".join(storage.name_of(item.uri) for item in checkpoints)
         raise UsageError(f"{run_uri} has no {wanted}; it has {names or 'none'}")
     return Trained(
         run_uri=run_uri,
         recipe=jsonform.from_json(Recipe, description["recipe"]),
         cases=description["cases"],
-        facts=_facts(run_uri, description),
+        facts=_facts(run, description),
         checkpoint=checkpoint.best(named),
     )
 
 
-def _facts(run_uri: str, description: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
     if "release" not in description:
         # Runs of before that was written down, of which exporting again mends an old bundle.
-        description = storage.read_json_or_none(storage.join(run_uri, "bundle", CARD)) or {}
+        description = storage.read_json_or_none(storage.join(run.bundle_uri, CARD)) or {}
     if "release" not in description:
         raise UsageError(
-            f"{run_uri} does not say whose labels it was trained on, and has no bundle that does: "
+            f"{run.uri} does not say whose labels it was trained on, and has no bundle that does: "
             "go on with it by `ray-brats train DATASET RUN --resume`, which writes both"
         )
     names = ("release", "training_cases_sha256", "validation_cases_sha256")
     return {name: description.get(name) for name in names}
-
-
-def bundle_is_there(run_uri: str) -> bool:
-    """Whether a run has written its bundle, which comes last."""
-    return storage.exists(storage.join(run_uri, "bundle", CARD))

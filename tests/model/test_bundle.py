@@ -29,6 +29,7 @@ pytest.importorskip("tensorflow")
 import tensorflow as tf
 
 from ray_brats.model import bundle, unet
+from ray_brats.model.predict import Predictor
 from ray_brats.training import export
 
 pytestmark = pytest.mark.tf
@@ -106,6 +107,17 @@ def test_a_slim_bundle_is_the_saved_model_alone_and_may_be_the_starter(
     sample = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 3)).astype(np.float32)
     slim, whole = bundle.load("starter"), bundle.load(str(written))
     np.testing.assert_allclose(slim.forward(sample), whole.forward(sample), atol=1e-5)
+
+
+def test_the_starter_that_is_shipped_segments() -> None:
+    if not (modelcard._STARTER_FOLDER / modelcard.CARD).is_file():
+        pytest.skip("this checkout has no starter model")
+    starter = bundle.load("starter")
+    head = np.zeros((64, 64, 64, 3), np.float32)
+    head[8:56, 8:56, 8:56] = np.random.default_rng(0).normal(size=(48, 48, 48, 3))
+    classes = Predictor([starter.forward], starter.recipe).class_index(head)
+    assert classes.shape == (64, 64, 64)
+    assert not classes[0].any(), "no tumour where there is no brain"
 
 
 def test_a_card_has_the_dice_of_each_case_but_no_name() -> None:

@@ -142,3 +142,10 @@ def test_half_precision_keeps_weights_and_probabilities_in_float32() -> None:
     assert {layer.compute_dtype for layer in model.layers} >= {"bfloat16", "float32"}
     # The next network is not affected.
     assert unet.build(named.get("smoke").network, 3, seed=0).layers[1].compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("layer", [unet.Upsample, unet.LocalContrast, unet.InstanceNorm])
+def test_keras_files_know_layers_by_names_that_do_not_move_with_their_module(layer: type) -> None:
+    name = f"ray_brats>{layer.__name__}"
+    assert keras.saving.get_registered_name(layer) == name
+    assert keras.saving.get_registered_object(name) is layer

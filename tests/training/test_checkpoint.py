@@ -67,7 +67,7 @@ def test_the_newest_and_the_best_stay(place: str, tmp_path: Path) -> None:
     for step, dice in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, None), (6, None)):
         keep(place, tmp_path, step, **({} if dice is None else {"mean_dice": dice}))
     storage.write_bytes(storage.join(place, ".DS_Store"), b"none of ours")
-    checkpoint.prune(place, keep=2)
+    checkpoint.prune(place, keep=2, delete=storage.delete)
     assert steps(place) == [2, 5, 6]
     assert checkpoint.best(checkpoint.list_checkpoints(place)).step == 2
     assert checkpoint.newest(place).step == 6  # type: ignore[union-attr]
@@ -86,7 +86,7 @@ def test_what_a_kill_left_half_written_is_no_checkpoint_and_goes(
         storage.write_bytes(storage.join(place, name, left), content)
     assert steps(place) == [1]
     assert checkpoint.newest(place).uri == whole  # type: ignore[union-attr]
-    checkpoint.prune(place, keep=3)
+    checkpoint.prune(place, keep=3, delete=storage.delete)
     files = storage.list_files(place)
     assert {storage.name_of(file.uri.rsplit("/", 1)[0]) for file in files} == {"step-000001"}
 
