@@ -7,33 +7,59 @@ end; 2 the call itself is wrong.
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
+import difflib
 import io
 import json
 import os
+import shutil
 import sys
-import typing
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 import ray_brats
+from ray_brats.commands import parser, registry
+from ray_brats.commands.arguments import JsonOutput, Output, Summary
+from ray_brats.commands.registry import Command
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.progress import interruptible, say
 
+PROG = "ray-brats"
+SHELLS = ("bash", "zsh", "fish")
+COMPLETION = "--completion"
+ABOUT = (
+    "Brain tumour segmentation on BraTS-style MRI, as a distributed job on Ray. For research, "
+    "not for diagnosis."
+)
+OPTIONS = (
+    (f"{PROG} COMMAND --help", "what a command takes, and two examples"),
+    (f"{PROG} --version", "the version"),
+    (f"{PROG} {COMPLETION} SHELL", "a script with which Tab completes commands and options"),
+)
+COMPLETES = f"""
+For bash, in ~/.bashrc (zsh and fish read such a script from a folder):
+  eval "$({PROG} {COMPLETION} bash)"
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """How results are told; options of every command."""
+class Call:
+    """A command line that is right, not yet obeyed."""
 
-    json: bool = False
-    """Print the summary as one JSON object on standard output, and nothing else there."""
-    max_rejected: str | None = None
-    """Up to so many failed or rejected cases (N or P%) are a warning, and the exit status 0."""
+    command: Command
+    options: Any
+    """An instance of the command's own class of options."""
+    output: JsonOutput
+
+    def __call__(self) -> Summary:
+        """Do it; a wrong `--max-rejected` is told before the hours it may take."""
+        if isinstance(self.output, Output):
+            _allowed(self.output.max_rejected, 0)
+        # Ray tells of dead workers on standard output, which is for results alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            return self.command.call(self.options)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,56 +71,114 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif isinstance(sys.stdout, io.TextIOWrapper):
         # As standard error does: a character that the terminal lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
-    if given == ["--version"]:
-        sys.stdout.write(f"ray-brats {ray_brats.__version__}\n")
-        raise SystemExit(0)
     # Before anything imports TensorFlow; Ray Train does so in this process too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Before anything imports Ray: what its daemons send to drivers, whatever the log level, is
     # left to their logs. What a death means for the stage our own lines say.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    raise SystemExit(guarded(lambda: _call(given)))
+    raise SystemExit(guarded(lambda: _obey(given)))
 
 
-def _call(given: Sequence[str]) -> int:
-    from ray_brats.commands import datasets, masks, models, pipeline, reports, services
-    from ray_brats.commands import output as tables
-    from ray_brats.commands.preflight import doctor, plan
+def _obey(given: Sequence[str]) -> int:
+    if list(given) == ["--version"]:
+        sys.stdout.write(f"{PROG} {ray_brats.__version__}\n")
+        return 0
+    if given and given[0] in ("-h", "--help"):
+        sys.stdout.write(overview(shutil.get_terminal_size().columns))
+        return 0
+    if given and given[0] == COMPLETION:
+        _complete(given[1:])
+    call = parse(given)
+    return _tell(call, call())
 
-    offered = (
-        datasets.check,
-        datasets.preprocess,
-        models.train,
-        models.export,
-        masks.score,
-        reports.evaluate,
-        services.serve,
-        services.key,
-        masks.submit,
-        reports.show,
-        pipeline.run,
-        pipeline.demo,
-        doctor.doctor,
-        plan.plan,
-    )
-    summary, output = tyro.extras.subcommand_cli_from_dict(
-        {command.__name__: _with_output(command) for command in offered},
-        prog="ray-brats",
-        description="Brain tumour segmentation on BraTS-style MRI, as a distributed job on Ray. "
-        "For research, not for diagnosis.",
-        args=list(given),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
+
+def parse(given: Sequence[str]) -> Call:
+    """What a command line asks for.
+
+    Raises:
+        UsageError: no such command.
+        SystemExit: other wrong calls, which are told on standard error, and `--help`.
+    """
+    if not given:
+        raise UsageError(f"expected a command, as `{PROG} demo`; `{PROG} --help` lists them")
+    name, *arguments = given
+    command = registry.COMMANDS.get(name)
+    if command is None:
+        raise UsageError(_unknown(name))
+    try:
+        options, output = parser.parse(
+            (command.options, command.output),
+            arguments,
+            prog=f"{PROG} {name}",
+            description=command.title,
+        )
+    except SystemExit as ended:
+        if not ended.code:
+            sys.stdout.write(_examples(command))
+        raise
+    return Call(command=command, options=options, output=output)
+
+
+def _unknown(name: str) -> str:
+    """The sentence about a command that there is not."""
+    nearest = difflib.get_close_matches(name, registry.COMMANDS, 1)
+    known = ", ".join(registry.COMMANDS)
+    advice = f"did you mean `{PROG} {nearest[0]}`?" if nearest else f"expected one of {known}"
+    return f"unknown command {name!r}: {advice}"
+
+
+def overview(columns: int) -> str:
+    """The help of `ray-brats` itself: all commands, a line each."""
+    lines = [f"usage: {PROG} COMMAND …", "", *textwrap.wrap(ABOUT, columns)]
+    width = max(len(name) for name in registry.COMMANDS) + 4
+    for title, commands in registry.SECTIONS.items():
+        lines += ["", f"{title}:"]
+        for command in commands:
+            also = f" (also: {', '.join(command.aliases)})" if command.aliases else ""
+            lines += _hanging(command.name, command.title + also, width, columns)
+    lines += ["", "and:"]
+    width = max(len(option) for option, _ in OPTIONS) + 4
+    for option, text in OPTIONS:
+        lines += _hanging(option, text, width, columns)
+    return "\n".join(lines) + "\n" + COMPLETES
+
+
+def _hanging(term: str, text: str, width: int, columns: int) -> list[str]:
+    """A term and its text in two columns."""
+    first = f"  {term}".ljust(width)
+    return textwrap.wrap(text, columns, initial_indent=first, subsequent_indent=" " * width)
+
+
+def _examples(command: Command) -> str:
+    """What follows a command's help."""
+    return "".join(["\nexamples:\n", *(f"  {PROG} {call}\n" for call in command.examples)])
+
+
+def _complete(given: Sequence[str]) -> None:
+    """Print a completion script and exit."""
+    if len(given) != 1 or given[0] not in SHELLS:
+        shells = ", ".join(SHELLS)
+        raise UsageError(f"{' '.join([COMPLETION, *given])}: expected one of {shells}")
+    commands = {
+        name: ((command.options, command.output), command.title)
+        for name, command in registry.COMMANDS.items()
+    }
+    parser.completion(commands, prog=PROG, shell=given[0])
+
+
+def _tell(call: Call, summary: Summary) -> int:
+    """Print what a command did; the exit status."""
     failures = summary["failures"]
-    allowed = _allowed(output.max_rejected, sum(summary.get("counts", {}).values()))
+    limit = call.output.max_rejected if isinstance(call.output, Output) else None
+    allowed = _allowed(limit, sum(summary.get("counts", {}).values()))
     if summary.get("all_or_nothing"):
         allowed = 0
     try:
-        if output.json:
+        if call.output.json:
             sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
         else:
-            tables.print_summary(summary)
+            call.command.tell(summary)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it has gone (`| head`); the work is done, and Python flushes once more.
@@ -105,29 +189,6 @@ def _call(given: Sequence[str]) -> int:
     if failures:
         say(f"warning: {len(failures)} case(s) failed or were rejected; --max-rejected allows it")
     return 0
-
-
-def _with_output(command: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], Output]]:
-    """The command with the options of `Output` added to its own."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    hints.pop("return")
-    added = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=Output())
-    own = list(inspect.signature(command).parameters.values())
-
-    @functools.wraps(command)
-    def call(*args: Any, output: Output, **options: Any) -> tuple[dict[str, Any], Output]:
-        _allowed(output.max_rejected, 0)
-        # Ray tells of dead workers on standard output, which is for results alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            return command(*args, **options), output
-
-    del call.__wrapped__
-    call.__annotations__ = {**hints, "output": Annotated[Output, tyro.conf.arg(name="")]}
-    parameters = [
-        item.replace(annotation=call.__annotations__[item.name]) for item in [*own, added]
-    ]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
 
 
 def _allowed(option: str | None, total: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,24 @@ def say_done(stage: str, summary: Mapping[str, Any]) -> None:
         say(f"{stage}: all {skipped} cases were finished before; nothing to do")
     elif skipped:
         say(f"{stage}: {done} cases done now, {skipped} finished before")
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing on standard error inside: for what TensorFlow and Ray say as they start.
+
+    Their C++ side speaks before its logging is set up and obeys no option; errors come as
+    exceptions all the same.
+    """
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

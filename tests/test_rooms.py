@@ -61,7 +61,7 @@ ROOMS: Mapping[str, Room] = {
     ),
     "serve": Room(doors="deploy settings limits http/access", frameworks="ray tensorflow keras"),
     "commands": Room(
-        doors="datasets models masks reports pipeline services output arguments "
+        doors="datasets models masks reports pipeline services output arguments parser registry "
         "preflight/doctor preflight/plan preflight/storage preflight/upload",
         frameworks="ray tensorflow keras",
     ),

@@ -1,63 +1,174 @@
-"""What commands are given: the kinds of their arguments, and the cases that those name."""
+"""What commands are given: kinds of arguments, the options that several share, and their cases.
+
+An option is a field of a frozen dataclass: its name and default are the command line's, the
+docstring under it is its help. Nothing here or at the top of a command's module imports Ray,
+TensorFlow or another library that takes long, so that help comes at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import splits
-from ray_brats.cases.case import Cohort
+from ray_brats.cases.case import Case, Cohort
+from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.labels import Release
 from ray_brats.progress import say
+from ray_brats.recipes import named
+from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.named import RecipeName
+
+if TYPE_CHECKING:
+    from ray_brats.model.card import Chosen
 
 Summary = dict[str, Any]
-CohortArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="COHORT")]
-DatasetArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-RunArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-BundleArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-PredictionsArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PREDICTIONS")]
-ReportArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPORT")]
-OutArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-CaseArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CASE")]
-ArchiveArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.zip")]
-PictureArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.png")]
-SliceOption = Annotated[int | None, tyro.conf.arg(name="slice")]
-SetOption = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="PART.FIELD=VALUE")]
+CohortArgument = Annotated[str, Positional, arg(metavar="COHORT")]
+DatasetArgument = Annotated[str, Positional, arg(metavar="DATASET")]
+RunArgument = Annotated[str, Positional, arg(metavar="RUN")]
+BundleArgument = Annotated[str, Positional, arg(metavar="BUNDLE")]
+PredictionsArgument = Annotated[str, Positional, arg(metavar="PREDICTIONS")]
+ReportArgument = Annotated[str, Positional, arg(metavar="REPORT")]
+CsvOption = Annotated[str | None, arg(metavar="CSV")]
+FileOption = Annotated[str | None, arg(metavar="FILE")]
+ReleaseOption = Annotated[Release | None, arg(metavar="RELEASE")]
+CountOption = Annotated[int | None, arg(metavar="N")]
 Rules = Literal["legacy", "lesionwise", "both"]
+Tta = Literal["none", "flips"]
 
 
-def with_splits(found: Cohort, split: str | None, seed: int) -> Cohort:
+@dataclass(frozen=True, kw_only=True)
+class JsonOutput:
+    """How results are told; an option of every command."""
+
+    json: bool = False
+    """Print the summary as one JSON object on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(JsonOutput):
+    """How the results of commands over many cases are told and judged."""
+
+    max_rejected: Annotated[str | None, arg(metavar="N|P%")] = None
+    """Up to so many failed or rejected cases (N or P%) are a warning, and the exit status 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """Which recipe, and what of it is another."""
+
+    recipe: RecipeName = "standard"
+    """Preprocessing, network, loss and schedule."""
+    settings: Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")] = ()
+    """Fields of the recipe, as train.clip_norm=12 preprocess.modalities=t1ce,flair."""
+
+    def read(
+        self, *, seed: int = 0, minutes: float | None = None, steps: int | None = None
+    ) -> Recipe:
+        """The recipe, with a seed and a length of training."""
+        return named.get(
+            self.recipe, minutes=minutes, steps=steps, seed=seed, settings=self.settings
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a training goes; by default as the recipe says."""
+
+    minutes: Annotated[float | None, arg(metavar="N")] = None
+    """Length of training by the clock, validation included."""
+    steps: CountOption = None
+    """Length of training in optimizer steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which cases of a cohort, and what their labels mean."""
+
+    split: CsvOption = None
+    """CSV with case_id and split."""
+    subset: Annotated[str | None, arg(metavar="NAME")] = None
+    """Only the cases of this subset of the split."""
+    release: ReleaseOption = None
+    """Whose labels the masks carry, where file names do not tell: brats2018 to brats2024."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How a network is asked; by default as its bundle says."""
+
+    tta: Tta | None = None
+    """Average over mirrored inputs; by default as the bundle says."""
+    overlap: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Segment by sliding windows that overlap by this share (0-1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundles:
+    """Which bundles segment, and how they are asked."""
+
+    bundle: Annotated[tuple[str, ...], arg(metavar="BUNDLE …")] = ()
+    """One or several bundles; the probabilities of several are averaged; by default the starter
+    model, where the installation has one. A SavedModel can read and write files, so name only
+    bundles you trust."""
+    bundle_sha256: Annotated[tuple[str, ...], arg(metavar="SHA256 …")] = ()
+    """What the bundle.json of each bundle must hash to: any other bundle is refused."""
+    inference: Inference = field(default_factory=Inference)
+
+    def choose(self) -> Chosen:
+        """The bundles by their cards; raises as `card.choose`."""
+        from ray_brats.model import card
+
+        uris = [card.uri_of(uri) for uri in self.bundle or (card.STARTER,)]
+        how = self.inference
+        return card.choose(uris, self.bundle_sha256, tta=how.tta, overlap=how.overlap)
+
+
+def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:
     """The cohort with a split for every case: the CSV's, its own, or a seeded fifth as val."""
-    given = _read_split(split, found)
-    cases = splits.assign(found.cases, given, seed)
+    given = _read_split(split, cohort)
+    cases = splits.assign(cohort.cases, given, seed)
     divided = splits.divided(cases)
     if divided:
         say(
             f"warning: the split divides {len(divided)} patient(s), {divided[0]} among them, whose "
             "other scans the network will know: its scores will be too good"
         )
-    return dataclasses.replace(found, cases=tuple(cases))
+    return dataclasses.replace(cohort, cases=tuple(cases))
 
 
-def selected(cohort: str, split: str | None, subset: str | None, release: str | None) -> Cohort:
+def selected(uri: str, selection: Selection) -> Cohort:
     """A cohort, or a subset of it."""
-    found = cohorts.find(cohort, release=release)
-    if split and subset is None:
+    cohort = cohorts.find(uri, release=selection.release)
+    if selection.split and selection.subset is None:
         say("warning: --split without --subset chooses nothing: all cases are taken")
-    return splits.select(found, _read_split(split, found), subset)
+    return splits.select(cohort, _read_split(selection.split, cohort), selection.subset)
 
 
-def _read_split(split: str | None, found: Cohort) -> dict[str, str] | None:
+def one_case(folder: str, release: str | None) -> Case:
+    """The case of a folder that holds one; raises `UsageError` for any other number."""
+    cohort = cohorts.find(folder, release=release)
+    if len(cohort.cases) != 1:
+        raise UsageError(
+            f"{folder} holds {len(cohort.cases)} usable cases: expected the folder of one case"
+        )
+    return cohort.cases[0]
+
+
+def _read_split(split: str | None, cohort: Cohort) -> dict[str, str] | None:
     if split is None:
         return None
     given = splits.read(storage.absolute(split))
-    absent = splits.unknown(found, given)
+    absent: Sequence[str] = splits.unknown(cohort, given)
     if absent:
         say(
-            f"warning: {split} names {len(absent)} case(s) that {found.uri} does not hold, "
+            f"warning: {split} names {len(absent)} case(s) that {cohort.uri} does not hold, "
             f"{absent[0]} among them"
         )
     return given

@@ -3,123 +3,124 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
 
 from ray_brats.cases.case import Cohort
 from ray_brats.commands.arguments import (
-    ArchiveArgument,
+    Bundles,
     CohortArgument,
+    CountOption,
     PredictionsArgument,
+    Selection,
     Summary,
     selected,
 )
-from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
-from ray_brats.labels import Release
-from ray_brats.model import card as modelcard
-from ray_brats.model.predictions import Predictions
 from ray_brats.progress import say, say_done
 
+if TYPE_CHECKING:
+    from ray_brats.engine.cluster import Resources
+    from ray_brats.model.card import Chosen
 
-def score(
-    cohort: CohortArgument,
-    predictions: PredictionsArgument,
-    /,
-    *,
-    bundle: tuple[str, ...] = (),
-    bundle_sha256: tuple[str, ...] = (),
-    split: str | None = None,
-    subset: str | None = None,
-    release: Release | None = None,
-    tta: Literal["none", "flips"] | None = None,
-    overlap: float | None = None,
-    workers: int | None = None,
-    endpoint: str | None = None,
-    model: str | None = None,
-) -> Summary:
-    """Segment a whole cohort: one mask a case, in its own grid, and a ledger.
 
-    Args:
-        cohort: Folder, s3:// prefix or CSV.
-        predictions: Where <case_id>.nii.gz and scores.parquet go.
-        bundle: One or several bundles; the probabilities of several are averaged; by default the
-            starter model, where the installation has one. A SavedModel can read and write files,
-            so name only bundles you trust.
-        bundle_sha256: Of each bundle's bundle.json: any other bundle is refused.
-        split: CSV with case_id and split.
-        subset: Only the cases of this subset of the split.
-        release: Whose labels the masks carry, where file names do not tell.
-        tta: Average over mirrored inputs; by default as the bundle says.
-        overlap: Segment by sliding windows that overlap by this share (0-1).
-        workers: Processes that keep the model loaded; by default one a GPU, else one for two cores.
-            With an endpoint: requests side by side, by default 4.
-        endpoint: URL of a running `ray-brats serve`, which segments in place of bundles here; its
-            key is taken from RAY_BRATS_API_KEY.
-        model: Name of the endpoint's model; by default its own default.
-    """
-    if endpoint is not None:
-        options = (bundle, bundle_sha256, tta, overlap)
-        if any(option not in (None, ()) for option in options):
-            raise UsageError(
-                "--endpoint has its own bundles and options: leave out --bundle, --bundle-sha256, "
-                "--tta and --overlap"
-            )
-        if workers is not None and workers < 1:
-            raise UsageError(f"--workers {workers}: expected at least one")
-        from ray_brats.stages import remote as remotes
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Segment a whole cohort: one mask a case, in its own grid, and a ledger."""
 
-        found = selected(cohort, split, subset, release)
-        summary = remotes.score_through(
-            remotes.connect(endpoint, model),
-            found,
-            storage.absolute(predictions),
-            release=release,
-            workers=workers,
-        )
-        say_done("score", summary)
-        return summary
-    if model is not None:
+    cohort: CohortArgument
+    """Folder, s3:// prefix or CSV."""
+    predictions: PredictionsArgument
+    """Where <case_id>.nii.gz and scores.parquet go."""
+    bundles: Bundles = field(default_factory=Bundles)
+    selection: Selection = field(default_factory=Selection)
+    workers: CountOption = None
+    """Processes that keep the model loaded; by default one a GPU, else one for two cores. With an
+    endpoint: requests side by side, by default 4."""
+    endpoint: Annotated[str | None, arg(metavar="URL")] = None
+    """URL of a running `ray-brats serve`, which segments in place of bundles here; its key is
+    taken from RAY_BRATS_API_KEY."""
+    model: Annotated[str | None, arg(metavar="NAME")] = None
+    """Name of the endpoint's model; by default its own default."""
+
+
+def score(options: ScoreOptions) -> Summary:
+    """Segment a whole cohort: one mask a case, in its own grid, and a ledger."""
+    if options.endpoint is not None:
+        return _score_through(options, options.endpoint)
+    if options.model is not None:
         raise UsageError("--model names a model of --endpoint, which is missing")
-    bundles = [modelcard.uri_of(uri) for uri in bundle or (modelcard.STARTER,)]
-    chosen = modelcard.choose(bundles, bundle_sha256, tta=tta, overlap=overlap)
-    found, target = selected(cohort, split, subset, release), storage.absolute(predictions)
-    with cluster.running() as there:
-        cluster.check_shared(target, there)
+    chosen = options.bundles.choose()
+    cohort = selected(options.cohort, options.selection)
+    target = storage.absolute(options.predictions)
+    # After the arguments are judged: Ray takes a second to load.
+    from ray_brats.engine import cluster
+
+    with cluster.running() as resources:
+        cluster.check_shared(target, resources)
         return segment(
-            found,
+            cohort,
             target,
             chosen,
-            there,
-            release=release,
-            workers=workers,
+            resources,
+            release=options.selection.release,
+            workers=options.workers,
         )
+
+
+def _score_through(options: ScoreOptions, endpoint: str) -> Summary:
+    """`score` by a running service."""
+    if options.bundles != Bundles():
+        raise UsageError(
+            "--endpoint has its own bundles and options: leave out --bundle, --bundle-sha256, "
+            "--tta and --overlap"
+        )
+    workers = options.workers
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: expected at least one")
+    from ray_brats.stages import remote
+
+    cohort = selected(options.cohort, options.selection)
+    summary = remote.score_through(
+        remote.connect(endpoint, options.model),
+        cohort,
+        storage.absolute(options.predictions),
+        release=options.selection.release,
+        workers=workers,
+    )
+    say_done("score", summary)
+    return summary
 
 
 def segment(
-    found: Cohort,
+    cohort: Cohort,
     predictions: str,
-    chosen: modelcard.Chosen,
-    there: cluster.Resources,
+    chosen: Chosen,
+    resources: Resources,
     *,
     release: str | None,
     workers: int | None = None,
 ) -> Summary:
     """`score` for a cohort that is found already, inside a running Ray."""
+    from ray_brats.model import card as modelcard
+    from ray_brats.model.predictions import Predictions
     from ray_brats.stages import score as stage
 
     summary = stage.score(
-        found,
+        cohort,
         Predictions(
             uri=predictions,
             identity=chosen.identity,
             preprocessing=chosen.recipe.preprocess,
-            release=found.release_or(release) or chosen.release,
+            release=cohort.release_or(release) or chosen.release,
         ),
         make_segmenter=functools.partial(
             stage.load_predictor, chosen.uris, chosen.sha256, chosen.tta, chosen.overlap
         ),
-        cluster=there,
+        cluster=resources,
         workers=workers,
     )
     say_done("score", summary)
@@ -133,31 +134,26 @@ def segment(
     return summary
 
 
-def submit(
-    predictions: PredictionsArgument,
-    cohort: CohortArgument,
-    archive: ArchiveArgument,
-    /,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    release: Release | None = None,
-) -> Summary:
-    """Check the masks of a whole cohort and write the challenge's zip; a problem leaves none.
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """Check the masks of a whole cohort and write the challenge's zip."""
 
-    Args:
-        predictions: Holds <case_id>.nii.gz.
-        cohort: The cases the challenge asks for: folder, s3:// prefix or CSV.
-        archive: Where the zip goes.
-        split: CSV with case_id and split.
-        subset: Only the cases of this subset of the split.
-        release: Whose labels the masks carry, where file names do not tell.
-    """
+    predictions: PredictionsArgument
+    """Holds <case_id>.nii.gz."""
+    cohort: CohortArgument
+    """The cases the challenge asks for: folder, s3:// prefix or CSV."""
+    archive: Annotated[str, Positional, arg(metavar="OUT.zip")]
+    """Where the zip goes; a problem of any mask leaves none."""
+    selection: Selection = field(default_factory=Selection)
+
+
+def submit(options: SubmitOptions) -> Summary:
+    """Check the masks of a whole cohort and write the challenge's zip; a problem leaves none."""
     from ray_brats.stages import submission
 
-    found = selected(cohort, split, subset, release)
-    places = storage.absolute(predictions), storage.absolute(archive)
-    summary = submission.submit(found, *places, release=release)
+    cohort = selected(options.cohort, options.selection)
+    places = storage.absolute(options.predictions), storage.absolute(options.archive)
+    summary = submission.submit(cohort, *places, release=options.selection.release)
     for note in summary["notes"]:
         say(f"submit: {note}")
     return summary

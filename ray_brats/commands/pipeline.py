@@ -3,80 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 from ray_brats.commands import datasets, masks, reports
 from ray_brats.commands.arguments import (
     CohortArgument,
-    OutArgument,
+    CountOption,
+    CsvOption,
+    Length,
+    RecipeChoice,
+    ReleaseOption,
     Rules,
-    SetOption,
     Summary,
     with_splits,
 )
-from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
-from ray_brats.labels import Release
-from ray_brats.model import card
-from ray_brats.model.predictions import mask_name
+from ray_brats.files import storage
 from ray_brats.progress import say
-from ray_brats.recipes import named
-from ray_brats.recipes.named import RecipeName
-from ray_brats.training import log
-from ray_brats.training.data import read_dataset
 
 
-def run(
-    cohort: CohortArgument,
-    out: OutArgument,
-    /,
-    *,
-    recipe: RecipeName = "standard",
-    split: str | None = None,
-    workers: int | None = None,
-    minutes: float | None = None,
-    steps: int | None = None,
-    release: Release | None = None,
-    keep_filtered: bool = False,
-    rules: Rules = "both",
-    seed: int = 0,
-    settings: SetOption = (),
-) -> Summary:
-    """All stages in order: preprocess, train, export, score and evaluate. Resumable.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """All stages in order, from a cohort to a report; resumable."""
 
-    Args:
-        cohort: Folder, s3:// prefix or CSV with segmentations.
-        out: Gets dataset/, run/, predictions/ and report/.
-        recipe: Preprocessing, network, loss and schedule.
-        split: CSV with case_id and split (train, val, test); else a seeded fifth is val.
-        workers: Training processes; by default one a GPU, else two where two cores are free.
-        minutes: Length of training by the clock.
-        steps: Length of training in optimizer steps.
-        release: What the labels mean, where file names do not tell.
-        keep_filtered: Keep cases that the recipe's own rule would leave out.
-        rules: Whole-mask scores, lesion-wise scores (BraTS 2023), or both.
-        seed: Of the split, the initial weights and everything drawn.
-        settings: Fields of the recipe, as train.clip_norm=12 network.widths=16,32,64,128.
-    """
-    from ray_brats.stages import train as training
+    cohort: CohortArgument
+    """Folder, s3:// prefix or CSV with segmentations."""
+    out: Annotated[str, Positional, arg(metavar="OUT")]
+    """Gets dataset/, run/, predictions/ and report/."""
+    recipe: RecipeChoice = field(default_factory=RecipeChoice)
+    split: CsvOption = None
+    """CSV with case_id and split (train, val, test); else a seeded fifth is val."""
+    workers: CountOption = None
+    """Training processes; by default one a GPU, else two where two cores are free."""
+    length: Length = field(default_factory=Length)
+    release: ReleaseOption = None
+    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    keep_filtered: bool = False
+    """Keep cases that the recipe's own rule would leave out."""
+    rules: Rules = "both"
+    """Whole-mask scores, lesion-wise scores (BraTS 2023), or both."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Decides the split, the initial weights and everything drawn."""
 
-    chosen = named.get(recipe, minutes=minutes, steps=steps, seed=seed, settings=settings)
-    found = with_splits(cohorts.find(cohort, release=release), split, seed)
-    out = storage.absolute(out)
+
+def run(options: RunOptions) -> Summary:
+    """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
+    length = options.length
+    recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
+    release = options.release
+    cohort = with_splits(cohorts.find(options.cohort, release=release), options.split, options.seed)
+    out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
-    with cluster.running() as there:
+    # After the arguments are judged: these take seconds to load.
+    from ray_brats.engine import capacity, cluster
+    from ray_brats.model import card
+    from ray_brats.stages import train as training
+    from ray_brats.training import log
+    from ray_brats.training.data import read_dataset
+
+    with cluster.running() as resources:
         # Before the hours that preprocessing may take.
-        workers = capacity.workers_for(workers, there)
-        cluster.check_shared(out, there)
-        prepared = datasets.prepare(found, dataset, chosen, keep_filtered)
-        data = read_dataset(dataset, chosen)
+        workers = capacity.workers_for(options.workers, resources)
+        cluster.check_shared(out, resources)
+        prepared = datasets.prepare(cohort, dataset, recipe, options.keep_filtered)
+        data = read_dataset(dataset, recipe)
         trained = training.train(
-            data, run_uri, chosen, cluster=there, workers=workers, existing="resume"
+            data, run_uri, recipe, cluster=resources, workers=workers, existing="resume"
         )
         summary: Summary = {
             "out": out,
@@ -85,20 +85,20 @@ def run(
             "train": trained,
             "failures": prepared["failures"],
         }
-        held_out = _held_out(found)
+        held_out = _held_out(cohort)
         if not held_out.cases:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
-        chosen_bundle = card.choose([trained["bundle"]])
-        scored = masks.segment(held_out, predictions, chosen_bundle, there, release=release)
+        chosen = card.choose([trained["bundle"]])
+        scored = masks.segment(held_out, predictions, chosen, resources, release=release)
         evaluated = reports.measure(
             predictions,
             held_out,
             report,
             release=release,
-            rules=rules,
+            rules=options.rules,
             training=log.read(run_uri),
-            raw_3_is_enhancing=chosen.preprocess.raw_3_is_enhancing,
+            raw_3_is_enhancing=recipe.preprocess.raw_3_is_enhancing,
         )
     return {
         **summary,
@@ -111,61 +111,76 @@ def run(
     }
 
 
-def _held_out(found: Cohort) -> Cohort:
+def _held_out(cohort: Cohort) -> Cohort:
     """The validation cases that have a reference; rejected ones are reported by preprocessing."""
-    cases = tuple(case for case in found.cases if case.split == "val" and case.segmentation)
-    return dataclasses.replace(found, cases=cases, rejected=())
+    cases = tuple(case for case in cohort.cases if case.split == "val" and case.segmentation)
+    return dataclasses.replace(cohort, cases=cases, rejected=())
 
 
-def _once_each(*stages: Summary) -> list[ledger.Row]:
+def _once_each(*stages: Summary) -> list[dict[str, Any]]:
     """The first failure of each case, over all stages."""
-    failures: dict[str, ledger.Row] = {}
+    from ray_brats.files import ledger
+
+    failures: dict[str, dict[str, Any]] = {}
     for stage in stages:
         for row in stage["failures"]:
             failures.setdefault(row["case_id"], row)
     return ledger.in_order(failures.values())
 
 
-def demo(
-    *,
-    out: str = "ray-brats-demo",
-    cases: int = 12,
-    shape: tuple[int, int, int] = (240, 240, 155),
-    recipe: RecipeName = "smoke",
-    workers: int | None = None,
-    minutes: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-) -> Summary:
-    """Run every stage on a phantom cohort that is made on the spot: needs no data.
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Run every stage on phantoms that are made on the spot: needs no data."""
 
-    Args:
-        out: Gets cohort/, dataset/, run/, predictions/, report/ and picture.png.
-        cases: How many phantoms.
-        shape: Voxels of a phantom.
-        recipe: Preprocessing, network, loss and schedule.
-        workers: Training processes; by default one a GPU, else two where two cores are free.
-        minutes: Length of training by the clock.
-        steps: Length of training in optimizer steps.
-        seed: Of the phantoms, the split, the initial weights and everything drawn.
-    """
+    out: Annotated[str, arg(metavar="FOLDER")] = "ray-brats-demo"
+    """Gets cohort/, dataset/, run/, predictions/, report/ and picture.png."""
+    cases: Annotated[int, arg(metavar="N")] = 12
+    """How many phantoms."""
+    shape: Annotated[tuple[int, int, int], arg(metavar="H W D")] = (240, 240, 155)
+    """Voxels of a phantom."""
+    recipe: RecipeChoice = field(default_factory=lambda: RecipeChoice(recipe="smoke"))
+    workers: CountOption = None
+    """Training processes; by default one a GPU, else two where two cores are free."""
+    length: Length = field(default_factory=Length)
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Decides the phantoms, the split, the initial weights and everything drawn."""
+
+
+def demo(options: DemoOptions) -> Summary:
+    """Run every stage on a phantom cohort that is made on the spot."""
+    if options.cases < 2:
+        raise UsageError(
+            f"--cases {options.cases}: expected at least 2, one to train on and one to test"
+        )
+    if min(options.shape) < 32:
+        raise UsageError(f"--shape {options.shape}: expected at least 32 voxels a side")
+    if storage.is_remote(options.out):
+        raise UsageError(f"--out {options.out}: the phantom cohort is written to a local folder")
     from ray_brats.cases import phantom
+    from ray_brats.files import ledger
+    from ray_brats.model.predictions import mask_name
 
-    if cases < 2:
-        raise UsageError(f"--cases {cases}: expected at least 2, one to train on and one to test")
-    if min(shape) < 32:
-        raise UsageError(f"--shape {shape}: expected at least 32 voxels a side")
-    if storage.is_remote(out):
-        raise UsageError(f"--out {out}: the phantom cohort is written to a local folder")
-    folder = Path(out) / "cohort"
-    say(f"demo: {cases} phantoms of {'×'.join(map(str, shape))} voxels in {folder}")
-    phantom.write_cohort(folder, cases=cases, shape_vox=shape, seed=seed)
+    out = Path(options.out)
+    folder = out / "cohort"
+    sides = "×".join(map(str, options.shape))
+    say(f"demo: {options.cases} phantoms of {sides} voxels in {folder}")
+    phantom.write_cohort(folder, cases=options.cases, shape_vox=options.shape, seed=options.seed)
     summary = run(
-        str(folder), out, recipe=recipe, workers=workers, minutes=minutes, steps=steps, seed=seed
+        RunOptions(
+            cohort=str(folder),
+            out=options.out,
+            recipe=options.recipe,
+            workers=options.workers,
+            length=options.length,
+            seed=options.seed,
+        )
     )
-    rows = ledger.read_table(storage.join(storage.absolute(out), "report", "metrics.parquet"))
+    table = storage.join(storage.absolute(options.out), "report", "metrics.parquet")
+    rows = ledger.read_table(table)
     pictured = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
-    picture = Path(out) / "picture.png"
-    mask = Path(out) / "predictions" / mask_name(pictured)
-    reports.show(str(folder / pictured), str(picture), prediction=str(mask))
+    picture = out / "picture.png"
+    mask = out / "predictions" / mask_name(pictured)
+    reports.show(
+        reports.ShowOptions(case=str(folder / pictured), picture=str(picture), prediction=str(mask))
+    )
     return {**summary, "picture": str(picture.absolute())}

@@ -2,152 +2,160 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from ray_brats.cases import cohort as cohorts
+from tyro.conf import Positional, arg
+
 from ray_brats.cases.case import Case, Cohort
-from ray_brats.cases.geometry import same_grid
 from ray_brats.commands.arguments import (
-    CaseArgument,
     CohortArgument,
-    PictureArgument,
+    FileOption,
     PredictionsArgument,
+    ReleaseOption,
     ReportArgument,
     Rules,
-    SliceOption,
+    Selection,
     Summary,
+    one_case,
     selected,
 )
-from ray_brats.engine import cluster
-from ray_brats.errors import CaseError, UsageError
+from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import storage
-from ray_brats.labels import Release
 from ray_brats.progress import say_done
-from ray_brats.training import log
 
 
-def evaluate(
-    predictions: PredictionsArgument,
-    cohort: CohortArgument,
-    report: ReportArgument,
-    /,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    release: Release | None = None,
-    rules: Rules = "both",
-    against: tuple[str, ...] = (),
-    run: str | None = None,
-) -> Summary:
-    """Compare masks with the cohort's segmentations: tables, summary and report.html.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Compare masks with the cohort's segmentations: tables and report.html."""
 
-    Args:
-        predictions: Holds <case_id>.nii.gz.
-        cohort: Folder, s3:// prefix or CSV with segmentations.
-        report: Where the report goes.
-        split: CSV with case_id and split.
-        subset: Only the cases of this subset of the split.
-        release: Whose labels the masks carry, where file names do not tell.
-        rules: Whole-mask scores, lesion-wise scores (BraTS 2023), or both.
-        against: Other folders of masks for the same cases: paired tests and a ranking.
-        run: What train wrote; its curves go into the report.
-    """
-    found = selected(cohort, split, subset, release)
-    training = log.read(storage.absolute(run)) if run else []
-    if run and not training:
-        raise UsageError(f"--run {run}: no {log.FILE} there; expected what train wrote")
-    target = storage.absolute(report)
-    with cluster.running() as there:
-        cluster.check_shared(target, there)
+    predictions: PredictionsArgument
+    """Holds <case_id>.nii.gz."""
+    cohort: CohortArgument
+    """Folder, s3:// prefix or CSV with segmentations."""
+    report: ReportArgument
+    """Where the report goes."""
+    selection: Selection = field(default_factory=Selection)
+    rules: Rules = "both"
+    """Whole-mask scores, lesion-wise scores (BraTS 2023), or both."""
+    against: Annotated[tuple[str, ...], arg(metavar="PREDICTIONS …")] = ()
+    """Other folders of masks for the same cases: paired tests and a ranking."""
+    run: Annotated[str | None, arg(metavar="RUN")] = None
+    """What train wrote; its curves go into the report."""
+
+
+def evaluate(options: EvaluateOptions) -> Summary:
+    """Compare masks with the cohort's segmentations: tables, summary and report.html."""
+    cohort = selected(options.cohort, options.selection)
+    training: list[dict[str, Any]] = []
+    if options.run:
+        from ray_brats.training import log
+
+        training = log.read(storage.absolute(options.run))
+        if not training:
+            raise UsageError(f"--run {options.run}: no {log.FILE} there; expected what train wrote")
+    target = storage.absolute(options.report)
+    # After the arguments are judged: Ray takes a second to load.
+    from ray_brats.engine import cluster
+
+    with cluster.running() as resources:
+        cluster.check_shared(target, resources)
         return measure(
-            storage.absolute(predictions),
-            found,
+            storage.absolute(options.predictions),
+            cohort,
             target,
-            release=release,
-            rules=rules,
-            against=[storage.absolute(uri) for uri in against],
+            release=options.selection.release,
+            rules=options.rules,
+            against=[storage.absolute(uri) for uri in options.against],
             training=training,
         )
 
 
-def measure(predictions: str, found: Cohort, report: str, **options: Any) -> Summary:
+def measure(predictions: str, cohort: Cohort, report: str, **options: Any) -> Summary:
     """`evaluate` for a cohort that is found already, inside a running Ray."""
     from ray_brats.stages import evaluate as stage
 
-    summary = stage.evaluate(predictions, found, report, **options)
+    summary = stage.evaluate(predictions, cohort, report, **options)
     say_done("evaluate", summary)
     return summary
 
 
-def show(
-    case: CaseArgument,
-    picture: PictureArgument,
-    /,
-    *,
-    slice_index: SliceOption = None,
-    plane: Literal["axial", "coronal", "sagittal"] = "axial",
-    prediction: str | None = None,
-    animate: bool = False,
-    release: Release | None = None,
-) -> Summary:
-    """Draw a case: its modalities and the mask in colour, one picture.
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Draw a case: its modalities and the mask in colour, one picture."""
 
-    Args:
-        case: Folder of one case.
-        picture: Where the picture goes; .png, .pdf, .svg, or .gif for all slices in turn.
-        slice_index: Which slice; by default the one with most tumour.
-        plane: Which way the slice lies.
-        prediction: A mask to draw beside the case's own.
-        animate: Go through all slices; the picture is a .gif.
-        release: What the labels mean, where file names do not tell.
-    """
+    case: Annotated[str, Positional, arg(metavar="CASE")]
+    """Folder of one case."""
+    picture: Annotated[str, Positional, arg(metavar="OUT.png")]
+    """Where the picture goes; .png, .pdf, .svg, or .gif for all slices in turn."""
+    slice_index: Annotated[int | None, arg(name="slice", metavar="N")] = None
+    """Which slice; by default the one with most tumour."""
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Which way the slice lies."""
+    prediction: FileOption = None
+    """A mask to draw beside the case's own."""
+    animate: bool = False
+    """Go through all slices; the picture is a .gif."""
+    release: ReleaseOption = None
+    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+
+
+def show(options: ShowOptions) -> Summary:
+    """Draw a case: its modalities and the mask in colour, one picture."""
     from ray_brats.report import figures
 
+    picture = options.picture
     suffix = figures.check_name(storage.name_of(picture))
-    if animate and suffix != figures.ANIMATED:
+    if options.animate and suffix != figures.ANIMATED:
         raise UsageError(f"--animate writes {figures.ANIMATED}: expected OUT.gif, not {picture}")
-    if suffix == figures.ANIMATED and slice_index is not None:
+    if suffix == figures.ANIMATED and options.slice_index is not None:
         raise UsageError("--slice is one slice, a .gif goes through all: leave one of them out")
-    found = cohorts.find(case, release=release)
-    if len(found.cases) != 1:
-        raise UsageError(
-            f"{case} holds {len(found.cases)} usable cases: expected the folder of one case"
-        )
-    (one,) = found.cases
+    case = one_case(options.case, options.release)
     try:
-        images, label, other, spacing_mm = _volumes(one, prediction, release)
+        draw(case, options)
     except CaseError as error:
         raise UsageError(str(error)) from error
-    target = storage.absolute(picture)
-    drawn: dict[str, Any] = {"plane": plane, "title": one.case_id, "spacing_mm": spacing_mm}
-    if suffix == figures.ANIMATED:
-        storage.write_bytes(target, figures.animate_case(images, label, other, **drawn))
-    else:
-        figure = figures.draw_case(images, label, other, slice_index=slice_index, **drawn)
-        figures.save_figure(figure, target)
-    return {"picture": picture, "case_id": one.case_id, "failures": []}
+    return {"picture": picture, "case_id": case.case_id, "failures": []}
 
 
-def _volumes(one: Case, prediction: str | None, release: str | None) -> tuple[Any, Any, Any, Any]:
+def draw(case: Case, options: ShowOptions) -> None:
+    """Write the picture of a case; raises `CaseError` where there is nothing to draw."""
+    from ray_brats.report import figures
+
+    images, label, other, spacing_mm = _volumes(case, options.prediction, options.release)
+    target = storage.absolute(options.picture)
+    view: dict[str, Any] = {
+        "plane": options.plane,
+        "title": case.case_id,
+        "spacing_mm": spacing_mm,
+    }
+    if target.lower().endswith(figures.ANIMATED):
+        storage.write_bytes(target, figures.animate_case(images, label, other, **view))
+        return
+    figure = figures.draw_case(images, label, other, slice_index=options.slice_index, **view)
+    figures.save_figure(figure, target)
+
+
+def _volumes(case: Case, prediction: str | None, release: str | None) -> tuple[Any, Any, Any, Any]:
     """Up to three modalities of a case, its mask, the predicted one, and the voxel size in mm.
 
     All lie on the grid of the first modality, or the case is rejected.
     """
     from ray_brats.cases import volume
-    from ray_brats.errors import CaseRejected
+    from ray_brats.cases.geometry import same_grid
 
-    names = [name for name in ("flair", "t1ce", "t2", "t1") if name in one.images][:3]
-    images = {name: volume.read(one.images[name]) for name in names}
+    names = [name for name in ("flair", "t1ce", "t2", "t1") if name in case.images][:3]
+    images = {name: volume.read(case.images[name]) for name in names}
     if not images:
-        raise CaseRejected(f"{one.case_id} has no image to draw")
-    first = next(iter(images.values())).geometry
+        raise CaseRejected(f"{case.case_id} has no image to draw")
+    grid = next(iter(images.values())).geometry
     for name, item in images.items():
-        if difference := same_grid(item.geometry, first):
-            raise CaseRejected(f"not on the grid of the case: {difference}", one.images[name])
+        if difference := same_grid(item.geometry, grid):
+            raise CaseRejected(f"not on the grid of the case: {difference}", case.images[name])
     if not any(item.voxels_HWD.any() for item in images.values()):
-        raise CaseRejected(f"{one.case_id} has nothing to draw: all its voxels are 0")
-    uris = (one.segmentation, storage.absolute(prediction) if prediction else None)
+        raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
+    uris = (case.segmentation, storage.absolute(prediction) if prediction else None)
     label, other = (
-        volume.read_mask(uri, one.release or release, grid=first) if uri else None for uri in uris
+        volume.read_mask(uri, case.release or release, grid=grid) if uri else None for uri in uris
     )
-    return {name: item.voxels_HWD for name, item in images.items()}, label, other, first.spacing_mm
+    return {name: item.voxels_HWD for name, item in images.items()}, label, other, grid.spacing_mm

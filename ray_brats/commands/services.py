@@ -8,163 +8,178 @@ import signal
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from tyro.conf import Positional, arg
 
-from ray_brats.engine import cluster
+from ray_brats.commands.arguments import CountOption, FileOption, Inference, Summary
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
-from ray_brats.model import card
 from ray_brats.progress import say
 
 if TYPE_CHECKING:
     from ray_brats.serve.settings import ServeOptions
 
-Summary = dict[str, Any]
-FileArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-NameArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-BundleOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]BUNDLE")]
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<uri>.+)")
 
 
-def serve(
-    *,
-    bundle: BundleOption = (),
-    bundle_sha256: tuple[str, ...] = (),
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_keys: str | None = None,
-    no_auth: bool = False,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
-    state: str = "ray-brats-state",
-    allow_uri: tuple[str, ...] = (),
-    replicas: int | None = None,
-    waiting: int = 6,
-    max_body_mib: int = 256,
-    max_inflated_mib: int = 1024,
-    answer_seconds: float = 600.0,
-    drain_seconds: float = 120.0,
-    keep_days: float = 30.0,
-    log_names: bool = False,
-    tta: Literal["none", "flips"] | None = None,
-    overlap: float | None = None,
-) -> Summary:
-    """Serve models over HTTP with Ray Serve, and a page for people, until Ctrl-C.
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Where a service listens, and to whom."""
 
-    Args:
-        bundle: What train wrote; by default the starter model, where the installation has one.
-            NAME=BUNDLE serves several side by side; the first is the default, and several bundles
-            of one name are averaged. Name only bundles you trust.
-        bundle_sha256: Of each bundle's bundle.json: any other bundle is refused.
-        host: Address to listen on; anything but loopback asks for --api-keys.
-        port: Port to listen on; 0 lets the system choose.
-        api_keys: File with the hashes of the keys, as `ray-brats key` writes it.
-        no_auth: Serve everyone who can reach the address.
-        tls_cert: Certificate (PEM) for HTTPS.
-        tls_key: Its private key.
-        state: Folder or s3:// prefix that keeps jobs.
-        allow_uri: Prefixes as s3://bucket/cohorts that clients may name; none by default.
-        replicas: Processes a model may have; by default one a GPU, else one.
-        waiting: Cases accepted beyond those in work; more are told to come again (429).
-        max_body_mib: Longest body.
-        max_inflated_mib: Most that the files of a case may inflate to.
-        answer_seconds: Longest time to a mask.
-        drain_seconds: How long accepted cases may still take after Ctrl-C.
-        keep_days: How long an ended job and its mask are kept.
-        log_names: Write case names to the log as they are, not as HMACs.
-        tta: Average over mirrored inputs; by default as the bundle says.
-        overlap: Segment by sliding windows that overlap by this share (0-1).
-    """
-    models, pinned = named(bundle, bundle_sha256)
-    _check_access(host, api_keys, no_auth, (tls_cert, tls_key))
-    _check_positive(
-        waiting=waiting + 1,
-        max_body_mib=max_body_mib,
-        max_inflated_mib=max_inflated_mib,
-        answer_seconds=answer_seconds,
-        drain_seconds=drain_seconds,
-        keep_days=keep_days,
-        replicas=1 if replicas is None else replicas,
-    )
-    from ray_brats.serve import settings
-    from ray_brats.serve.limits import Limits
-
-    limits = Limits(
-        body_bytes=max_body_mib << 20,
-        inflated_bytes=max_inflated_mib << 20,
-        answer_seconds=answer_seconds,
-        waiting=waiting,
-        keep_days=keep_days,
-        uri_prefixes=tuple(_prefix(uri) for uri in allow_uri),
-    )
-    options = settings.ServeOptions(
-        models=models,
-        pinned=pinned,
-        state=settings.state_of(state),
-        api_keys=storage.absolute(api_keys) if api_keys else None,
-        log_names=log_names,
-        tta=tta,
-        overlap=overlap,
-        drain_seconds=drain_seconds,
-        limits=limits,
-    )
-    settings.describe(options)
-    port = settings.free_port(host, port)
-    tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-    return _until_stopped(options, replicas, host=host, port=port, tls=tls)
+    host: Annotated[str, arg(metavar="HOST")] = "127.0.0.1"
+    """Address to listen on; anything but loopback asks for --api-keys."""
+    port: Annotated[int, arg(metavar="PORT")] = 8000
+    """Port to listen on; 0 lets the system choose."""
+    api_keys: FileOption = None
+    """File with the hashes of the keys, as `ray-brats key` writes it."""
+    no_auth: bool = False
+    """Serve everyone who can reach the address."""
+    tls_cert: FileOption = None
+    """Certificate (PEM) for HTTPS."""
+    tls_key: FileOption = None
+    """Its private key."""
 
 
-def _until_stopped(
-    options: ServeOptions,
-    replicas: int | None,
-    *,
-    host: str,
-    port: int,
-    tls: tuple[str, str] | None,
-) -> Summary:
-    from ray_brats.serve import deploy, settings
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a service takes in, and how long it waits for it."""
 
+    allow_uri: Annotated[tuple[str, ...], arg(metavar="PREFIX …")] = ()
+    """Prefixes as s3://bucket/cohorts that clients may name; none by default."""
+    waiting: Annotated[int, arg(metavar="N")] = 6
+    """Cases accepted beyond those in work; more are told to come again (429)."""
+    max_body_mib: Annotated[int, arg(metavar="MIB")] = 256
+    """Longest body."""
+    max_inflated_mib: Annotated[int, arg(metavar="MIB")] = 1024
+    """Most that the files of a case may inflate to."""
+    answer_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0
+    """Longest time to a mask."""
+    drain_seconds: Annotated[float, arg(metavar="SECONDS")] = 120.0
+    """How long accepted cases may still take after Ctrl-C."""
+    keep_days: Annotated[float, arg(metavar="DAYS")] = 30.0
+    """How long an ended job and its mask are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArguments:
+    """Serve models over HTTP, and a page for people, until Ctrl-C."""
+
+    bundle: Annotated[tuple[str, ...], arg(metavar="[NAME=]BUNDLE …")] = ()
+    """What train wrote; by default the starter model, where the installation has one.
+    NAME=BUNDLE serves several side by side; the first is the default, and several bundles of one
+    name are averaged. Name only bundles you trust."""
+    bundle_sha256: Annotated[tuple[str, ...], arg(metavar="SHA256 …")] = ()
+    """What the bundle.json of each bundle must hash to: any other bundle is refused."""
+    access: Access = field(default_factory=Access)
+    state: Annotated[str, arg(metavar="URI")] = "ray-brats-state"
+    """Folder or s3:// prefix that keeps jobs."""
+    replicas: CountOption = None
+    """Processes a model may have; by default one a GPU, else one."""
+    bounds: Bounds = field(default_factory=Bounds)
+    log_names: bool = False
+    """Write case names to the log as they are, not as HMACs."""
+    inference: Inference = field(default_factory=Inference)
+
+
+def serve(options: ServeArguments) -> Summary:
+    """Serve models over HTTP with Ray Serve, and a page for people, until Ctrl-C."""
+    access = options.access
+    settings = _settings(options)
+    from ray_brats.engine import cluster
+    from ray_brats.serve import deploy
+    from ray_brats.serve import settings as deployments
+
+    deployments.describe(settings)
+    port = deployments.free_port(access.host, access.port)
+    tls = (access.tls_cert, access.tls_key) if access.tls_cert and access.tls_key else None
     with cluster.running() as resources:
-        fitted = settings.fitting(options, resources, replicas)
-        say(f"serve: loading {', '.join(options.models)}")
+        fitted = deployments.fitting(settings, resources, options.replicas)
+        say(f"serve: loading {', '.join(settings.models)}")
         # Until it is up, and again while it drains, Ctrl-C ends it at once.
-        with deploy.served(fitted, host=host, port=port, tls=tls) as url, stopped() as stop:
+        with deploy.served(fitted, host=access.host, port=port, tls=tls) as url, stopped() as stop:
             say(f"serve: ready at {url} (Ctrl-C ends it). For research, not for diagnosis")
             while not stop.wait(1):
                 pass
-            say(f"serve: draining, up to {options.drain_seconds:g} s")
+            say(f"serve: draining, up to {settings.drain_seconds:g} s")
     say("serve: drained and stopped; jobs that were not finished go on at the next start")
-    return {"url": url, "models": sorted(options.models), "failures": []}
+    return {"url": url, "models": sorted(settings.models), "failures": []}
 
 
-def key(file: FileArgument, name: NameArgument, /) -> Summary:
-    """Make an API key: its hash goes into FILE, and the key itself is told once.
+def _settings(options: ServeArguments) -> ServeOptions:
+    """What the application is made with; raises `UsageError` for options that cannot be."""
+    access, bounds = options.access, options.bounds
+    models, pinned = named(options.bundle, options.bundle_sha256)
+    _check_access(access)
+    _check_positive(
+        waiting=bounds.waiting + 1,
+        max_body_mib=bounds.max_body_mib,
+        max_inflated_mib=bounds.max_inflated_mib,
+        answer_seconds=bounds.answer_seconds,
+        drain_seconds=bounds.drain_seconds,
+        keep_days=bounds.keep_days,
+        replicas=1 if options.replicas is None else options.replicas,
+    )
+    from ray_brats.serve import settings as deployments
+    from ray_brats.serve.limits import Limits
 
-    Args:
-        file: Key file of `serve --api-keys`; made where it is not there.
-        name: Whose key it is.
-    """
+    limits = Limits(
+        body_bytes=bounds.max_body_mib << 20,
+        inflated_bytes=bounds.max_inflated_mib << 20,
+        answer_seconds=bounds.answer_seconds,
+        waiting=bounds.waiting,
+        keep_days=bounds.keep_days,
+        uri_prefixes=tuple(_prefix(uri) for uri in bounds.allow_uri),
+    )
+    return deployments.ServeOptions(
+        models=models,
+        pinned=pinned,
+        state=deployments.state_of(options.state),
+        api_keys=storage.absolute(access.api_keys) if access.api_keys else None,
+        log_names=options.log_names,
+        tta=options.inference.tta,
+        overlap=options.inference.overlap,
+        drain_seconds=bounds.drain_seconds,
+        limits=limits,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """Make an API key: its hash goes into FILE, the key itself is told once."""
+
+    file: Annotated[str, Positional, arg(metavar="FILE")]
+    """Key file of `serve --api-keys`; made where it is not there."""
+    name: Annotated[str, Positional, arg(metavar="NAME")]
+    """Whose key it is."""
+
+
+def key(options: KeyOptions) -> Summary:
+    """Make an API key: its hash goes into FILE, and the key itself is told once."""
     from ray_brats.serve.http import access
 
+    file, name = options.file, options.name
     path = Path(file)
     known = access.read_keys(path) if path.exists() else {}
     if name in known:
         raise UsageError(f"{file} has a key named {name!r}: remove its line first")
-    new = access.make_key()
+    secret = access.make_key()
     kept = path.read_text() if path.exists() else ""
     lines = kept + ("\n" if kept and not kept.endswith("\n") else "")
-    storage.write_bytes(storage.absolute(file), f"{lines}{access.line_of(name, new)}\n".encode())
-    say(f"the key of {name}, told only now: {new}")
-    return {"key": new, "name": name, "failures": []}
+    line = access.line_of(name, secret)
+    storage.write_bytes(storage.absolute(file), f"{lines}{line}\n".encode())
+    say(f"the key of {name}, told only now: {secret}")
+    return {"key": secret, "name": name, "failures": []}
 
 
 def named(
     bundles: Sequence[str], pins: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Model name to its bundles, and to their pins, from `--bundle` and `--bundle-sha256`."""
+    from ray_brats.model import card
+
     bundles = bundles or (card.STARTER,)
     models: dict[str, tuple[str, ...]] = {}
     pinned: dict[str, tuple[str, ...]] = {}
@@ -177,20 +192,19 @@ def named(
     return models, pinned
 
 
-def _check_access(
-    host: str, api_keys: str | None, no_auth: bool, tls: tuple[str | None, str | None]
-) -> None:
+def _check_access(options: Access) -> None:
     from ray_brats.serve.http import access
 
-    if api_keys and no_auth:
+    api_keys, tls = options.api_keys, (options.tls_cert, options.tls_key)
+    if api_keys and options.no_auth:
         raise UsageError("--api-keys and --no-auth exclude each other: leave one of them out")
     if api_keys and not access.read_keys(Path(api_keys)):
         raise UsageError(f"{api_keys} holds no key: make one with `ray-brats key {api_keys} NAME`")
-    if not (api_keys or no_auth or access.is_loopback(host)):
+    if not (api_keys or options.no_auth or access.is_loopback(options.host)):
         raise UsageError(
-            f"--host {host} can be reached from other machines, and there is no --api-keys: make "
-            "a key with `ray-brats key keys.txt NAME` and pass --api-keys keys.txt, or say "
-            "--no-auth where a gateway asks for keys"
+            f"--host {options.host} can be reached from other machines, and there is no "
+            "--api-keys: make a key with `ray-brats key keys.txt NAME` and pass --api-keys "
+            "keys.txt, or say --no-auth where a gateway asks for keys"
         )
     if (tls[0] is None) != (tls[1] is None):
         raise UsageError("--tls-cert and --tls-key go together: one of them is missing")
@@ -200,7 +214,7 @@ def _check_access(
     certificate, private_key = tls
     if certificate and private_key:
         try:
-            # Of a pass phrase the server would ask a terminal that is not there.
+            # The server would ask a terminal that is not there for a pass phrase.
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
                 certificate, private_key, password=lambda: ""
             )

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.progress import say
+from ray_brats.progress import silenced as silenced  # noqa: PLC0414 - known from here
 
 WORKER_ENV = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
@@ -48,24 +48,6 @@ for a second, and a new one costs more than a case's reading and writing. What i
 dashboard nobody sees: there is none."""
 NODES_SECONDS = 900.0
 """How long a cluster's first worker node may take to join."""
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Nothing on standard error inside: for what TensorFlow and Ray say as they start.
-
-    Their C++ side speaks before its logging is set up and obeys no option; errors come as
-    exceptions all the same.
-    """
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 @dataclass(frozen=True, kw_only=True)

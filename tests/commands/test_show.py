@@ -12,6 +12,7 @@ import pytest
 from conftest import SHAPE_VOX, file_of
 
 from ray_brats.commands import reports
+from ray_brats.commands.reports import ShowOptions
 from ray_brats.errors import UsageError
 
 
@@ -22,7 +23,9 @@ def test_the_extension_decides_the_format(
     cohort_folder: Path, tmp_path: Path, name: str, start: bytes
 ) -> None:
     case = cohort_folder / "BraTS20_Training_001"
-    summary = reports.show(str(case), str(tmp_path / name), plane="coronal")
+    summary = reports.show(
+        ShowOptions(case=str(case), picture=str(tmp_path / name), plane="coronal")
+    )
     assert (tmp_path / name).read_bytes().startswith(start)
     assert summary == {
         "picture": str(tmp_path / name),
@@ -36,14 +39,18 @@ def test_a_gif_goes_through_the_slices_beside_a_prediction(
 ) -> None:
     case = cohort_folder / "BraTS20_Training_002"
     target = tmp_path / "a.gif"
-    reports.show(str(case), str(target), prediction=str(file_of(case, "seg")), animate=True)
+    reports.show(
+        ShowOptions(
+            case=str(case), picture=str(target), prediction=str(file_of(case, "seg")), animate=True
+        )
+    )
     with PIL.Image.open(io.BytesIO(target.read_bytes())) as movie:
         assert SHAPE_VOX[2] // 2 < movie.n_frames <= SHAPE_VOX[2]
 
 
 def test_a_case_without_a_mask_is_shown(one_case: Path, tmp_path: Path) -> None:
     file_of(one_case, "seg").unlink()
-    reports.show(str(one_case), str(tmp_path / "a.png"), slice_index=3)
+    reports.show(ShowOptions(case=str(one_case), picture=str(tmp_path / "a.png"), slice_index=3))
     assert (tmp_path / "a.png").is_file()
 
 
@@ -63,7 +70,7 @@ def test_a_wrong_call_is_told_and_nothing_is_written(
 ) -> None:
     case = cohort_folder / "BraTS20_Training_001"
     with pytest.raises(UsageError, match=sentence):
-        reports.show(str(case), str(tmp_path / name), **options)  # type: ignore[arg-type]
+        reports.show(ShowOptions(case=str(case), picture=str(tmp_path / name), **options))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -73,8 +80,12 @@ def test_a_prediction_or_modality_of_another_grid_is_told(one_case: Path, tmp_pa
     nib.save(other, tmp_path / "mask.nii.gz")
     with pytest.raises(UsageError, match="not on the grid"):
         reports.show(
-            str(one_case), str(tmp_path / "a.png"), prediction=str(tmp_path / "mask.nii.gz")
+            ShowOptions(
+                case=str(one_case),
+                picture=str(tmp_path / "a.png"),
+                prediction=str(tmp_path / "mask.nii.gz"),
+            )
         )
     nib.save(other, file_of(one_case, "t2"))
     with pytest.raises(UsageError, match="not on the grid"):
-        reports.show(str(one_case), str(tmp_path / "a.png"))
+        reports.show(ShowOptions(case=str(one_case), picture=str(tmp_path / "a.png")))

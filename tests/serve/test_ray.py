@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -110,12 +111,14 @@ def test_score_through_the_endpoint_is_direct_scoring(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RAY_BRATS_API_KEY", KEY)
     far = tmp_path / "far"
-    summary = masks.score(str(cohort_folder), str(far), endpoint=url)
+    asked = masks.ScoreOptions(cohort=str(cohort_folder), predictions=str(far), endpoint=url)
+    summary = masks.score(asked)
     assert summary["counts"] == {"ok": 5}
-    again = masks.score(str(cohort_folder), str(far), endpoint=url)
+    again = masks.score(asked)
     assert again["processed"] == 0
     # Direct scoring takes what is there for its own work.
-    direct = masks.score(str(cohort_folder), str(far), bundle=(str(bundle_folder),))
+    own = masks.Bundles(bundle=(str(bundle_folder),))
+    direct = masks.score(dataclasses.replace(asked, endpoint=None, bundles=own))
     assert (direct["processed"], direct["skipped"]) == (0, 5)
     predictor = bundle.load_predictor((str(bundle_folder),))
     for row in ledger.read_table(str(far / "scores.parquet")):

@@ -12,49 +12,53 @@ import os
 import platform
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import packaging.requirements
-import ray
-import ray.exceptions
-import tyro
+from tyro.conf import Positional, arg
 
 import ray_brats
 from ray_brats.commands.preflight import storage as probe
-from ray_brats.commands.preflight import upload
 from ray_brats.commands.preflight.storage import Check, check_row
-from ray_brats.engine import cluster as engine
-from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.progress import silenced
 from ray_brats.recipes import costs, named
 
-UriArguments = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="URI")]
+if TYPE_CHECKING:
+    from ray_brats.engine.cluster import Resources
 
 PINNED = ("ray", "tensorflow", "keras")
 NODE_SECONDS = 180.0
 """The first task on a node starts a process and imports TensorFlow."""
-LEAST_SHM_BYTES = engine.object_store_bytes(os.cpu_count() or 1)
 LEAST_DISK_BYTES = 2 << 30
 LOW_DISK_BYTES = 10 << 30
 
 
-def doctor(uris: UriArguments = (), /, *, working_dir: str | None = None) -> dict[str, Any]:
-    """Say what a run would find: versions, devices, memory, Ray, storage, and what is used.
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Say what a run would find: versions, devices, memory, Ray and storage."""
 
-    Args:
-        uris: Folders or s3:// prefixes to write a small file to, read it back and delete it.
-        working_dir: The folder of a `ray job submit --working-dir`: would it be taken, and is
-            everything in it that the job needs?
-    """
-    if "" in uris:
+    uris: Annotated[tuple[str, ...], Positional, arg(metavar="[URI …]")] = ()
+    """Folders or s3:// prefixes to write a small file to, read it back and delete it."""
+    working_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """The folder of a `ray job submit --working-dir`: would it be taken, and is everything in it
+    that the job needs?"""
+
+
+def doctor(options: DoctorOptions) -> dict[str, Any]:
+    """Say what a run would find: versions, devices, memory, Ray, storage, and what is used."""
+    if "" in options.uris:
         raise UsageError("a URI is empty: expected folders or s3:// prefixes to try")
     checks = [*versions(), authentication()]
-    for uri in uris:
+    for uri in options.uris:
         checks += probe.checks(storage.absolute(uri))
-    if working_dir is not None:
-        checks += upload.checks(working_dir)
+    if options.working_dir is not None:
+        from ray_brats.commands.preflight import upload
+
+        checks += upload.checks(options.working_dir)
     checks += cluster()
     failed = [check for check in checks if check["status"] == "fail"]
     rows = [
@@ -117,12 +121,17 @@ def _has_token() -> bool:
 
 def cluster() -> list[Check]:
     """Whether Ray answers or starts; then every node's facts, and what would be used."""
+    import ray.exceptions
+
+    from ray_brats.engine import cluster as engine
+
     address = os.environ.get("RAY_ADDRESS")
     place = f"the cluster at {address}" if address else "this machine"
     try:
-        with engine.running(patience_seconds=0) as there:
-            found = f"{place}: {there.nodes} node(s), {there.cpus} CPUs, {there.gpus} GPUs"
-            return [check_row("ray starts", "ok", found), *_nodes(), *usage(there)]
+        with engine.running(patience_seconds=0) as resources:
+            nodes, cpus, gpus = resources.nodes, resources.cpus, resources.gpus
+            found = f"{place}: {nodes} node(s), {cpus} CPUs, {gpus} GPUs"
+            return [check_row("ray starts", "ok", found), *_nodes(), *usage(resources)]
     except (UsageError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         remedy = "look at the message and at the logs below /tmp/ray"
         if address:
@@ -136,6 +145,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _nodes() -> list[Check]:
+    import ray.exceptions
+    import ray.util.scheduling_strategies
+
     affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     look = ray.remote(num_cpus=0, max_retries=0)(node_facts)
     asked = [
@@ -161,7 +173,7 @@ def _nodes() -> list[Check]:
 
 def node_facts() -> dict[str, Any]:
     """What the node that this runs on has; imports TensorFlow."""
-    with engine.silenced():
+    with silenced():
         import tensorflow as tf
         from tensorflow.python.util import _pywrap_util_port
 
@@ -183,6 +195,9 @@ def node_facts() -> dict[str, Any]:
 
 def node_checks(name: str, facts: dict[str, Any]) -> list[Check]:
     """A node's facts, judged against this process and against what stages need."""
+    from ray_brats.engine import cluster as engine
+
+    least_shm = engine.object_store_bytes(os.cpu_count() or 1)
     here = {item: importlib.metadata.version(item) for item in PINNED}
     here |= {"ray_brats": ray_brats.__version__}
     other = {
@@ -191,8 +206,8 @@ def node_checks(name: str, facts: dict[str, Any]) -> list[Check]:
     node = f"node {name}"
     same = check_row(f"{node}: versions", "ok", "as here")
     if other:
-        told = ", ".join(f"{item} {version}" for item, version in other.items())
-        same = check_row(f"{node}: versions", "fail", told, "use one image on all nodes")
+        differing = ", ".join(f"{item} {version}" for item, version in other.items())
+        same = check_row(f"{node}: versions", "fail", differing, "use one image on all nodes")
     onednn = check_row(f"{node}: oneDNN", "ok", "on")
     if not facts["onednn"]:
         remedy = "set TF_ENABLE_ONEDNN_OPTS=1: without, convolutions may be ten times slower"
@@ -207,7 +222,7 @@ def node_checks(name: str, facts: dict[str, Any]) -> list[Check]:
         onednn,
         _room(f"{node}: free in {facts['temporary']}", disk, LEAST_DISK_BYTES, LOW_DISK_BYTES,
               "free some disk, or set TMPDIR and RAY_TMPDIR to a larger one"),
-        _room(f"{node}: free in /dev/shm", shm, LEAST_SHM_BYTES, 2 * LEAST_SHM_BYTES,
+        _room(f"{node}: free in /dev/shm", shm, least_shm, 2 * least_shm,
               "start the container with --shm-size=2g; on Kubernetes mount memory at /dev/shm"),
     ]  # fmt: skip
 
@@ -221,23 +236,23 @@ def _room(check: str, free: int | None, least: int, low: int, remedy: str) -> Ch
     return check_row(check, "fail" if free < least else "warn", found, remedy)
 
 
-def usage(there: Resources) -> list[Check]:
+def usage(resources: Resources) -> list[Check]:
     """What the stages would take by default, and whether the memory is enough for it."""
     from ray_brats.engine import capacity
     from ray_brats.stages import preprocess
 
     standard = named.get("standard")
-    workers, plan = capacity.default_workers(there), capacity.plan_for(there, None, 1 << 20)
-    tasks = max(1, min(there.cpus, there.memory_bytes // preprocess.TASK_MEMORY_BYTES))
-    here = -(-workers // max(there.nodes, 1))
+    workers, plan = capacity.default_workers(resources), capacity.plan_for(resources, None, 1 << 20)
+    tasks = max(1, min(resources.cpus, resources.memory_bytes // preprocess.TASK_MEMORY_BYTES))
+    here = -(-workers // max(resources.nodes, 1))
     need = max(costs.training_bytes(standard) * here, capacity.ACTOR_BYTES + capacity.READ_BYTES)
     memory = check_row(
-        "memory", "ok", f"the largest node offers {there.node_memory_bytes / 2**30:.1f} GiB"
+        "memory", "ok", f"the largest node offers {resources.node_memory_bytes / 2**30:.1f} GiB"
     )
-    if need > there.node_memory_bytes:
+    if need > resources.node_memory_bytes:
         remedy = f"give a node {need / 2**30:.1f} GiB, or lower train.patch_vox and --workers"
         memory = {**memory, "status": "warn", "remedy": remedy}
-    kind = "a GPU" if there.gpus else "the CPU"
+    kind = "a GPU" if resources.gpus else "the CPU"
     return [
         memory,
         check_row("preprocess would use", "ok", f"{tasks} task(s) at a time"),

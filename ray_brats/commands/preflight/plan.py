@@ -9,26 +9,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.commands.arguments import CountOption, FileOption, RecipeChoice, ReleaseOption
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates
-from ray_brats.engine import capacity
-from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
-from ray_brats.labels import Release
 from ray_brats.progress import say
-from ray_brats.recipes import costs, named
+from ray_brats.recipes import costs
 from ray_brats.recipes.config import Recipe
-from ray_brats.recipes.named import RecipeName
-from ray_brats.stages import preprocess
 
-CohortArgument = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="COHORT")]
-NodesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar='"N x(8cpu,1gpu,32GiB)@PRICE"')]
+if TYPE_CHECKING:
+    from ray_brats.engine.cluster import Resources
+
 GIB = 1 << 30
 MOST_NODES = 10_000
 _NODES = re.compile(r"(\d{1,9})x\((.*)\)(?:@(\d{1,9}(?:\.\d+)?))?")
@@ -57,58 +54,64 @@ class Estimate:
     storage_gb: float
 
 
-def plan(
-    cohort: CohortArgument = None,
-    /,
-    *,
-    nodes: NodesOption,
-    cases: int | None = None,
-    recipe: RecipeName = "standard",
-    steps: int | None = None,
-    workers: int | None = None,
-    rates: str | None = None,
-    release: Release | None = None,
-) -> dict[str, Any]:
-    """Estimate hours, memory, storage and cost of preprocess, train and score.
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Estimate hours, memory, storage and cost of preprocess, train and score."""
 
-    Args:
-        cohort: Folder, s3:// prefix or CSV, whose cases are counted.
-        nodes: Groups of equal nodes, as "4x(8cpu,1gpu,32GiB)"; @PRICE behind it is that of one
-            node and hour.
-        cases: How many, instead of a cohort.
-        recipe: Its network and length of training.
-        steps: Length of training in optimizer steps, instead of the recipe's.
-        workers: Training processes; by default as train chooses.
-        rates: TOML table of rates, instead of the one that ships with ray-brats.
-        release: What the labels mean, where file names do not tell.
-    """
-    groups = [parse_nodes(text) for text in nodes]
+    cohort: Annotated[str | None, Positional, arg(metavar="[COHORT]")] = None
+    """Folder, s3:// prefix or CSV, whose cases are counted."""
+    nodes: Annotated[tuple[str, ...], arg(metavar='"Nx(8cpu,1gpu,32GiB)@PRICE" …')]
+    """Groups of equal nodes, as "4x(8cpu,1gpu,32GiB)"; @PRICE behind it is that of one node and
+    hour."""
+    cases: CountOption = None
+    """How many, instead of a cohort."""
+    recipe: RecipeChoice = field(default_factory=RecipeChoice)
+    steps: CountOption = None
+    """Length of training in optimizer steps, instead of the recipe's."""
+    workers: CountOption = None
+    """Training processes; by default as train chooses."""
+    rates: FileOption = None
+    """TOML table of rates, instead of the one that ships with ray-brats."""
+    release: ReleaseOption = None
+    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+
+
+def plan(options: PlanOptions) -> dict[str, Any]:
+    """Estimate hours, memory, storage and cost of preprocess, train and score."""
+    groups = [parse_nodes(text) for text in options.nodes]
     if not groups:
         raise UsageError('--nodes: expected groups of nodes, as "4x(8cpu,1gpu,32GiB)"')
-    if (cohort is None) == (cases is None):
+    if (options.cohort is None) == (options.cases is None):
         raise UsageError("expected either COHORT or --cases N, to know how many cases there are")
-    chosen = named.get(recipe, steps=steps)
-    if cohort is not None:
-        wanted = set(chosen.preprocess.modalities)
-        found = cohorts.find(cohort, release=release)
-        cases = sum(wanted <= set(case.images) for case in found.cases)
-        left_out = len(found.cases) + len(found.rejected) - cases
-        if left_out:
-            say(f"plan: {left_out} case(s) are not usable and not counted (`ray-brats check`)")
-    if cases is None or not 1 <= cases <= tables.MOST:
+    steps = options.steps
+    recipe = options.recipe.read(steps=steps)
+    cases = _usable(options, recipe) if options.cases is None else options.cases
+    if not 1 <= cases <= tables.MOST:
         raise UsageError(f"{cases} case(s): expected 1 to {tables.MOST:,}")
     if steps is not None and steps > tables.MOST:
         raise UsageError(f"--steps {steps}: expected at most {tables.MOST:,}")
-    table = tables.read(rates)
+    table = tables.read(options.rates)
     if sum(group.count for group in groups) > MOST_NODES:
         raise UsageError(f"--nodes: expected at most {MOST_NODES:,} nodes")
-    there = total(groups)
-    made = [
-        preprocessing(cases, there, chosen, table),
-        training(chosen, there, table, workers),
-        scoring(cases, there, chosen, table),
+    resources = total(groups)
+    estimates = [
+        preprocessing(cases, resources, recipe, table),
+        training(recipe, resources, table, options.workers),
+        scoring(cases, resources, recipe, table),
     ]
-    return _summary(cases, groups, made, table)
+    return _summary(cases, groups, estimates, table)
+
+
+def _usable(options: PlanOptions, recipe: Recipe) -> int:
+    """How many cases of the cohort have all modalities of the recipe."""
+    assert options.cohort is not None
+    wanted = set(recipe.preprocess.modalities)
+    cohort = cohorts.find(options.cohort, release=options.release)
+    cases = sum(wanted <= set(case.images) for case in cohort.cases)
+    left_out = len(cohort.cases) + len(cohort.rejected) - cases
+    if left_out:
+        say(f"plan: {left_out} case(s) are not usable and not counted (`ray-brats check`)")
+    return cases
 
 
 def parse_nodes(text: str) -> NodeGroup:
@@ -126,10 +129,10 @@ def parse_nodes(text: str) -> NodeGroup:
     count, inside, price = match.groups()
     parts: dict[str, float] = {}
     for part in inside.split(","):
-        found = _PART.fullmatch(part)
-        if found is None or found[2] in parts:
+        amount = _PART.fullmatch(part)
+        if amount is None or amount[2] in parts:
             raise wrong
-        parts[found[2]] = float(found[1])
+        parts[amount[2]] = float(amount[1])
     whole = all(parts.get(unit, 0).is_integer() for unit in ("cpu", "gpu") if unit in parts)
     if not whole or int(count) < 1 or parts.get("cpu", 0) < 1 or parts.get("gib", 0) <= 0:
         raise wrong
@@ -144,6 +147,8 @@ def parse_nodes(text: str) -> NodeGroup:
 
 def total(groups: Sequence[NodeGroup]) -> Resources:
     """All nodes together, as the stages see a cluster."""
+    from ray_brats.engine.cluster import Resources
+
     return Resources(
         cpus=sum(group.count * group.cpus for group in groups),
         gpus=sum(group.count * group.gpus for group in groups),
@@ -155,11 +160,13 @@ def total(groups: Sequence[NodeGroup]) -> Resources:
     )
 
 
-def preprocessing(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estimate:
+def preprocessing(cases: int, resources: Resources, recipe: Recipe, table: Rates) -> Estimate:
     """A task a core, and no more than the memory allows."""
+    from ray_brats.stages import preprocess
+
     rate = table.find("preprocess", recipe.name, "cpu")
-    fitting = there.memory_bytes // preprocess.TASK_MEMORY_BYTES
-    tasks = max(1, min(cases, there.cpus, fitting))
+    fitting = resources.memory_bytes // preprocess.TASK_MEMORY_BYTES
+    tasks = max(1, min(cases, resources.cpus, fitting))
     hours, shown = _hours(f"{cases:,} cases", cases, rate, "core-s", tasks, "tasks at a time")
     return Estimate(
         stage="preprocess",
@@ -171,22 +178,24 @@ def preprocessing(cases: int, there: Resources, recipe: Recipe, table: Rates) ->
 
 
 def training(
-    recipe: Recipe, there: Resources, table: Rates, workers: int | None = None
+    recipe: Recipe, resources: Resources, table: Rates, workers: int | None = None
 ) -> Estimate:
     """Every worker makes every step: more workers see more patches in the same time."""
-    count = capacity.workers_for(workers, there)
-    rate = table.find("train", recipe.name, "gpu" if there.gpus else "cpu")
-    placed = capacity.cpus_of_worker(count, there)
-    cores = 1 if there.gpus else placed
+    from ray_brats.engine import capacity
+
+    count = capacity.workers_for(workers, resources)
+    rate = table.find("train", recipe.name, "gpu" if resources.gpus else "cpu")
+    placed = capacity.cpus_of_worker(count, resources)
+    cores = 1 if resources.gpus else placed
     settings = recipe.train
-    made = (settings.steps or 0) * settings.batch_per_worker * settings.accumulate
-    told = f"{settings.steps:,} steps × {settings.batch_per_worker * settings.accumulate} patch(es)"
-    unit = "GPU-s" if there.gpus else "core-s"
-    per = "GPU" if there.gpus else "core(s) of a worker"
-    hours, shown = _hours(told, made, rate, unit, cores, per)
+    patches = (settings.steps or 0) * settings.batch_per_worker * settings.accumulate
+    work = f"{settings.steps:,} steps × {settings.batch_per_worker * settings.accumulate} patch(es)"
+    unit = "GPU-s" if resources.gpus else "core-s"
+    per = "GPU" if resources.gpus else "core(s) of a worker"
+    hours, shown = _hours(work, patches, rate, unit, cores, per)
     memory = f"{count} worker(s) × {_gib(costs.training_bytes(recipe))}"
-    memory += _beyond(-(-count // there.nodes) * costs.training_bytes(recipe), there)
-    if there.gpus:
+    memory += _beyond(-(-count // resources.nodes) * costs.training_bytes(recipe), resources)
+    if resources.gpus:
         memory += "; GPU memory not measured"
     return Estimate(
         stage="train",
@@ -197,16 +206,18 @@ def training(
     )
 
 
-def scoring(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estimate:
+def scoring(cases: int, resources: Resources, recipe: Recipe, table: Rates) -> Estimate:
     """As many actors as `score` would start."""
-    plan_ = capacity.plan_for(there, None, cases)
-    rate = table.find("score", recipe.name, "gpu" if there.gpus else "cpu")
-    units = plan_.actors if there.gpus else plan_.actors * plan_.threads
-    unit, per = ("GPU-s", "GPUs") if there.gpus else ("core-s", "cores at work")
+    from ray_brats.engine import capacity
+
+    placed = capacity.plan_for(resources, None, cases)
+    rate = table.find("score", recipe.name, "gpu" if resources.gpus else "cpu")
+    units = placed.actors if resources.gpus else placed.actors * placed.threads
+    unit, per = ("GPU-s", "GPUs") if resources.gpus else ("core-s", "cores at work")
     hours, shown = _hours(f"{cases:,} cases", cases, rate, unit, units, per)
     together = capacity.ACTOR_BYTES + capacity.READ_BYTES + capacity.WRITE_BYTES
-    memory = f"{plan_.actors:,} worker(s) × {_gib(together)}"
-    memory += _beyond(-(-plan_.actors // there.nodes) * together, there)
+    memory = f"{placed.actors:,} worker(s) × {_gib(together)}"
+    memory += _beyond(-(-placed.actors // resources.nodes) * together, resources)
     return Estimate(
         stage="score",
         hours=hours,
@@ -217,22 +228,22 @@ def scoring(cases: int, there: Resources, recipe: Recipe, table: Rates) -> Estim
 
 
 def _hours(
-    told: str, count: int, rate: Rate, unit: str, units: int, per: str
+    work: str, count: int, rate: Rate, unit: str, units: int, per: str
 ) -> tuple[float | None, str]:
     if rate.seconds is None:
-        return None, f"{told} × ? {unit} ÷ {units:,} {per}: not measured"
+        return None, f"{work} × ? {unit} ÷ {units:,} {per}: not measured"
     hours = count * rate.seconds / units / 3600
     return hours, (
-        f"{told} × {rate.seconds:g} {unit} ÷ {units:,} {per} ÷ 3600 = {hours:,.2f} h "
+        f"{work} × {rate.seconds:g} {unit} ÷ {units:,} {per} ÷ 3600 = {hours:,.2f} h "
         f"({rate.source})"
     )
 
 
-def _beyond(on_a_node_bytes: int, there: Resources) -> str:
+def _beyond(on_a_node_bytes: int, resources: Resources) -> str:
     """What the plan says where a node has less memory than that."""
-    if on_a_node_bytes <= there.node_memory_bytes:
+    if on_a_node_bytes <= resources.node_memory_bytes:
         return ""
-    return f", which is more than a node has ({_gib(there.node_memory_bytes)})"
+    return f", which is more than a node has ({_gib(resources.node_memory_bytes)})"
 
 
 def _gib(size: float) -> str:
@@ -240,32 +251,32 @@ def _gib(size: float) -> str:
 
 
 def _summary(
-    cases: int, groups: Sequence[NodeGroup], made: Sequence[Estimate], table: Rates
+    cases: int, groups: Sequence[NodeGroup], estimates: Sequence[Estimate], table: Rates
 ) -> dict[str, Any]:
     raw_gb = cases * table.storage_mb["raw"] / 1000
-    stored_gb = raw_gb + sum(item.storage_gb for item in made)
-    known = [item.hours for item in made if item.hours is not None]
-    hours = math.fsum(known) if len(known) == len(made) else None
+    stored_gb = raw_gb + sum(item.storage_gb for item in estimates)
+    known = [item.hours for item in estimates if item.hours is not None]
+    hours = math.fsum(known) if len(known) == len(estimates) else None
     lines = []
-    for item in made:
+    for item in estimates:
         lines += [
             f"{item.stage}: {item.arithmetic}",
             f"{item.stage}: memory {item.memory}; storage {item.storage_gb:,.1f} GB",
         ]
-    parts = " + ".join(f"{item.storage_gb:,.1f}" for item in made)
+    parts = " + ".join(f"{item.storage_gb:,.1f}" for item in estimates)
     lines.append(
         f"storage: {raw_gb:,.1f} (raw) + {parts} = {stored_gb:,.1f} GB ({table.storage_source})"
     )
-    cost, told = _cost(groups, hours)
+    cost, sentence = _cost(groups, hours)
     lines += [
-        told,
+        sentence,
         "assumed: time falls with cores and nodes as far as there is work for them; measured were "
         "two cores of one machine",
     ]
     return {
         "planned_cases": cases,
         "stages": {
-            item.stage: {"hours": item.hours, "storage_gb": item.storage_gb} for item in made
+            item.stage: {"hours": item.hours, "storage_gb": item.storage_gb} for item in estimates
         },
         "hours": hours,
         "storage_gb": stored_gb,
@@ -282,5 +293,5 @@ def _cost(groups: Sequence[NodeGroup], hours: float | None) -> tuple[float | Non
     if len(prices) < len(groups):
         return None, f"cost: {hours:,.2f} h of all nodes; add @PRICE for a node and hour to --nodes"
     cost = hours * math.fsum(count * price for count, price in prices)
-    told = " + ".join(f"{count} × {price:g}" for count, price in prices)
-    return cost, f"cost: {hours:,.2f} h × ({told}) = {cost:,.2f}, storage and traffic aside"
+    terms = " + ".join(f"{count} × {price:g}" for count, price in prices)
+    return cost, f"cost: {hours:,.2f} h × ({terms}) = {cost:,.2f}, storage and traffic aside"

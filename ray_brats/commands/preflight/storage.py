@@ -11,23 +11,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import botocore.exceptions
-
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 
 Check = dict[str, str]
 
 STORAGE_SECONDS = 30.0
-_CAUGHT = (
-    UsageError,
-    OSError,
-    NotImplementedError,
-    ValueError,
-    ImportError,
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-)
 
 
 def check_row(check: str, status: str, found: str, remedy: str = "") -> Check:
@@ -85,13 +74,24 @@ def _refused(title: str, uri: str, error: Exception) -> Check:
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """The call's result; its thread is left behind where storage does not answer."""
+    import botocore.exceptions
+
+    caught = (
+        UsageError,
+        OSError,
+        NotImplementedError,
+        ValueError,
+        ImportError,
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+    )
     result: list[Any] = []
     errors: list[Exception] = []
 
     def work() -> None:
         try:
             result.append(call())
-        except _CAUGHT as error:
+        except caught as error:
             errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True)

@@ -107,7 +107,7 @@ def test_what_would_be_used_warns_of_little_memory() -> None:
 
 def test_an_empty_uri_is_refused() -> None:
     with pytest.raises(UsageError, match="a URI is empty"):
-        doctor.doctor(("",))
+        doctor.doctor(doctor.DoctorOptions(uris=("",)))
 
 
 def test_a_cluster_that_does_not_answer_is_exit_status_1() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def table(tmp_path: Path) -> str:
 
 
 def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
-    made = plan.plan(cases=1000, nodes=("5x(2cpu,16GiB)@0.5",), steps=4000, rates=table)
+    made = plan.plan(
+        plan.PlanOptions(cases=1000, nodes=("5x(2cpu,16GiB)@0.5",), steps=4000, rates=table)
+    )
     # 1,000 × 36 ÷ 10; 4,000 × 9 ÷ 2 cores of a node (two workers, two of five nodes' cores);
     # 1,000 × 72 ÷ 10.
     hours = {stage: item["hours"] for stage, item in made["stages"].items()}
@@ -66,30 +69,36 @@ def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
 
 
 def test_workers_get_what_fits_on_unequal_nodes(table: str) -> None:
-    made = plan.plan(cases=10, nodes=("1x(16cpu,32GiB)", "1x(2cpu,8GiB)"), steps=4000, rates=table)
+    made = plan.plan(
+        plan.PlanOptions(
+            cases=10, nodes=("1x(16cpu,32GiB)", "1x(2cpu,8GiB)"), steps=4000, rates=table
+        )
+    )
     # Two workers of 8 on the larger node; 9 each, half of all, would fit nowhere.
     assert "÷ 8 core(s) of a worker" in "".join(made["lines"])
 
 
 def test_more_memory_than_a_node_has_is_said(table: str) -> None:
-    made = plan.plan(cases=10, nodes=("2x(2cpu,0.5GiB)",), rates=table)
+    made = plan.plan(plan.PlanOptions(cases=10, nodes=("2x(2cpu,0.5GiB)",), rates=table))
     assert "more than a node has (0.5 GiB)" in "".join(made["lines"])
 
 
 def test_memory_bounds_the_tasks(table: str) -> None:
-    made = plan.plan(cases=1000, nodes=("1x(64cpu,8GiB)",), rates=table)
+    made = plan.plan(plan.PlanOptions(cases=1000, nodes=("1x(64cpu,8GiB)",), rates=table))
     assert "÷ 8 tasks at a time" in made["lines"][0]
 
 
 def test_what_is_not_measured_is_not_guessed() -> None:
-    made = plan.plan(cases=10, nodes=("4x(8cpu,1gpu,32GiB)@1",))
+    made = plan.plan(plan.PlanOptions(cases=10, nodes=("4x(8cpu,1gpu,32GiB)@1",)))
     assert made["stages"]["preprocess"]["hours"] > 0
     assert made["stages"]["train"]["hours"] is made["hours"] is made["cost"] is None
     assert "not measured" in "\n".join(made["lines"])
 
 
 def test_without_a_price_there_is_no_cost(table: str) -> None:
-    made = plan.plan(cases=10, nodes=("1x(2cpu,16GiB)@1", "1x(2cpu,16GiB)"), rates=table)
+    made = plan.plan(
+        plan.PlanOptions(cases=10, nodes=("1x(2cpu,16GiB)@1", "1x(2cpu,16GiB)"), rates=table)
+    )
     assert made["cost"] is None
     assert "@PRICE" in made["lines"][-2]
 
@@ -151,7 +160,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, content: bytes | None, 
 )
 def test_wrong_calls_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        plan.plan(nodes=("1x(2cpu,16GiB)",), **options)  # type: ignore[arg-type]
+        plan.plan(plan.PlanOptions(nodes=("1x(2cpu,16GiB)",), **options))  # type: ignore[arg-type]
 
 
 def test_cases_that_the_recipe_cannot_use_are_not_counted(
@@ -162,7 +171,9 @@ def test_cases_that_the_recipe_cannot_use_are_not_counted(
     lonely.mkdir()
     content = (tmp_path / "cohort" / case_id / f"{case_id}_flair.nii.gz").read_bytes()
     (lonely / "BraTS20_Training_900_flair.nii.gz").write_bytes(content)
-    made = plan.plan(str(tmp_path / "cohort"), nodes=("1x(2cpu,16GiB)",), rates=table)
+    made = plan.plan(
+        plan.PlanOptions(cohort=str(tmp_path / "cohort"), nodes=("1x(2cpu,16GiB)",), rates=table)
+    )
     assert made["planned_cases"] == 1
     assert "1 case(s) are not usable" in capsys.readouterr().err
 
@@ -173,10 +184,10 @@ def test_a_cohort_of_mixed_names_is_counted_where_the_release_is_told(
     (tmp_path / "c.csv").write_text(
         "case_id,t1ce,t2,flair\nBraTS20_Training_001,a,b,c\nBraTS-GLI-00001-000,a,b,c\n"
     )
-    asked = {"nodes": ("1x(2cpu,16GiB)",), "rates": table}
+    asked = plan.PlanOptions(cohort=str(tmp_path / "c.csv"), nodes=("1x(2cpu,16GiB)",), rates=table)
     with pytest.raises(UsageError, match="--release"):
-        plan.plan(str(tmp_path / "c.csv"), **asked)  # type: ignore[arg-type]
-    made = plan.plan(str(tmp_path / "c.csv"), **asked, release="brats2023")  # type: ignore[arg-type]
+        plan.plan(asked)
+    made = plan.plan(dataclasses.replace(asked, release="brats2023"))
     assert made["planned_cases"] == 2
 
 
