@@ -2,8 +2,8 @@
 
 python jobs/benchmark.py preprocess COHORT [--json]
 python jobs/benchmark.py train [DATASET] [--json]
-python jobs/benchmark.py score COHORT --bundle BUNDLE [--json]
-python jobs/benchmark.py serve --bundle BUNDLE [--json]
+python jobs/benchmark.py score COHORT [--bundle BUNDLE] [--json]
+python jobs/benchmark.py serve [--bundle BUNDLE] [--json]
 python jobs/benchmark.py quality COHORT --minutes M [--json]
 python jobs/benchmark.py growth [--json]
 python jobs/benchmark.py growth_preprocess [--json]

@@ -12,7 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from tyro.conf import arg
+
+SetOption = Annotated[
+    tuple[str, ...],
+    arg(name="set", aliases=("--settings",), metavar="PART.FIELD=VALUE …"),
+]
+"""Fields of the recipe, as commands take them; `--settings` is their earlier name here."""
 
 T = TypeVar("T")
 _WATCH_SECONDS = 0.5

@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from ray_brats.benchmarks import quality_peer, torch_peers
+from ray_brats.benchmarks.measure import SetOption
 from ray_brats.cases import cohort as cohorts
 from ray_brats.commands.arguments import CohortArgument, with_splits
 from ray_brats.commands.datasets import prepare
@@ -47,7 +48,7 @@ def quality(
     split: str | None = None,
     seeds: Sequence[int] = (0, 1),
     workers: int | None = None,
-    settings: Sequence[str] = (),
+    settings: SetOption = (),
     peer: bool = True,
 ) -> dict[str, Any]:
     """Train both for the same minutes, and compare their Dice on the validation cases.

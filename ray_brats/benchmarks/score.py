@@ -31,7 +31,6 @@ from ray_brats.cases.case import Case
 from ray_brats.commands.arguments import CohortArgument
 from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
 from ray_brats.metrics import scores
 from ray_brats.model import card as modelcard
 from ray_brats.model.predict import Predictor
@@ -54,7 +53,7 @@ def score(
     cohort: CohortArgument,
     /,
     *,
-    bundle: str,
+    bundle: str = modelcard.STARTER,
     cases: int = 6,
     repeats: int = 3,
     peer: bool = True,
@@ -63,7 +62,7 @@ def score(
 
     Args:
         cohort: Folder, s3:// prefix or CSV.
-        bundle: The model.
+        bundle: The model; by default the starter.
         cases: How many cases; the first one of each repeat only warms up.
         repeats: How often each way is measured; medians are reported.
         peer: Measure MONAI too (needs the bench extra).
@@ -71,7 +70,7 @@ def score(
     found = cohorts.find(cohort).cases[:cases]
     if len(found) < 2:
         raise UsageError(f"{cohort} has {len(found)} usable cases: expected at least 2")
-    uri = storage.absolute(bundle)
+    uri = modelcard.uri_of(bundle)
     card, sha256 = modelcard.read(uri)
     recipe = jsonform.from_json(Recipe, card["recipe"])
     forward = BareForward(uri, recipe, os.cpu_count() or 1)

@@ -46,18 +46,23 @@ Files = dict[str, bytes]
 
 
 def serve(
-    *, bundle: str, cohort: str | None = None, cases: int = 3, rounds: int = 2, repeats: int = 3
+    *,
+    bundle: str = modelcard.STARTER,
+    cohort: str | None = None,
+    cases: int = 3,
+    rounds: int = 2,
+    repeats: int = 3,
 ) -> dict[str, Any]:
     """Compressed bytes to compressed mask: through the service and by the Predictor alone.
 
     Args:
-        bundle: The model.
+        bundle: The model; by default the starter.
         cohort: Folder, s3:// prefix or CSV; by default phantoms as large as real cases.
         cases: How many different cases.
         rounds: How often each of them is segmented in one repeat.
         repeats: How often each way is measured, alternating; medians are reported.
     """
-    uri = storage.absolute(bundle)
+    uri = modelcard.uri_of(bundle)
     card, sha256 = modelcard.read(uri)
     recipe = jsonform.from_json(Recipe, card["recipe"])
     bodies = _cases(cohort, cases, recipe.preprocess.modalities)

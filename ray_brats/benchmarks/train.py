@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ray_brats.benchmarks import ranks, torch_peers
+from ray_brats.benchmarks.measure import SetOption
 from ray_brats.progress import say
 from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import AUGMENTATIONS, NetworkConfig, Recipe
@@ -42,7 +43,7 @@ def measure(
     repeats: int = 7,
     patch: int = 96,
     threads: int | None = None,
-    settings: Sequence[str] = (),
+    settings: SetOption = (),
 ) -> dict[str, Any]:
     """Seconds a step, and the ratios of DESIGN §6.
 

@@ -39,6 +39,7 @@ CsvOption = Annotated[str | None, arg(metavar="CSV")]
 FileOption = Annotated[str | None, arg(metavar="FILE")]
 ReleaseOption = Annotated[Release | None, arg(metavar="RELEASE")]
 CountOption = Annotated[int | None, arg(metavar="N")]
+SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
 Rules = Literal["legacy", "lesionwise", "both"]
 Tta = Literal["none", "flips"]
 
@@ -65,7 +66,7 @@ class RecipeChoice:
 
     recipe: RecipeName = "standard"
     """Preprocessing, network, loss and schedule."""
-    settings: Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")] = ()
+    settings: SetOption = ()
     """Fields of the recipe, as train.clip_norm=12 preprocess.modalities=t1ce,flair."""
 
     def read(

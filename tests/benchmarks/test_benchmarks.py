@@ -194,3 +194,12 @@ def test_two_training_processes_are_measured_against_one() -> None:
     expected = found["patches_per_second"]["2"] / found["patches_per_second"]["1"]
     assert found["ratio"] == pytest.approx(expected)
     assert 0 <= found["input_wait_share"] < 1
+
+
+@pytest.mark.parametrize("name", ["score", "serve"])
+def test_the_starter_is_measured_by_default(name: str) -> None:
+    import inspect
+
+    from ray_brats.model import card
+
+    assert inspect.signature(command.BENCHMARKS[name]).parameters["bundle"].default == card.STARTER
