@@ -54,11 +54,11 @@ RELEASES: Final[Mapping[str, Mapping[int, int]]] = {
 }
 """Release to the class index of each raw label its masks may hold."""
 DEFAULT_RELEASE: Final = "brats2023"
-"""Whose labels are written where neither an option nor any name tells."""
+"""Release whose labels are written where neither an option nor any name tells."""
 
 
 WHOLE_WITHIN: Final = 0.01
-"""How far from a whole number a label may lie in a mask of floats: tools that scale a mask to
+"""Distance from a whole number at which a float is still a label: tools that scale a mask to
 fit an 8-bit header (nibabel among them) leave it off by up to half a step, 4 / 255 / 2."""
 
 
@@ -67,7 +67,7 @@ class UnknownLabelsError(ValueError):
 
 
 def check_release(release: str) -> str:
-    """Return `release` if it is known; raise `UsageError` that lists the known ones."""
+    """The release itself if it is known; else a `UsageError` that lists the known ones."""
     if release not in RELEASES:
         raise UsageError(f"unknown release {release!r}: expected one of {', '.join(RELEASES)}")
     return release
@@ -133,7 +133,7 @@ def from_class_index(index: Array, release: str) -> LabelMap:
 
 
 def legend(release: str) -> dict[str, str]:
-    """What each integer of a release's output means, for model cards and pictures."""
+    """Meaning of each integer of a release's output, for model cards and pictures."""
     raw = from_class_index(np.arange(CLASS_COUNT), release)
     return {str(integer): name for integer, name in zip(raw.tolist(), CLASS_NAMES, strict=True)}
 

@@ -62,7 +62,7 @@ def find(
 
 
 def sentence(cohort: Cohort) -> str:
-    """How many cases and patients, and whose labels, in a line for people."""
+    """A line for people: the number of cases, patients and masks, and whose labels they carry."""
     patients = {case.patient_id for case in cohort.cases}
     masked = sum(case.segmentation is not None for case in cohort.cases)
     return (

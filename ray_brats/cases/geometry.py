@@ -1,4 +1,4 @@
-"""How a prepared array lies in the file it came from, and the way back.
+"""Geometry: the place of a prepared array in the file it came from, and the way back.
 
     native      the file's own axes and order
     canonical   the same voxels in LPS order: first axis towards left, second posterior, third up
@@ -32,11 +32,11 @@ _SAME_SPACING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How a canonical, cropped array lies in the file it came from."""
+    """The place of a canonical, cropped array in the file it came from."""
 
     native_shape: Shape
     native_affine: Affine
-    """Voxel index to world, mm, 4 × 4 rows."""
+    """Map of voxel indices to the world in mm, 4 × 4, row by row."""
     qform_code: int
     sform_code: int
     axes: Shape
@@ -144,7 +144,7 @@ class Geometry:
 
 
 def _positions(index: Array, source: int, target: int) -> Array:
-    """Where voxels of a target grid lie in a source grid of the same extent, in its indices."""
+    """Places of a target grid's voxels in a source grid of the same extent, in its indices."""
     return np.asarray((index + 0.5) * (source / target) - 0.5)
 
 

@@ -46,8 +46,9 @@ def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> d
 
 def _check(case: Case, config: PreprocessConfig) -> tuple[int, int, int]:
     uris = preprocess.files_of(case, config)
-    found = preprocess.readers().map(volume.read_header, uris.values())
-    headers = dict(zip(uris, found, strict=True))
+    headers = dict(
+        zip(uris, preprocess.readers().map(volume.read_header, uris.values()), strict=True)
+    )
     geometries = {kind: header.geometry for kind, header in headers.items()}
     preprocess.check_grids(geometries, uris)
     for kind, uri in uris.items():

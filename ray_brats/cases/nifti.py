@@ -25,9 +25,9 @@ from ray_brats.cases.geometry import Geometry
 from ray_brats.errors import CaseRejected
 
 HEAD_BYTES = 16 << 10
-"""Of a file: enough for the header of a gzipped one."""
+"""First bytes of a file that are enough for its header, also of a gzipped one."""
 MAX_FILE_BYTES = 640 << 20
-"""Inflated; a float32 scan of 512³ voxels and then some."""
+"""Limit of an inflated file: a float32 scan of 512³ voxels and then some."""
 GZIP_MAGIC = b"\x1f\x8b"
 LENGTH_BYTES = 4
 """The end of a gzip stream: the length of what it inflates to, little-endian."""
@@ -41,18 +41,18 @@ _BOMB_BYTES = 128 << 20
 _BOMB_RATIO = 500
 """A stream that inflates to so much, by so much, is no scan: those compress some tenfold."""
 _SLACK_BYTES = 1 << 20
-"""What may follow the voxels, as some writers pad."""
+"""Bytes that may follow the voxels, as some writers pad."""
 _INVALID = (HeaderDataError, ValueError, KeyError, OverflowError, IndexError, TypeError)
 _SILENT = logging.Logger("nibabel's remarks", logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the header promises."""
+    """The promises of a header."""
 
     shape: Shape
     dtype: np.dtype[Any]
-    """Of the stored voxels, byte order included."""
+    """Type of the stored voxels, byte order included."""
     offset_bytes: int
     scale: tuple[float, float] | None
     """Slope and intercept, where voxels are to be scaled."""
@@ -121,7 +121,7 @@ def _checked(header: Any, length: int, name: str) -> Header:
             f"voxels begin at byte {offset}, inside the header: expected a single file with both",
             name,
         )
-    found = Header(
+    checked = Header(
         gzipped=False,
         shape=shape,
         dtype=dtype,
@@ -129,12 +129,13 @@ def _checked(header: Any, length: int, name: str) -> Header:
         scale=_scale(header),
         geometry=_geometry(header, shape, name),
     )
-    if found.promised_bytes > MAX_FILE_BYTES:
+    size = checked.promised_bytes
+    if size > MAX_FILE_BYTES:
         raise CaseRejected(
-            f"the header promises {found.promised_bytes} bytes: at most {MAX_FILE_BYTES} are read",
+            f"the header promises {size} bytes: at most {MAX_FILE_BYTES} are read",
             name,
         )
-    return found
+    return checked
 
 
 def _scale(header: Any) -> tuple[float, float] | None:
@@ -152,8 +153,8 @@ def _geometry(header: Any, shape: Shape, name: str) -> Geometry:
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     least, most = _SPACING_MM
     if spacing_mm.min() < least or spacing_mm.max() > most:
-        told = " × ".join(f"{side:.3g}" for side in spacing_mm)
-        raise CaseRejected(f"voxels of {told} mm: expected {least}–{most:g} mm a side", name)
+        sides = " × ".join(f"{side:.3g}" for side in spacing_mm)
+        raise CaseRejected(f"voxels of {sides} mm: expected {least}–{most:g} mm a side", name)
     return geometry.of_file(
         shape,
         affine,

@@ -1,4 +1,4 @@
-"""From the files of one case to the array a network reads: the only preprocessing there is.
+"""The only preprocessing there is: from the files of one case to the array a network reads.
 
 The dataset stage and the Predictor both call `preprocess_case`; the geometry it returns
 takes a mask back to the native grid.
@@ -28,7 +28,7 @@ STAGE_VERSION = 3
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
 MAX_INTENSITY = 1e30
-"""Beyond it, sums of squares would leave the range of floats."""
+"""Largest intensity: beyond it, sums of squares would leave the range of floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,8 @@ def check_volumes(volumes: Mapping[str, Volume], names: Mapping[str, str]) -> No
 def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) -> None:
     """Reject a case whose files do not share a grid."""
     reference, expected = next(iter(geometries.items()))
-    for kind, found in geometries.items():
-        difference = same_grid(found, expected)
+    for kind, geometry in geometries.items():
+        difference = same_grid(geometry, expected)
         if difference:
             raise CaseRejected(
                 f"{kind} does not lie on the grid of {reference}: {difference}; "

@@ -45,9 +45,9 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
 
 
 def unknown(cohort: Cohort, given: Mapping[str, str]) -> list[str]:
-    """What a split names and the cohort does not hold, be it usable or rejected."""
-    there = {case.case_id for case in cohort.cases} | {row["case_id"] for row in cohort.rejected}
-    return sorted(set(given) - there)
+    """Cases that a split names and the cohort does not hold, neither usable nor rejected."""
+    known = {case.case_id for case in cohort.cases} | {row["case_id"] for row in cohort.rejected}
+    return sorted(set(given) - known)
 
 
 def divided(cases: Iterable[Case]) -> list[str]:
@@ -56,7 +56,7 @@ def divided(cases: Iterable[Case]) -> list[str]:
     for case in cases:
         if case.split:
             subsets.setdefault(case.patient_id, set()).add(case.split)
-    return sorted(patient for patient, found in subsets.items() if len(found) > 1)
+    return sorted(patient for patient, names in subsets.items() if len(names) > 1)
 
 
 def _seeded_fifth(cases: Sequence[Case], seed: int) -> list[str]:

@@ -78,7 +78,7 @@ def read_header(uri: str) -> Header:
 
 @contextlib.contextmanager
 def _named(uri: str) -> Iterator[None]:
-    """What the storage says inside, as an error of the case."""
+    """Errors of the storage inside become errors of the case."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -97,8 +97,8 @@ def from_array(voxels: Array, affine: Floats) -> Volume:
         raise CaseRejected(f"an array of shape {voxels.shape}: expected three axes")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise CaseRejected("the affine has no inverse")
-    found = of_file(voxels.shape, affine, qform_code=1, sform_code=1)
-    return Volume(voxels_HWD=found.canonical(voxels), geometry=found)
+    geometry = of_file(voxels.shape, affine, qform_code=1, sform_code=1)
+    return Volume(voxels_HWD=geometry.canonical(voxels), geometry=geometry)
 
 
 def parse(content: bytes, name: str) -> Volume:

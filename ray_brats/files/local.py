@@ -15,7 +15,7 @@ from pathlib import Path
 
 _NOWHERE = frozenset({errno.ENOENT, errno.ELOOP})
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python reads a byte of a file name as that is no UTF-8."""
+"""Characters that Python puts for bytes of a file name that are no UTF-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,11 @@ def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:
     Raises:
         OSError: nothing there, or a folder that may not be opened.
     """
-    there = Path(path).stat()
-    if stat.S_ISREG(there.st_mode):
-        return [_info(path, there)]
-    found = _below(path, depth, {(there.st_dev, there.st_ino)})
-    return sorted(found, key=lambda file: file.uri)
+    status = Path(path).stat()
+    if stat.S_ISREG(status.st_mode):
+        return [_info(path, status)]
+    files = _below(path, depth, {(status.st_dev, status.st_ino)})
+    return sorted(files, key=lambda file: file.uri)
 
 
 def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
@@ -59,23 +59,23 @@ def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterat
         names = [entry.path for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name))]
     for path in names:
         try:
-            there = Path(path).stat()
+            status = Path(path).stat()
         except OSError as error:
             if error.errno in _NOWHERE:
                 continue
             raise
-        if stat.S_ISREG(there.st_mode):
-            yield _info(path, there)
-        elif stat.S_ISDIR(there.st_mode) and depth != 1:
-            itself = (there.st_dev, there.st_ino)
+        if stat.S_ISREG(status.st_mode):
+            yield _info(path, status)
+        elif stat.S_ISDIR(status.st_mode) and depth != 1:
+            itself = (status.st_dev, status.st_ino)
             if itself not in seen:
                 seen.add(itself)
                 yield from _below(path, depth and depth - 1, seen)
 
 
-def _info(path: str, there: os.stat_result) -> FileInfo:
-    etag = f"{there.st_size}-{there.st_mtime_ns}"
-    return FileInfo(uri=path, size_bytes=there.st_size, etag=etag)
+def _info(path: str, status: os.stat_result) -> FileInfo:
+    etag = f"{status.st_size}-{status.st_mtime_ns}"
+    return FileInfo(uri=path, size_bytes=status.st_size, etag=etag)
 
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")

@@ -102,13 +102,13 @@ def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
         filesystem, path = _open(uri)
         filesystem.invalidate_cache()
         with _as_os_error(uri):
-            found = filesystem.find(path, maxdepth=depth, detail=True)
+            entries = filesystem.find(path, maxdepth=depth, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     scheme = uri.split("://", 1)[0] + "://"
     return [
         FileInfo(uri=scheme + name, size_bytes=int(info.get("size") or 0), etag=_etag(info))
-        for name, info in sorted(found.items())
+        for name, info in sorted(entries.items())
         if info.get("type") == "file" or (info.get("islink") and Path(name).is_file())
     ]
 
@@ -122,7 +122,7 @@ def _etag(info: dict[str, Any]) -> str:
 
 
 def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
-    """What is known of single files, by URI; those that cannot be looked at are left out.
+    """Facts of single files, by URI; those that cannot be looked at are left out.
 
     On this machine by a look at each; elsewhere by one listing for each folder, side by side.
     """
@@ -131,12 +131,12 @@ def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
     folders = sorted({parent_of(uri) for uri in remote})
     with ThreadPoolExecutor(16) as pool:
         listings = list(pool.map(lambda folder: list_files(folder, depth=1), folders))
-    found = [file for listing in listings for file in listing if file.uri in remote]
+    infos = [file for listing in listings for file in listing if file.uri in remote]
     for uri in sorted(wanted - remote):
         # Whoever reads the file will say what is the matter with it.
         with contextlib.suppress(OSError):
-            found += list_files(uri)
-    return {file.uri: file for file in found}
+            infos += list_files(uri)
+    return {file.uri: file for file in infos}
 
 
 def local_size(uri: str) -> int | None:
@@ -251,7 +251,7 @@ def read_json(uri: str, *, required: Iterable[str] = ()) -> dict[str, Any]:
     except ValueError as error:
         raise ArtefactError(
             f"{uri} is not JSON ({error}): delete it and run the stage again"
-        ) from (error)
+        ) from error
     if not isinstance(value, dict):
         raise ArtefactError(f"{uri} holds no JSON object: delete it and run the stage again")
     lacking = [name for name in required if name not in value]

@@ -71,12 +71,12 @@ def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
     if not len(points):
         return np.empty(0)
     spacing_mm = np.array(other.spacing_mm)
-    found_mm, index = other.tree_mm.query(points * spacing_mm, distance_upper_bound=within_mm)
-    away_mm, nearest = np.array(found_mm), np.array(index)
-    found = np.isfinite(away_mm)
+    result = other.tree_mm.query(points * spacing_mm, distance_upper_bound=within_mm)
+    away_mm, nearest = map(np.array, result)
+    near = np.isfinite(away_mm)
     # From whole steps again, so that equal distances are equal to the last bit.
-    squares = ((points[found] - other.points[nearest[found]]) * spacing_mm) ** 2
-    away_mm[found] = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
+    squares = ((points[near] - other.points[nearest[near]]) * spacing_mm) ** 2
+    away_mm[near] = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
     return away_mm
 
 
@@ -92,10 +92,10 @@ def _beside_mm(own: Surface, other: Surface) -> Floats:
     seen, placed = (np.zeros(arrays.shape_of(box), bool) for _ in range(2))
     seen[within(box, other.box)] = other.border
     placed[within(box, own.box)] = own.border
-    strides, there, left = np.array(seen.strides), seen.ravel(), np.flatnonzero(placed)
+    strides, border, left = np.array(seen.strides), seen.ravel(), np.flatnonzero(placed)
     which, away_mm = np.arange(own.count), np.full(own.count, math.inf)
     for tried, step in enumerate(order.tolist()):
-        hit = there[left + int(steps[step] @ strides)]
+        hit = border[left + int(steps[step] @ strides)]
         away_mm[which[hit]] = steps_mm[step]
         left, which = left[~hit], which[~hit]
         if not left.size or (tried == _FIRST_STEPS and left.size * 2 > own.count):
@@ -126,7 +126,7 @@ def _grown(box: Box, spacing_mm: Spacing) -> Box:
 
 @dataclass(frozen=True, eq=False)
 class SurfaceDistances:
-    """How far two surfaces lie apart, both ways."""
+    """Distances between two surfaces, both ways."""
 
     reference: Surface
     reference_mm: Floats

@@ -23,7 +23,7 @@ from ray_brats.metrics.surfaces import Surface, surface_of
 PENALTY_MM: Final = 374.0
 """HD95 of a missed lesion and of a false positive."""
 DILATIONS: Final = 3
-"""How often the truth is dilated with the 18-neighbour structure."""
+"""Number of times that the truth is dilated with the 18-neighbour structure."""
 SMALLEST_MM3: Final = 50.0
 """Lesions up to this volume are left out of the score."""
 
@@ -155,10 +155,10 @@ class _Parts:
     def __init__(self, labels: Array, origin: Sequence[int], whole: Surface | None) -> None:
         self._labels, self._origin = labels, tuple(origin)
         # cc3d counts nothing in an array without voxels, not even its background.
-        found = cc3d.statistics(labels, no_slice_conversion=True) if labels.size else None
-        self.voxels = np.array(found["voxel_counts"] if found else [0], np.int64)
+        parts = cc3d.statistics(labels, no_slice_conversion=True) if labels.size else None
+        self.voxels = np.array(parts["voxel_counts"] if parts else [0], np.int64)
         """Voxels of each part; the background's count stands first."""
-        bounds = found["bounding_boxes"] if found else np.zeros((1, 6))
+        bounds = parts["bounding_boxes"] if parts else np.zeros((1, 6))
         self._bounds = np.array(bounds, np.int64)
         everything = tuple(range(1, len(self.voxels)))
         self._surfaces = {everything: whole} if whole else {}

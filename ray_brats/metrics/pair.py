@@ -18,7 +18,7 @@ from ray_brats.metrics.surfaces import Surface, surface_of
 
 
 class _Side:
-    """One of the two label maps, cropped, and what was made of it so far."""
+    """One of the two label maps, cropped, with its masks and surfaces so far."""
 
     def __init__(self, index: LabelMap, spacing_mm: Spacing) -> None:
         self._index, self._spacing_mm = index, spacing_mm
@@ -48,7 +48,7 @@ class MapPair:
     def __init__(self, maps: Sequence[LabelMap], spacing_mm: Spacing, voxels: int) -> None:
         self.spacing_mm = spacing_mm
         self.voxels = voxels
-        """Of the whole volume, which cropping must not forget."""
+        """Voxels of the whole volume, which cropping must not forget."""
         self._reference, self._prediction = (_Side(part, spacing_mm) for part in maps)
         self._distances: dict[tuple[frozenset[int], ...], SurfaceDistances | None] = {}
         self._lesionwise: dict[tuple[frozenset[int], ...], tuple[float, float]] = {}

@@ -211,6 +211,6 @@ def _volumes(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> Row:
 
 def region_dice(reference: LabelMap, prediction: LabelMap, region: str) -> float:
     """Dice of one region of two class-index maps of one shape; 1 where both are empty."""
-    truth, found = region_mask(reference, region), region_mask(prediction, region)
-    total = int(np.count_nonzero(truth)) + int(np.count_nonzero(found))
-    return 2.0 * int(np.count_nonzero(truth & found)) / total if total else 1.0
+    truth, predicted = region_mask(reference, region), region_mask(prediction, region)
+    total = int(np.count_nonzero(truth)) + int(np.count_nonzero(predicted))
+    return 2.0 * int(np.count_nonzero(truth & predicted)) / total if total else 1.0

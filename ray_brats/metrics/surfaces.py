@@ -85,7 +85,7 @@ class Surface:
     codes: Codes
     """Neighbour code of every corner of the box around the mask."""
     box: Box
-    """Where that box lies among the corners of the volume."""
+    """Place of that box among the corners of the volume."""
     spacing_mm: Spacing
     transforms: list[Transform] = field(default_factory=list)
     """Distance transforms that reached over both masks: another comparison may use them."""
@@ -98,7 +98,7 @@ class Surface:
 
     @cached_property
     def count(self) -> int:
-        """How many elements there are."""
+        """Number of elements."""
         return int(np.count_nonzero(self.border))
 
     @cached_property
