@@ -1,5 +1,5 @@
-"""What a scan is: its names, its files and their voxels, as they are found, judged and prepared.
+"""Scans: their names, their files and their voxels, found, judged and prepared.
 
-Doors: cohort, case, volume, geometry, preprocess, phantom, splits.
+Doors: cohort, case, splits, naming, volume, nifti, geometry, preprocess, inspection, phantom.
 Never here: a framework, a process, a decision about a model.
 """

@@ -27,7 +27,6 @@ from ray_brats.report.charts import finite
 from ray_brats.report.markup import METRICS
 
 Row = Mapping[str, Any]
-__all__ = ["METRICS", "Picture", "Report", "metrics_csv", "notes", "render_html"]
 
 _ORIGINAL: Final = (
     ("accuracy", "Accuracy", "share of voxels whose class is right, background included"),
@@ -147,11 +146,11 @@ def _numbers(summary: Mapping[str, Any], region: str) -> Mapping[str, Any]:
 
 def _summary_cell(numbers: Mapping[str, Any], key: str) -> str:
     """Mean, 95 % interval and median of one metric."""
-    figures = numbers.get(key) or {}
+    values = numbers.get(key) or {}
     decimals = METRICS[key][1]
-    mean, median = (markup.text(figures.get(name), decimals) for name in ("mean", "median"))
+    mean, median = (markup.text(values.get(name), decimals) for name in ("mean", "median"))
     interval = (
-        " to ".join(markup.text(end, decimals) for end in figures.get("ci95") or ()) or markup.DASH
+        " to ".join(markup.text(end, decimals) for end in values.get("ci95") or ()) or markup.DASH
     )
     return f"<td><b>{mean}</b><small>{interval}</small><small>median {median}</small></td>"
 

@@ -1,6 +1,6 @@
 """What pages and charts are made of in tests: rows of scores, the log of a run, hostile names."""
 
-from ray_brats.report.page import METRICS
+from ray_brats.report.markup import METRICS
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'"
 

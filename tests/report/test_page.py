@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ray_brats.report import charts, page
-from ray_brats.report.page import METRICS, Picture, Report, metrics_csv, render_html
+from ray_brats.report.markup import METRICS
+from ray_brats.report.page import Picture, Report, metrics_csv, render_html
 
 from .contents import HOSTILE, row, training
 
