@@ -23,11 +23,12 @@ from ray_brats import api
 
 cohort = api.find("cases")
 case: api.Case = cohort.cases[0]
-predictor = api.load_predictor(("starter",))
-found = predictor.segment(case)
-volumes_ml: dict[str, float] = found.region_ml()
-shape: tuple[int, ...] = found.mask_native.shape
-names: list[str] = [one.case_id for one in cohort.cases]
+predictor = api.load_predictor("OUT/run/bundle", tta="flips")
+prediction = predictor.segment(case)
+volumes_ml: dict[str, float] = prediction.region_ml()
+shape: tuple[int, ...] = prediction.mask_native.shape
+api.save_mask(prediction, "mask.nii.gz", release="brats2023")
+dice: float = api.evaluate(prediction, "expert_seg.nii.gz")["WT"].dice
 """
 """What a user writes; it is not run."""
 
