@@ -1,4 +1,4 @@
-"""A service without Ray or TensorFlow: a network that thresholds, and one phantom."""
+"""A service without Ray or TensorFlow: a network that thresholds; and what its clients do."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 
+from ray_brats import labels
+from ray_brats.cases.volume import encode_mask
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes import jsonform, named
 from ray_brats.serve.http.access import Keys, Pseudonyms
@@ -59,6 +62,33 @@ def files_of(case: Path) -> dict[str, bytes]:
     return {name: (case / f"{case.name}_{name}.nii.gz").read_bytes() for name in MODALITIES}
 
 
+def parts(files: Mapping[str, bytes]) -> dict[str, tuple[str, bytes]]:
+    """The files of a case as the parts of a form."""
+    return {name: (f"{name}.nii.gz", content) for name, content in files.items()}
+
+
+def expected(files: Mapping[str, bytes], release: str = "brats2020") -> bytes:
+    """The mask that the Predictor alone makes."""
+    prediction = predictor().segment(files)
+    raw = labels.from_class_index(prediction.mask_native, release)
+    return encode_mask(raw, prediction.geometry)
+
+
+async def state_of(client: httpx.AsyncClient, job: str, *states: str) -> dict[str, Any]:
+    """A job as the service tells it, once it is in one of these states."""
+    for _ in range(1200):
+        answer = (await client.get(f"/v1/jobs/{job}")).json()
+        if answer["state"] in states:
+            return dict(answer)
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the job did not end: {answer}")
+
+
+def limited(**limits: Any) -> pytest.MarkDecorator:
+    """Gives the service of a test these limits."""
+    return pytest.mark.parametrize("limits", [Limits(**limits)], ids=[" ".join(limits)])
+
+
 def zipped(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -71,18 +101,13 @@ class Double:
     """The application with everything in this process."""
 
     def __init__(
-        self,
-        state: Path | str,
-        *,
-        limits: Limits | None = None,
-        keys: Path | None = None,
-        like: Double | None = None,
-    ):
+        self, state: Path | str, *, limits: Limits | None = None, keys: Path | None = None
+    ) -> None:
         self.limits = limits or Limits()
         self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits.inflated_bytes)
         self.hold = asyncio.Event()
         self.hold.set()
-        self.asked: list[dict[str, Any]] = like.asked if like else []
+        self.asked: list[dict[str, Any]] = []
         self.waiting = 0
         self.broken = False
         self.store = JobsStore(str(state))

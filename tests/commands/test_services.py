@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ray_brats.cli import main
 from ray_brats.commands import services
-from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
-from ray_brats.serve.settings import ServeOptions, fitting
+from ray_brats.serve.http import access
 
 
 def test_bundles_of_one_name_are_one_model_and_keep_their_pins() -> None:
@@ -21,6 +23,12 @@ def test_bundles_of_one_name_are_one_model_and_keep_their_pins() -> None:
     assert pinned == {"fast": ("1",), "exact": ("2", "3")}
 
 
+def test_a_bundle_without_a_name_is_the_default() -> None:
+    models, pinned = services.named(["/a", "b=/b"], ["1", "2"])
+    assert models == {"default": ("/a",), "b": ("/b",)}
+    assert pinned == {"default": ("1",), "b": ("2",)}
+
+
 def test_without_a_bundle_the_starter_is_served() -> None:
     assert services.named([], []) == ({"default": (card.STARTER,)}, {})
 
@@ -30,23 +38,19 @@ def test_pins_are_one_a_bundle_or_none() -> None:
         services.named(["a", "b"], ["1"])
 
 
-def there(*nodes: int, gpus: int = 0) -> cluster.Resources:
-    return cluster.Resources(
-        cpus=sum(nodes), gpus=gpus, node_cpus=max(nodes), node_memory_bytes=1 << 34,
-        memory_bytes=len(nodes) << 34, nodes=len(nodes),
-        shapes=tuple((cpus, 0) for cpus in nodes),
-    )  # fmt: skip
+def test_an_open_address_without_keys_is_refused_with_the_remedy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--bundle", "nowhere", "--host", "0.0.0.0"])
+    assert ended.value.code == 2
+    assert "ray-brats key" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("nodes", [(2,), (3,), (5,), (8,), (4, 4), (7, 2), (16, 1, 1)])
-@pytest.mark.parametrize("models", [1, 2, 3, 7, 30])
-def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) -> None:
-    given = ServeOptions(models={str(number): ("b",) for number in range(models)}, state="s")
-    for replicas in (None, 2, 3):
-        fitted = fitting(given, there(*nodes), replicas)
-        # As Ray places them: whole replicas a node, in ten-thousandths of a CPU.
-        each = round(fitted.cpus * 10_000)
-        rooms = sum(cpus * 10_000 // each for cpus in nodes)
-        assert rooms >= models * (replicas or 1)
-    alone = fitting(ServeOptions(models={"a": ("b",)}, state="s"), there(*nodes), None)
-    assert alone.cpus == max(nodes)
+def test_key_writes_a_hash_and_tells_the_key_once(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    made = services.key(str(file), "clinic")["key"]
+    assert made not in file.read_text()
+    assert access.Keys(str(file)).caller({"authorization": f"Bearer {made}"}) == "clinic"
+    with pytest.raises(UsageError, match="clinic"):
+        services.key(str(file), "clinic")

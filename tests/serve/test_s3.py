@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serve_doubles import MODALITIES, SERVED, SMOKE, Double, files_of, listening, predictor
+from serve_doubles import (
+    MODALITIES,
+    SERVED,
+    SMOKE,
+    Double,
+    expected,
+    files_of,
+    limited,
+    listening,
+    state_of,
+)
 
-from ray_brats import labels
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases.volume import encode_mask
 from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import Work
 from ray_brats.model.predictions import Predictions
@@ -23,15 +30,6 @@ from ray_brats.serve.limits import Limits
 from ray_brats.stages import remote
 
 CASES = [f"BraTS20_Training_00{n}" for n in (1, 2, 3)]
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(work)
-
-
-def expected(files: dict[str, bytes], release: str = "brats2020") -> bytes:
-    found = predictor().segment(files)
-    return encode_mask(labels.from_class_index(found.mask_native, release), found.geometry)
 
 
 @pytest.fixture
@@ -52,16 +50,11 @@ def uris(phantoms: str, case: str = CASES[0]) -> dict[str, str]:
     return {kind: f"{phantoms}/{case}/{case}_{kind}.nii.gz" for kind in MODALITIES}
 
 
-async def ended(client: Any, body: dict[str, Any], query: str = "") -> dict[str, Any]:
+async def ended(client: httpx.AsyncClient, body: dict[str, Any], query: str = "") -> dict[str, Any]:
     """The job of a body, once it has ended."""
     accepted = await client.post(f"/v1/jobs{query}", json=body)
     assert accepted.status_code == 202, accepted.text
-    for _ in range(1200):
-        told = (await client.get(accepted.headers["location"])).json()
-        if told["state"] not in ("queued", "running"):
-            return dict(told)
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"the job did not end: {told}")
+    return await state_of(client, accepted.json()["id"], "done", "failed", "cancelled")
 
 
 def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work]:
@@ -72,51 +65,47 @@ def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work
     return [target.work_of(case) for case in found.cases]
 
 
-def test_images_by_uri_give_the_predictors_mask(
+@pytest.mark.anyio
+async def test_images_by_uri_give_the_predictors_mask(
     phantoms: str, bucket: str, limits: Limits, cohort_folder: Path
 ) -> None:
-    async def ask() -> list[Any]:
-        # Jobs are kept in the bucket too.
-        async with Double(f"{bucket}/state", limits=limits).client() as client:
-            absent = {**uris(phantoms), "t2": f"{phantoms}/nothing_t2.nii.gz"}
-            bodies = [{"images": uris(phantoms), "case_id": CASES[0]}, {"images": absent}]
-            answers = [await client.post("/v1/segmentations", json=body) for body in bodies]
-            return [*answers, await ended(client, {"images": uris(phantoms)})]
-
-    found, absent, job = run(ask())
-    assert found.status_code == 200, found.text
-    assert found.content == expected(files_of(cohort_folder / CASES[0]))
-    assert (absent.status_code, absent.json()["file"]) == (422, "t2")
-    assert "s3://" not in absent.json()["error"]
-    assert job["state"] == "done"
+    absent = {**uris(phantoms), "t2": f"{phantoms}/nothing_t2.nii.gz"}
+    # Jobs are kept in the bucket too.
+    async with Double(f"{bucket}/state", limits=limits).client() as client:
+        body = {"images": uris(phantoms), "case_id": CASES[0]}
+        answer = await client.post("/v1/segmentations", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.content == expected(files_of(cohort_folder / CASES[0]))
+        refused = await client.post("/v1/segmentations", json={"images": absent})
+        assert (refused.status_code, refused.json()["file"]) == (422, "t2")
+        assert "s3://" not in refused.json()["error"]
+        assert (await ended(client, {"images": uris(phantoms)}))["state"] == "done"
 
 
-def test_large_images_by_uri_are_refused_by_their_headers(
-    phantoms: str, bucket: str, tmp_path: Path
+@limited(uri_prefixes=("s3://cohorts",), inflated_bytes=1 << 20)
+@pytest.mark.anyio
+async def test_large_images_by_uri_are_refused_by_their_headers(
+    client: httpx.AsyncClient, phantoms: str
 ) -> None:
-    async def ask() -> Any:
-        limits = Limits(uri_prefixes=(bucket,), inflated_bytes=1 << 20)
-        async with Double(tmp_path, limits=limits).client() as client:
-            return await client.post("/v1/segmentations", json={"images": uris(phantoms)})
-
-    answer = run(ask())
+    answer = await client.post("/v1/segmentations", json={"images": uris(phantoms)})
     assert answer.status_code == 413
     assert str(1 << 20) in answer.json()["error"]
 
 
-def test_a_cohort_job_leaves_what_direct_scoring_leaves(
-    phantoms: str, bucket: str, limits: Limits, cohort_folder: Path, tmp_path: Path
+@pytest.mark.anyio
+async def test_a_cohort_job_leaves_what_direct_scoring_leaves(
+    double: Double, client: httpx.AsyncClient, phantoms: str, bucket: str, cohort_folder: Path
 ) -> None:
-    out, double = f"{bucket}/out", Double(tmp_path, limits=limits)
-    body = {"cohort": phantoms, "output": out}
+    out = f"{bucket}/out"
 
-    async def ask(query: str = "") -> dict[str, Any]:
+    async def asked(query: str = "") -> list[dict[str, Any]]:
+        """The cases that the model is asked for by a job over the cohort."""
         double.asked.clear()
-        async with Double(tmp_path, limits=limits, like=double).client() as client:
-            return await ended(client, body, query)
+        end = await ended(client, {"cohort": phantoms, "output": out}, query)
+        assert end["state"] == "done"
+        return list(double.asked)
 
-    assert run(ask())["state"] == "done"
-    assert len(double.asked) == 3
+    assert len(await asked()) == 3
     finished, todo = ledger.split_finished(work_of(phantoms, out), out)
     assert (len(finished), todo) == (3, [])
     for row in ledger.read_table(f"{out}/scores.parquet"):
@@ -125,30 +114,26 @@ def test_a_cohort_job_leaves_what_direct_scoring_leaves(
         mask = storage.read_bytes(f"{out}/{row['case_id']}.nii.gz")
         assert mask == expected(files_of(cohort_folder / row["case_id"]))
     assert storage.read_json(f"{out}/score.json")["identity"] == SERVED.card["identity"]
-
-    run(ask())
-    assert double.asked == [], "finished work is never redone"
+    assert await asked() == [], "finished work is never redone"
 
     # Another scan under the old name: its mask is made anew, and the others stay.
     other = (cohort_folder / "BraTS20_Training_004").glob("*.nii.gz")
     for file in other:
         kind = file.name.rsplit("_", 1)[1]
         storage.write_bytes(f"{phantoms}/{CASES[1]}/{CASES[1]}_{kind}", file.read_bytes())
-    run(ask())
-    assert [images["t2"] for images in double.asked] == [uris(phantoms, CASES[1])["t2"]]
+    assert [images["t2"] for images in await asked()] == [uris(phantoms, CASES[1])["t2"]]
     mask = storage.read_bytes(f"{out}/{CASES[1]}.nii.gz")
     assert mask == expected(files_of(cohort_folder / "BraTS20_Training_004"))
 
     # Other labels: every mask is made anew.
-    run(ask("?release=brats2023"))
-    assert len(double.asked) == 3
+    assert len(await asked("?release=brats2023")) == 3
     assert ledger.split_finished(work_of(phantoms, out, "brats2023"), out)[1] == []
 
 
 def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
-    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+    double: Double, phantoms: str, bucket: str
 ) -> None:
-    out, double = f"{bucket}/out", Double(tmp_path, limits=limits)
+    out = f"{bucket}/out"
     with listening(double.app) as url:
         found = cohorts.find(phantoms)
         summary = remote.score_through(remote.connect(url), found, out)
@@ -164,27 +149,28 @@ def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
     assert double.asked == []
 
 
-def test_a_bad_case_of_a_cohort_is_a_row(
-    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+@pytest.mark.anyio
+async def test_a_bad_case_of_a_cohort_is_a_row(
+    client: httpx.AsyncClient, phantoms: str, bucket: str
 ) -> None:
     out, bad = f"{bucket}/out", uris(phantoms, CASES[2])["flair"]
     storage.write_bytes(bad, storage.read_bytes(bad)[:-300])
     storage.delete(uris(phantoms, CASES[1])["t2"])
-
-    async def ask() -> dict[str, Any]:
-        async with Double(tmp_path, limits=limits).client() as client:
-            return await ended(client, {"cohort": phantoms, "output": out})
-
-    told = run(ask())
-    assert (told["state"], told["error"]) == ("failed", "2 of 3 cases failed: see scores.parquet")
+    end = await ended(client, {"cohort": phantoms, "output": out})
+    assert (end["state"], end["error"]) == ("failed", "2 of 3 cases failed: see scores.parquet")
     rows = {row["case_id"]: row for row in ledger.read_table(f"{out}/scores.parquet")}
     assert [rows[case]["status"] for case in CASES] == ["ok", "rejected", "rejected"]
     assert rows[CASES[2]]["file"] == bad
     assert "t2 is missing" in rows[CASES[1]]["reason"]
 
 
-def test_a_csv_cannot_name_what_a_client_may_not(
-    phantoms: str, bucket: str, limits: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.anyio
+async def test_a_csv_cannot_name_what_a_client_may_not(
+    client: httpx.AsyncClient,
+    phantoms: str,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[str] = []
     list_files = storage.list_files
@@ -199,46 +185,33 @@ def test_a_csv_cannot_name_what_a_client_may_not(
     lines = [f"case{n},{place},{place},{place}" for n, place in enumerate(places)]
     text = "\n".join([f"case_id,{','.join(MODALITIES)}", good, *lines])
     storage.write_bytes(f"{phantoms}/cohort.csv", text.encode())
-
-    async def ask() -> dict[str, Any]:
-        async with Double(tmp_path, limits=limits).client() as client:
-            body = {"cohort": f"{phantoms}/cohort.csv", "output": f"{bucket}/out"}
-            return await ended(client, body)
-
-    assert "4 of 5" in run(ask())["error"]
+    body = {"cohort": f"{phantoms}/cohort.csv", "output": f"{bucket}/out"}
+    assert "4 of 5" in (await ended(client, body))["error"]
     rows = ledger.read_table(f"{bucket}/out/scores.parquet")
     assert [row["status"] for row in rows] == ["ok", *["rejected"] * 4]
     allowed = (f"{bucket}/in", f"{bucket}/out", str(tmp_path))
+    assert looked
     assert [uri for uri in looked if not uri.startswith(allowed)] == []
 
 
-def test_a_cancelled_cohort_leaves_no_failed_sidecar(
-    phantoms: str, bucket: str, limits: Limits, tmp_path: Path
+@pytest.mark.anyio
+async def test_a_cancelled_cohort_leaves_no_failed_sidecar(
+    double: Double, client: httpx.AsyncClient, phantoms: str, bucket: str
 ) -> None:
-    double = Double(tmp_path, limits=limits)
-
-    async def ask() -> str:
-        double.hold.clear()
-        async with double.client() as client:
-            body = {"cohort": phantoms, "output": f"{bucket}/out"}
-            where = (await client.post("/v1/jobs", json=body)).headers["location"]
-            while not double.waiting:
-                await asyncio.sleep(0.02)
-            told = (await client.delete(where)).json()
-            await asyncio.sleep(0.3)
-            return str(told["state"])
-
-    assert run(ask()) == "cancelled"
+    double.hold.clear()
+    body = {"cohort": phantoms, "output": f"{bucket}/out"}
+    where = (await client.post("/v1/jobs", json=body)).headers["location"]
+    while not double.waiting:
+        await asyncio.sleep(0.02)
+    assert (await client.delete(where)).json()["state"] == "cancelled"
+    await asyncio.sleep(0.3)
     assert storage.list_files(f"{bucket}/out") == []
 
 
-def test_an_unknown_cohort_fails_with_the_reason(
-    bucket: str, limits: Limits, tmp_path: Path
+@pytest.mark.anyio
+async def test_an_unknown_cohort_fails_with_the_reason(
+    client: httpx.AsyncClient, bucket: str
 ) -> None:
-    async def ask() -> dict[str, Any]:
-        async with Double(tmp_path, limits=limits).client() as client:
-            return await ended(client, {"cohort": f"{bucket}/in/no", "output": f"{bucket}/out"})
-
-    told = run(ask())
-    assert told["state"] == "failed"
-    assert "no such folder" in json.dumps(told)
+    end = await ended(client, {"cohort": f"{bucket}/in/no", "output": f"{bucket}/out"})
+    assert end["state"] == "failed"
+    assert "no such folder" in json.dumps(end)

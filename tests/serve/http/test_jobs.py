@@ -1,0 +1,94 @@
+"""/v1/jobs: a job outlives its server, tells why it failed, and can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
+
+from ray_brats.serve.jobs.store import Change, JobRequest
+
+pytestmark = pytest.mark.anyio
+URL = "/v1/jobs"
+
+
+async def submitted(client: httpx.AsyncClient, files: dict[str, bytes]) -> str:
+    """The id of a job that was accepted."""
+    answer = await client.post(URL, files=parts(files))
+    assert answer.status_code == 202
+    job = str(answer.json()["id"])
+    assert answer.headers["location"] == f"/v1/jobs/{job}"
+    return job
+
+
+def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> None:
+    async def first() -> str:
+        double = Double(tmp_path)
+        double.hold.clear()
+        async with double.client() as client:
+            job = await submitted(client, files)
+            await state_of(client, job, "running")
+            assert (await client.get(f"/v1/jobs/{job}/mask")).status_code == 404
+            return job
+
+    async def second(job: str) -> tuple[Any, Any]:
+        double = Double(tmp_path)
+        await double.jobs.start()
+        async with double.client() as client:
+            end = await state_of(client, job, "done", "failed")
+            return end, await client.get(f"/v1/jobs/{job}/mask")
+
+    # Each server dies with its event loop.
+    job = asyncio.run(first())
+    end, mask = asyncio.run(second(job))
+    assert end["state"] == "done"
+    assert end["progress"] == 1
+    assert mask.content == expected(files)
+    assert mask.headers["X-Ray-Brats-Bundle"] == BUNDLES[0]
+    assert float(mask.headers["X-Ray-Brats-WT-ML"]) == end["volumes_ml"]["WT"] > 0
+    assert not list((tmp_path / "jobs" / job).glob("*.bin"))
+
+
+@limited(keep_days=1e-6)
+async def test_a_starting_server_forgets_jobs_that_ended_long_ago(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    old = double.store.add(JobRequest(model="default", release="brats2020"), {}).id
+    double.store.update(old, Change(state="cancelled"))
+    await asyncio.sleep(0.2)  # Two of its "days".
+    await state_of(client, await submitted(client, files), "done")
+    assert (await client.get(f"/v1/jobs/{old}")).status_code == 404
+
+
+async def test_a_job_fails_with_a_reason(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    cut = {**files, "t2": files["t2"][:-300]}
+    end = await state_of(client, await submitted(client, cut), "failed", "done")
+    assert end["state"] == "failed"
+    assert "t2" in end["error"]
+    double.broken = True
+    end = await state_of(client, await submitted(client, files), "failed", "done")
+    assert end["error"] == "the job cannot be done: MemoryError"
+
+
+async def test_a_cancelled_job_stays_so_and_the_next_one_is_done(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    double.hold.clear()
+    job = await submitted(client, files)
+    await state_of(client, job, "running")
+    assert (await client.delete(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+    double.hold.set()
+    next_job = await submitted(client, files)
+    assert (await state_of(client, next_job, "done", "failed"))["state"] == "done"
+    assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("job", ["0" * 32, "..%2F..", "x"])
+async def test_a_job_that_there_is_not_is_not_found(client: httpx.AsyncClient, job: str) -> None:
+    assert (await client.get(f"/v1/jobs/{job}")).status_code == 404

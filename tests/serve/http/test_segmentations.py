@@ -1,0 +1,76 @@
+"""POST /v1/segmentations: the mask of a case, however its files come."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import httpx
+import pytest
+from serve_doubles import expected, parts, state_of, zipped
+
+pytestmark = pytest.mark.anyio
+URL = "/v1/segmentations"
+
+
+async def test_the_mask_is_the_predictors_to_the_byte(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    aliased = {"t1c": files["t1ce"], "T2W": files["t2"], "t2f": files["flair"]}
+    plain = {**files, "t2": gzip.decompress(files["t2"])}
+    named = {f"case/BraTS20_Training_001_{name}.nii.gz": files[name] for name in files}
+    bodies: list[dict[str, Any]] = [
+        {"files": parts(files)},
+        {"files": parts(aliased)},
+        {"files": parts(plain)},
+        {"files": {"file": ("case.zip", zipped(named))}},
+        {"content": zipped(named), "headers": {"content-type": "application/zip"}},
+    ]
+    for body in bodies:
+        answer = await client.post(URL, **body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/gzip"
+        assert answer.content == expected(files)
+        assert float(answer.headers["X-Ray-Brats-WT-ML"]) > 0
+
+
+async def test_json_tells_the_volumes_and_what_made_them(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    answer = await client.post(URL, files=parts(files), headers={"accept": "application/json"})
+    assert set(answer.json()) == {"model", "bundles", "release", "volumes_ml", "case_id"}
+    mask = await client.post(URL, files=parts(files))
+    assert answer.json()["bundles"] == mask.headers["X-Ray-Brats-Bundle"].split(",")
+    for region, ml in answer.json()["volumes_ml"].items():
+        assert mask.headers[f"X-Ray-Brats-{region}-ML"] == f"{ml:.6f}"
+
+
+@pytest.mark.parametrize(
+    ("how", "release"),
+    [
+        ("names", "brats2023"),
+        ("form", "brats2021"),
+        ("query", "brats2024"),
+        ("neither", "brats2020"),
+    ],
+)
+async def test_a_mask_tells_whose_labels_it_carries(
+    client: httpx.AsyncClient, files: dict[str, bytes], how: str, release: str
+) -> None:
+    stem = "BraTS-GLI-00001-000" if how == "names" else "scan"
+    body: dict[str, Any] = {
+        "files": {name: (f"{stem}-{name}.nii.gz", content) for name, content in files.items()}
+    }
+    if how == "form":
+        body["data"] = {"release": release}
+    query = f"?release={release}" if how == "query" else ""
+    job = (await client.post(f"/v1/jobs{query}", **body)).json()["id"]
+    await state_of(client, job, "done")
+    answers = [
+        await client.post(f"{URL}{query}", **body),
+        await client.get(f"/v1/jobs/{job}/mask"),
+    ]
+    for answer in answers:
+        assert answer.headers["X-Ray-Brats-Release"] == release
+        assert answer.headers["X-Ray-Brats-Model"] == "default"
+        assert answer.content == expected(files, release)

@@ -1,0 +1,200 @@
+"""What comes in as the files of a case: hostile bodies are refused with a sentence, and cheaply."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nibabel as nib
+import numpy as np
+import pytest
+from serve_doubles import MODALITIES, limited, parts, zipped
+
+from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
+from ray_brats.serve.http import uploads
+
+pytestmark = pytest.mark.anyio
+URL = "/v1/segmentations"
+BOUNDARY = "multipart/form-data; boundary=x"
+
+
+async def test_what_a_body_cannot_choose_is_refused_and_not_passed_over(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    answers = [
+        await client.post(URL, files=parts(files), data={"model": "other"}),
+        await client.post(URL, files=parts(files), data={"release": "brats1999"}),
+        await client.post(URL, json={"model": "other", "images": {}}),
+        await client.post(URL, json={"release": 7, "images": {}}),
+    ]
+    assert [answer.status_code for answer in answers] == [400, 422, 422, 422]
+    assert [answer.json()["file"] for answer in answers] == ["model", "release"] * 2
+
+
+async def test_an_archive_of_countless_entries_is_refused_before_they_are_listed(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = zipped({f"folder{number}/": b"" for number in range(300)})
+    monkeypatch.setattr(uploads.zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+    headers = {"content-type": "application/zip"}
+    answer = await client.post(URL, content=content, headers=headers)
+    assert (answer.status_code, "too many entries" in answer.text) == (400, True)
+
+
+def header(**fields: Any) -> bytes:
+    """A NIfTI-1 header of an image of 64³, with fields changed."""
+    made = nib.Nifti1Header()
+    made.set_data_shape((64, 64, 48))
+    made.set_data_dtype(np.int16)
+    made["magic"], made["vox_offset"] = b"n+1", 352
+    for name, value in fields.items():
+        made[name] = value
+    return bytes(made.binaryblock) + bytes(4)
+
+
+def moved(content: bytes) -> bytes:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    affine = image.affine.copy()
+    affine[0, 3] += 5
+    return bytes(nib.Nifti1Image(np.asarray(image.dataobj), affine).to_bytes())
+
+
+def lying_zip(files: dict[str, bytes]) -> bytes:
+    """Sizes in the archive's directory that are not those of its entries."""
+    content = bytearray(zipped({f"{name}.nii.gz": files[name] for name in files}))
+    at = content.find(b"PK\x01\x02")
+    struct.pack_into("<II", content, at + 20, 4, 4)
+    return bytes(content)
+
+
+BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"hello, this is no scan " * 40,
+    "one byte": lambda _: b"\x1f",
+    "gzip of nothing": lambda _: gzip.compress(b""),
+    "gzip of text": lambda _: gzip.compress(b"hello " * 200),
+    "truncated gzip": lambda good: good[: len(good) // 2],
+    "truncated header": lambda good: good[:100],
+    "flipped": lambda good: good[:-200] + bytes(200),
+    "bad magic": lambda _: header(magic=b"abc"),
+    "huge": lambda _: header(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
+    "too many bytes": lambda _: header(dim=[3, 2000, 2000, 2000, 1, 1, 1, 1]),
+    "negative": lambda _: header(dim=[3, -4, 64, 48, 1, 1, 1, 1]),
+    "two axes": lambda _: header(dim=[2, 64, 64, 1, 1, 1, 1, 1]),
+    "time series": lambda _: header(dim=[4, 64, 64, 48, 90, 1, 1, 1]),
+    "complex": lambda _: header(datatype=32, bitpix=64),
+    "colour": lambda _: header(datatype=128, bitpix=24),
+    "no such type": lambda _: header(datatype=9999),
+    "offset in header": lambda _: header(vox_offset=10),
+    "offset far away": lambda _: header(vox_offset=1e9),
+    "nothing but header": lambda _: header(),
+    "no space": lambda _: header(pixdim=[0] * 8, srow_x=[0] * 4, sform_code=1),
+    "bomb": lambda _: gzip.compress(
+        header(dim=[3, 640, 640, 640, 1, 1, 1, 1]) + bytes(1 << 22), mtime=0
+    ),
+    "longer than promised": lambda _: gzip.compress(header() + bytes(1 << 28), 1, mtime=0),
+    "shorter than promised": lambda _: gzip.compress(
+        header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12), mtime=0
+    ),
+    "moved": moved,
+    "all zero": lambda _: gzip.compress(header() + bytes(64 * 64 * 48 * 2)),
+    "png": lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500),
+}
+
+
+def hostile(files: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name, and how the request is made."""
+    for name, damage in BAD_FILES.items():
+        yield name, {"files": parts({**files, "t2": damage(files["t2"])})}
+    good = parts(files)
+    for name in MODALITIES:
+        yield f"without {name}", {"files": {k: v for k, v in good.items() if k != name}}
+    yield "twice", {"files": [*good.items(), ("t1c", ("a.nii.gz", files["t1ce"]))]}
+    yield "odd part", {"files": {**good, "x": ("x.bin", files["t2"])}}
+    yield "many parts", {"files": [("t1", ("a", b"abcdef"))] * 40}
+    yield "case_id", {"files": good, "data": {"case_id": "../../etc/passwd"}}
+    yield "long field", {"files": good, "data": {"case_id": "a" * 5000}}
+
+    def raw(kind: str, content: bytes, **more: str) -> dict[str, Any]:
+        return {"content": content, "headers": {"content-type": kind, **more}}
+
+    yield "no body", raw(BOUNDARY, b"")
+    yield "no boundary", raw("multipart/form-data", b"--x\r\n")
+    yield "no end", raw(BOUNDARY, b'--x\r\nContent-Disposition: form-data; name="t2"\r\n\r\nabcd')
+    yield "garbage", raw(BOUNDARY, b"\x00\xff" * 100)
+    yield "no type", {"content": b"abc"}
+    yield "other type", raw("text/html", b"abc")
+    yield "encoded", raw("application/json", b"abc", **{"content-encoding": "gzip"})
+    yield "no length", raw("application/json", b"{}", **{"content-length": "x"})
+    zips = {
+        "zip of nothing": zipped({}),
+        "no zip": b"PK\x03\x04 and then nothing",
+        "slip": zipped({"../../t1ce.nii.gz": files["t1ce"]}),
+        "absolute": zipped({"/etc/t1ce.nii.gz": files["t1ce"]}),
+        "two cases": zipped({f"{n}/t2.nii.gz": files["t2"] for n in "ab"}),
+        "many": zipped({f"{n}.txt": b"" for n in range(100)}),
+        "lying": lying_zip(files),
+        "cut": zipped({f"{name}.nii.gz": files[name] for name in files})[:-60],
+        "zip bomb": zipped({f"{name}.nii": header() + bytes(1 << 25) for name in files}),
+    }
+    for name, content in zips.items():
+        yield name, raw("application/zip", content)
+    uris: list[Any] = [
+        "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1/", "s3://other/a.nii.gz",
+        "s3://ours/../other/a.nii.gz", "s3://ours-too/a.nii.gz", 7, None, [], "s3://ours/a?b",
+    ]  # fmt: skip
+    for uri in uris:
+        body = json.dumps({"images": dict.fromkeys(MODALITIES, uri)}).encode()
+        yield f"uri {uri}", raw("application/json", body)
+    for content in (
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"images": 3}',
+        b'{"cohort": "/"}',
+    ):
+        yield f"json {content[:8]!r}", raw("application/json", content)
+
+
+@limited(uri_prefixes=("s3://ours",), inflated_bytes=512 << 20)
+async def test_hostile_uploads_are_refused_with_a_sentence(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    answers = {name: await client.post(URL, **how) for name, how in hostile(files)}
+    assert len(answers) >= 60
+    for name, answer in answers.items():
+        assert answer.status_code in (400, 413, 415, 422), (name, answer.status_code)
+        assert len(answer.json()["error"]) > 10, name
+        assert "Traceback" not in answer.text
+    assert answers["text"].json()["file"] == "t2"
+    assert "grid" in answers["moved"].json()["error"]
+    assert answers["too many bytes"].status_code in (413, 422)
+
+
+@limited(uri_prefixes=("s3://ours",))
+async def test_a_hundred_hostile_uploads_leave_memory_flat(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    bodies = [body for _, body in hostile(files)]
+    huge = gzip.compress(header(dim=[3, 480, 480, 480, 1, 1, 1, 1]) + bytes(1 << 12))
+    bodies.append({"files": parts(dict.fromkeys(files, huge))})
+
+    async def statuses() -> list[int]:
+        return [(await client.post(URL, **body)).status_code for body in bodies]
+
+    await statuses()  # fills caches
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before_mib = rss_mib()
+    seen = [*(await statuses()), *(await statuses())]
+    assert len(seen) >= 100
+    assert set(seen) <= {400, 413, 415, 422}
+    assert rss_mib() < before_mib + 16
+    # The largest of them promise 0.6 GiB.
+    assert max_rss_mib() < before_mib + 64

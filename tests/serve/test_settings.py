@@ -1,0 +1,74 @@
+"""The options of a service, from a configuration file and on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_brats.engine import cluster
+from ray_brats.errors import UsageError
+from ray_brats.serve.limits import Limits
+from ray_brats.serve.settings import ServeOptions, fitting, from_args
+
+CONFIGURATION = Path(__file__).resolve().parents[2] / "cluster" / "serve.yaml"
+
+
+def test_a_configuration_file_says_who_may_call() -> None:
+    args = {"models": {"a": "/a"}, "state": "/s"}
+    for odd in ({}, {"api_keys": "/k", "no_auth": True}):
+        with pytest.raises(UsageError, match="api_keys"):
+            from_args({**args, **odd})
+    assert from_args({**args, "api_keys": "/k"}).models == {"a": ("/a",)}
+    assert from_args({**args, "no_auth": True}).api_keys is None
+
+
+def test_arguments_of_a_configuration_file_are_the_options_of_the_command() -> None:
+    limits = {"waiting": 2, "uri_prefixes": ["s3://ours"]}
+    args = {"models": {"a": ["/a", "/b"]}, "state": "/s", "no_auth": True, "limits": limits}
+    assert from_args(args) == ServeOptions(
+        models={"a": ("/a", "/b")},
+        state="/s",
+        no_auth=True,
+        limits=Limits(waiting=2, uri_prefixes=("s3://ours",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [({"state": "/s", "replica": 2}, "replica"), ({"state": "/s", "limits": {"wait": 2}}, "wait"),
+     ({}, "state")],
+)  # fmt: skip
+def test_an_argument_that_is_unknown_or_missing_is_named(odd: dict[str, object], name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown or missing .*'{name}'"):
+        from_args({"models": {"a": "/a"}, "no_auth": True, **odd})
+
+
+def test_the_configuration_file_of_the_repository_is_understood() -> None:
+    (application,) = yaml.safe_load(CONFIGURATION.read_text())["applications"]
+    options = from_args(application["args"])
+    assert (options.replicas, options.cpus, options.gpus) == (2, 4, 1)
+    assert list(options.models) == ["default"]
+
+
+def nodes_of(*nodes: int, gpus: int = 0) -> cluster.Resources:
+    return cluster.Resources(
+        cpus=sum(nodes), gpus=gpus, node_cpus=max(nodes), node_memory_bytes=1 << 34,
+        memory_bytes=len(nodes) << 34, nodes=len(nodes),
+        shapes=tuple((cpus, 0) for cpus in nodes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", [(2,), (3,), (5,), (8,), (4, 4), (7, 2), (16, 1, 1)])
+@pytest.mark.parametrize("models", [1, 2, 3, 7, 30])
+def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) -> None:
+    given = ServeOptions(models={str(number): ("b",) for number in range(models)}, state="s")
+    for replicas in (None, 2, 3):
+        fitted = fitting(given, nodes_of(*nodes), replicas)
+        # As Ray places them: whole replicas a node, in ten-thousandths of a CPU.
+        each = round(fitted.cpus * 10_000)
+        rooms = sum(cpus * 10_000 // each for cpus in nodes)
+        assert rooms >= models * (replicas or 1)
+    alone = fitting(ServeOptions(models={"a": ("b",)}, state="s"), nodes_of(*nodes), None)
+    assert alone.cpus == max(nodes)
