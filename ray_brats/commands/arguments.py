@@ -155,6 +155,9 @@ def selected(uri: str, selection: Selection) -> Cohort:
 def one_case(folder: str, release: str | None) -> Case:
     """The case of a folder that holds one; raises `UsageError` for any other number."""
     cohort = cohorts.find(folder, release=release)
+    if len(cohort.rejected) == 1 and not cohort.cases:
+        (row,) = cohort.rejected
+        raise UsageError(f"{row['case_id']}: {row['reason']}")
     if len(cohort.cases) != 1:
         raise UsageError(
             f"{folder} holds {len(cohort.cases)} usable cases: expected the folder of one case"

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_brats.commands import datasets, masks, models, pipeline, reports, services
+from ray_brats.commands import (
+    case,
+    datasets,
+    guide,
+    info,
+    masks,
+    models,
+    pipeline,
+    reports,
+    services,
+)
 from ray_brats.commands.arguments import JsonOutput, Output, Summary
 from ray_brats.commands.output import print_summary
 from ray_brats.commands.preflight import doctor, plan
@@ -140,7 +150,21 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
             examples=("key keys.txt clinic", "key keys.txt ward-7 --json"),
         ),
     ),
-    "before you start": (
+    "help": (
+        Command(
+            options=info.InfoOptions,
+            call=info.info,
+            output=JsonOutput,
+            tell=info.tell,
+            examples=("info", "info --json"),
+        ),
+        Command(
+            options=guide.GuideOptions,
+            call=guide.guide,
+            output=JsonOutput,
+            tell=guide.tell,
+            examples=("guide", "guide training"),
+        ),
         Command(
             options=doctor.DoctorOptions,
             call=doctor.doctor,

@@ -1,0 +1,108 @@
+"""The command `info`: what is installed here, and what it can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import rich.console
+import rich.table
+
+import ray_brats
+from ray_brats import labels
+from ray_brats.commands.arguments import Summary
+from ray_brats.errors import ArtefactError
+from ray_brats.recipes import named
+
+ENGINES = ("ray", "tensorflow", "keras")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Say what is installed: versions, commands, releases, recipes, the starter."""
+
+
+def info(_options: InfoOptions) -> Summary:
+    """Versions, commands, releases, recipes, and the starter model's card; loads nothing."""
+    # The table names this command too.
+    from ray_brats.commands import registry
+
+    return {
+        "version": ray_brats.__version__,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in ENGINES},
+        "commands": {name: command.title for name, command in registry.COMMANDS.items()},
+        "releases": {
+            name: {str(label): labels.CLASS_NAMES[index] for label, index in meaning.items()}
+            for name, meaning in labels.RELEASES.items()
+        },
+        "recipes": {
+            name: inspect.cleandoc(str(recipe.__doc__)).splitlines()[0]
+            for name, recipe in named.RECIPES.items()
+        },
+        "starter": _starter(),
+        "failures": [],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _starter() -> dict[str, Any] | None:
+    """What the card of the starter model says of its use; None where there is no such model."""
+    from ray_brats.model import card as modelcard
+
+    try:
+        card, sha256 = modelcard.read(modelcard.STARTER)
+    except ArtefactError:
+        return None
+    return {
+        "intended_use": card.get("intended_use"),
+        "limits": card.get("limits", []),
+        "modalities": card["recipe"]["preprocess"]["modalities"],
+        "release": card.get("release"),
+        "measured_dice": card["measured"]["validation"].get("dice"),
+        "quality": modelcard.quality(card),
+        "cite": card.get("cite_for_brats_cases", []),
+        "sha256": sha256,
+    }
+
+
+def tell(summary: Summary) -> None:
+    """Print it for people."""
+    grid = rich.table.Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for row in _rows(summary):
+        grid.add_row(*row)
+    console = rich.console.Console(markup=False, emoji=False, highlight=False)
+    with console.capture() as text:
+        console.print(grid)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    engines = (f"{name} {version or 'absent'}" for name, version in summary["versions"].items())
+    yield "ray-brats", f"{summary['version']}, Python {summary['python']}, {', '.join(engines)}"
+    yield "commands", ", ".join(summary["commands"])
+    yield "releases", ", ".join(summary["releases"])
+    for number, (name, line) in enumerate(summary["recipes"].items()):
+        yield "" if number else "recipes", f"{name}: {line}"
+    starter = summary["starter"]
+    if starter is None:
+        yield "starter", "this installation has none"
+        return
+    yield "starter", starter["intended_use"]
+    yield "", f"takes {', '.join(starter['modalities'])}; labels as in {starter['release']}"
+    for line in (*starter["limits"], starter["quality"], f"sha256 {starter['sha256']}"):
+        yield "", line
+    yield "cite", "; ".join(starter["cite"])
