@@ -55,6 +55,16 @@ class Command:
 SECTIONS: dict[str, tuple[Command, ...]] = {
     "masks": (
         Command(
+            options=case.SegmentOptions,
+            call=case.segment,
+            output=JsonOutput,
+            tell=case.tell,
+            examples=(
+                "segment cases/BraTS20_001 -o mask.nii.gz --show mask.png",
+                "segment --t1ce a.nii.gz --t2 b.nii.gz --flair c.nii.gz -o m.nii.gz",
+            ),
+        ),
+        Command(
             options=masks.ScoreOptions,
             call=masks.score,
             aliases=("predict",),

@@ -1,0 +1,222 @@
+"""The command `segment`: one case, from its files to its mask, in this process; no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from ray_brats import labels
+from ray_brats.cases import naming
+from ray_brats.cases.case import Case
+from ray_brats.commands import reports
+from ray_brats.commands.arguments import Bundles, FileOption, ReleaseOption, Summary, one_case
+from ray_brats.commands.output import print_summary
+from ray_brats.errors import CaseError, UsageError
+from ray_brats.files import storage
+from ray_brats.progress import say, silenced
+
+if TYPE_CHECKING:
+    from ray_brats.cases.preprocess import Prepared
+    from ray_brats.model.card import Chosen
+    from ray_brats.model.predict import Prediction
+
+MASK_SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Segment one case, without Ray: its mask, volumes, and how good it may be."""
+
+    folder: Annotated[str | None, Positional, arg(metavar="[FOLDER]")] = None
+    """Folder of one case, in place of its files."""
+    t1ce: FileOption = None
+    """T1 with contrast agent (also called T1c, T1Gd), .nii or .nii.gz, here or at s3://."""
+    t2: FileOption = None
+    """T2."""
+    flair: FileOption = None
+    """T2-FLAIR."""
+    t1: FileOption = None
+    """T1 without contrast agent, for bundles that take it; the starter does not."""
+    out: Annotated[str, arg(aliases=("-o",), metavar="MASK.nii.gz")]
+    """Where the mask goes, in the case's own grid."""
+    bundles: Bundles = field(default_factory=Bundles)
+    release: ReleaseOption = None
+    """Whose labels the mask carries, where file names do not tell; else as the bundle says."""
+    show: Annotated[str | None, arg(metavar="OUT.png")] = None
+    """Draw the case with its mask; .png, .pdf, .svg, or .gif for all slices in turn."""
+
+
+def segment(options: SegmentOptions) -> Summary:
+    """Segment one case in this process, and say what made the mask."""
+    if not options.out.endswith(MASK_SUFFIX):
+        raise UsageError(f"--out {options.out}: expected MASK{MASK_SUFFIX}")
+    if options.show:
+        from ray_brats.report import figures
+
+        figures.check_name(storage.name_of(options.show))
+    target = storage.absolute(options.out)
+    case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
+    written = [("--out", options.out)] + ([("--show", options.show)] if options.show else [])
+    _check_targets(written, [*case.images.values(), *filter(None, [case.segmentation])])
+    chosen = options.bundles.choose()
+    if options.folder is None:
+        _check_modalities(case, chosen.recipe.preprocess.modalities)
+    case = dataclasses.replace(case, release=options.release or case.release or chosen.release)
+    from ray_brats.model import predict
+
+    try:
+        prepared = predict.read(case, chosen.recipe.preprocess)
+    except CaseError as error:
+        return _failed(case, error)
+    prediction = _predict(prepared, chosen)
+    _write(prediction, str(case.release), target)
+    if options.show:
+        picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
+        reports.draw(case, picture)
+    return _summary(case, prediction, chosen, target, options.show)
+
+
+def _case_of_folder(options: SegmentOptions) -> Case:
+    assert options.folder is not None
+    if _files(options):
+        raise UsageError("expected either FOLDER or the files of a case, not both")
+    return one_case(options.folder, options.release)
+
+
+def _files(options: SegmentOptions) -> dict[str, str]:
+    """Modality to file, as given."""
+    given = {name: getattr(options, name) for name in naming.MODALITIES}
+    return {name: file for name, file in given.items() if file is not None}
+
+
+def _case_of_files(options: SegmentOptions) -> Case:
+    """The case of the options' files; its name is theirs, where they are named as BraTS's."""
+    files = _files(options)
+    if not files:
+        raise UsageError(
+            "expected the files of a case, as --t1ce A --t2 B --flair C, or its FOLDER"
+        )
+    for name, file in files.items():
+        if not storage.exists(storage.absolute(file)):
+            raise UsageError(f"--{name} {file}: no such file")
+    known = (naming.case_and_kind(storage.name_of(file)) for file in files.values())
+    names = sorted({name[0] for name in known if name})
+    if len(names) > 1:
+        say(f"warning: the files are named as those of several cases: {', '.join(names)}")
+    case_id = names[0] if len(names) == 1 else storage.name_of(options.out)[: -len(MASK_SUFFIX)]
+    return Case(
+        case_id=case_id,
+        patient_id=naming.patient_of(case_id),
+        images={name: storage.absolute(file) for name, file in files.items()},
+        release=naming.release_of(case_id),
+    )
+
+
+def _check_targets(targets: Iterable[tuple[str, str]], inputs: Iterable[str]) -> None:
+    """`UsageError` where a file that is read would be written."""
+    read = list(inputs)
+    for option, given in targets:
+        target = storage.absolute(given)
+        if any(target == uri or _is_same_file(target, uri) for uri in read):
+            raise UsageError(f"{option} {given}: a file of the case itself; it would be lost")
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    if storage.is_remote(first) or storage.is_remote(second):
+        return False
+    return Path(first).exists() and Path(second).exists() and Path(first).samefile(second)
+
+
+def _check_modalities(case: Case, modalities: Iterable[str]) -> None:
+    """`UsageError` for a file that the bundle needs and was not given; the others are named."""
+    missing = [name for name in modalities if name not in case.images]
+    if missing:
+        raise UsageError(
+            f"the bundle takes {', '.join(modalities)}: pass "
+            + " ".join(f"--{name} FILE" for name in missing)
+        )
+    spared = sorted(set(case.images) - set(modalities))
+    if spared:
+        say(f"segment: the bundle does not look at {', '.join(spared)}")
+
+
+def _predict(prepared: Prepared, chosen: Chosen) -> Prediction:
+    say("segment: loading TensorFlow and the model")
+    with silenced():
+        from ray_brats.model import bundle
+
+        predictor = bundle.load_predictor(
+            chosen.uris,
+            chosen.sha256,
+            tta=chosen.tta,
+            overlap=chosen.overlap,
+            threads=os.cpu_count() or 1,
+        )
+    return predictor.segment_prepared(prepared)
+
+
+def _write(prediction: Prediction, release: str, target: str) -> None:
+    from ray_brats.cases.volume import encode_mask
+
+    raw = labels.from_class_index(prediction.mask_native, release)
+    storage.write_bytes(target, encode_mask(raw, prediction.geometry))
+
+
+def _failed(case: Case, error: CaseError) -> Summary:
+    row = {
+        "case_id": case.case_id,
+        "status": error.status,
+        "reason": error.reason,
+        "file": error.file,
+    }
+    return {"case_id": case.case_id, "failures": [row]}
+
+
+def _summary(
+    case: Case, prediction: Prediction, chosen: Chosen, target: str, picture: str | None
+) -> Summary:
+    card = chosen.cards[0]
+    summary: dict[str, Any] = {
+        "mask": target,
+        "case_id": case.case_id,
+        "release": case.release,
+        "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+        "bundles": dict(zip(chosen.uris, chosen.sha256, strict=True)),
+        "options": chosen.identity["options"],
+        "failures": [],
+    }
+    if picture:
+        summary["picture"] = picture
+    if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:
+        from ray_brats.model import card as modelcard
+
+        # Of several bundles, or of other options than the card's, nobody measured the masks.
+        summary |= {"measured": card.get("measured"), "quality": modelcard.quality(card)}
+    return summary | {"intended_use": card.get("intended_use")}
+
+
+def tell(summary: Summary) -> None:
+    """Print it for people."""
+    if summary["failures"]:
+        print_summary(summary)
+        return
+    lines = [
+        f"{name} {ml:9.3f} ml  {labels.REGION_TITLES[name]}"
+        for name, ml in summary["volumes_ml"].items()
+    ]
+    lines.append(f"mask: {summary['mask']} (labels as in {summary['release']})")
+    if "picture" in summary:
+        lines.append(f"picture: {summary['picture']}")
+    lines += [
+        f"made by: {uri}, whose bundle.json has the sha256 {sha256}"
+        for uri, sha256 in summary["bundles"].items()
+    ]
+    lines += [summary[name] for name in ("quality", "intended_use") if summary.get(name)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
