@@ -12,6 +12,7 @@ and the mask stays the same to the last voxel.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import costs
 from ray_brats.recipes.config import NetworkConfig, PreprocessConfig, Recipe
 
-Source = str | bytes | Volume
+Source = str | os.PathLike[str] | bytes | Volume
 """A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
 
 STAGE_VERSION = 2
@@ -196,7 +197,9 @@ def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepare
 def _read(source: Source, name: str) -> Volume:
     if isinstance(source, Volume):
         return source
-    return volume.read(source) if isinstance(source, str) else volume.parse(source, name)
+    if isinstance(source, str | os.PathLike):
+        return volume.read(os.fspath(source))
+    return volume.parse(source, name)
 
 
 def background(network: NetworkConfig) -> npt.NDArray[np.float32]:

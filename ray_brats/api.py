@@ -1,0 +1,223 @@
+"""What Python users import: load a predictor, segment cases, find a cohort, score masks.
+
+    from ray_brats import api
+
+    predictor = api.load_predictor()
+    prediction = predictor.segment({"t1ce": "a.nii.gz", "t2": "b.nii.gz", "flair": "c.nii.gz"})
+    prediction.region_ml()
+    api.save_mask(prediction, "mask.nii.gz", release="brats2023")
+    api.evaluate(prediction, "expert_seg.nii.gz", release="brats2023")["WT"].dice
+
+Nothing here starts Ray; importing it is cheap, and TensorFlow comes with `load_predictor` alone.
+Whole cohorts on many machines are the commands' business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_brats.errors import (
+    ArtefactError,
+    CaseError,
+    CaseFailed,
+    CaseRejected,
+    RayBratsError,
+    UsageError,
+)
+from ray_brats.labels import DEFAULT_RELEASE, Release
+
+if TYPE_CHECKING:
+    from ray_brats.cases.case import Case, Cohort
+    from ray_brats.cases.geometry import Geometry
+    from ray_brats.cases.volume import Volume
+    from ray_brats.model.predict import Prediction, Predictor
+
+__all__ = [
+    "ArtefactError",
+    "Case",
+    "CaseError",
+    "CaseFailed",
+    "CaseRejected",
+    "Cohort",
+    "Prediction",
+    "Predictor",
+    "RayBratsError",
+    "RegionScores",
+    "Release",
+    "UsageError",
+    "Volume",
+    "evaluate",
+    "find",
+    "load_predictor",
+    "save_mask",
+    "volume_from_array",
+]
+
+Path = str | os.PathLike[str]
+"""A local path, or a URI as s3://bucket/name."""
+
+if not TYPE_CHECKING:
+    _PLACES = {
+        "Case": "ray_brats.cases.case",
+        "Cohort": "ray_brats.cases.case",
+        "Prediction": "ray_brats.model.predict",
+        "Predictor": "ray_brats.model.predict",
+        "Volume": "ray_brats.cases.volume",
+    }
+
+    def __getattr__(name: str) -> Any:
+        """A class of another module, imported when it is asked for."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionScores:
+    """How well a mask meets its reference in one region; None is a number that does not exist.
+
+    Distances are in mm, volumes in ml. Lesion-wise scores follow the rules of BraTS 2023.
+    """
+
+    dice: float
+    hd95_mm: float
+    iou: float
+    sensitivity: float | None
+    specificity: float | None
+    precision: float | None
+    surface_dice_1mm: float
+    lesionwise_dice: float
+    lesionwise_hd95_mm: float
+    reference_ml: float
+    predicted_ml: float
+    volume_difference_ml: float
+    """Predicted minus reference."""
+
+
+def load_predictor(
+    *bundles: Path,
+    sha256: Sequence[str] = (),
+    tta: Literal["none", "flips"] | None = None,
+    overlap: float | None = None,
+    threads: int | None = None,
+) -> Predictor:
+    """What segments cases: `Predictor.segment` takes paths, bytes, volumes or a case of a cohort.
+
+    Args:
+        bundles: What `ray-brats train` writes; the probabilities of several are averaged. By
+            default the starter model. A SavedModel can read and write files, so name only
+            bundles you trust.
+        sha256: For each bundle the hash that its bundle.json must have.
+        tta: Average over mirrored inputs; by default as the first bundle says.
+        overlap: Segment by sliding windows that overlap by this share.
+        threads: Of TensorFlow, where this process has not used it yet.
+
+    Raises:
+        UsageError: Another number of hashes than of bundles, or an option out of its range.
+        ArtefactError: No bundle, one that was changed, or bundles that cannot be averaged.
+    """
+    from ray_brats.model import card
+    from ray_brats.progress import silenced
+
+    uris = [card.uri_of(os.fspath(bundle)) for bundle in bundles or (card.STARTER,)]
+    # Judged before TensorFlow is loaded, which takes seconds.
+    card.choose(uris, sha256, tta=tta, overlap=overlap)
+    with silenced():
+        from ray_brats.model import bundle as loader
+
+        return loader.load_predictor(
+            tuple(uris), tuple(sha256), tta=tta, overlap=overlap, threads=threads
+        )
+
+
+def volume_from_array(voxels: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Volume:
+    """A modality that is in memory already, for `Predictor.segment`.
+
+    Args:
+        voxels: Intensities, in the index order that the affine belongs to.
+        affine: Voxel index to world in mm, 4 × 4, as nibabel has it.
+
+    Raises:
+        CaseRejected: Not three axes, or an affine without an inverse.
+    """
+    from ray_brats.cases import volume
+
+    return volume.from_array(voxels, np.asarray(affine, np.float64))
+
+
+def find(uri: Path, *, release: Release | None = None) -> Cohort:
+    """All cases below a folder or prefix, or in a CSV; no image is opened.
+
+    Raises:
+        UsageError: Nothing there, no case in it, or several releases mixed.
+    """
+    from ray_brats.cases import cohort
+
+    return cohort.find(os.fspath(uri), release=release)
+
+
+def save_mask(prediction: Prediction, path: Path, *, release: Release = DEFAULT_RELEASE) -> None:
+    """Write a mask as `.nii.gz` on the grid of the input, with the labels of a release."""
+    from ray_brats import labels
+    from ray_brats.cases.volume import encode_mask
+    from ray_brats.files import storage
+
+    raw = labels.from_class_index(prediction.mask_native, release)
+    storage.write_bytes(storage.absolute(os.fspath(path)), encode_mask(raw, prediction.geometry))
+
+
+def evaluate(
+    prediction: Prediction | Path | npt.NDArray[Any],
+    reference: Path | npt.NDArray[Any],
+    *,
+    release: Release | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> dict[str, RegionScores]:
+    """Scores of one mask against its reference, by region: WT, TC and ET.
+
+    Args:
+        prediction: A prediction, a file, or class indices (0 background, 1 necrotic core, 2
+            edema, 3 enhancing tumour) `(H, W, D)`.
+        reference: A file, or class indices on the same grid. Beside a file or a prediction an
+            array has LPS order: its axes grow to the left, to posterior and to superior.
+        release: Whose labels files carry, where their names do not tell.
+        spacing_mm: Size of a voxel along each axis; needed where both are arrays.
+
+    Raises:
+        CaseRejected: A file that is damaged, on another grid, or with labels of another release.
+        UsageError: Neither a file nor `spacing_mm` tells the size of a voxel.
+        ValueError: The shapes differ, or an array does not hold class indices.
+    """
+    from ray_brats.metrics import scores
+
+    found, grid = _class_index(prediction, release, None)
+    truth, grid = _class_index(reference, release, grid)
+    spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
+    if spacing is None:
+        raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
+    rows = scores.case_metrics(truth, found, spacing)
+    return {row.pop("region"): RegionScores(**row) for row in rows}
+
+
+def _class_index(
+    mask: Prediction | Path | npt.NDArray[Any], release: Release | None, grid: Geometry | None
+) -> tuple[npt.NDArray[Any], Geometry | None]:
+    """Class indices in LPS order, and the grid they lie on, where it is known."""
+    from ray_brats.cases import naming, volume
+    from ray_brats.files import storage
+
+    if isinstance(mask, np.ndarray):
+        return mask, grid
+    if not isinstance(mask, str | os.PathLike):
+        return mask.geometry.canonical(mask.mask_native), mask.geometry
+    uri = storage.absolute(os.fspath(mask))
+    whose = release or naming.release_of(storage.name_of(uri))
+    grid = grid or volume.read_header(uri).geometry
+    return volume.read_mask(uri, whose, grid=grid), grid

@@ -1,0 +1,191 @@
+"""The Python door: what it offers, how soon, and a program that a user would write."""
+
+from __future__ import annotations
+
+import pickle
+import runpy
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands.test_help import imported_by
+from conftest import file_of
+
+from ray_brats import api, labels
+from ray_brats.cases.volume import read_mask
+from ray_brats.model import card
+from ray_brats.model.predict import Prediction
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+from ray_brats import api
+
+predictor: api.Predictor = api.load_predictor()
+case: api.Case = api.find(Path(sys.argv[1])).cases[0]
+try:
+    prediction: api.Prediction = predictor.segment(case)
+except api.CaseRejected as error:
+    sys.exit(error.reason)
+api.save_mask(prediction, "mask.nii.gz", release="brats2020")
+scores: api.RegionScores = api.evaluate(prediction, case.segmentation or "")["WT"]
+print(f"{case.case_id}: {scores.predicted_ml:.1f} ml, Dice {scores.dice:.2f}")
+"""
+WRONG = """
+from ray_brats.api import evaluate, load_predictor
+
+load_predictor(threads="two")
+evaluate("a.nii.gz", "b.nii.gz")["WT"].dicee
+"""
+"""Two mistakes that types must find."""
+
+
+def test_what_is_offered_is_held() -> None:
+    assert api.__all__ == [
+        "ArtefactError",
+        "Case",
+        "CaseError",
+        "CaseFailed",
+        "CaseRejected",
+        "Cohort",
+        "Prediction",
+        "Predictor",
+        "RayBratsError",
+        "RegionScores",
+        "Release",
+        "UsageError",
+        "Volume",
+        "evaluate",
+        "find",
+        "load_predictor",
+        "save_mask",
+        "volume_from_array",
+    ]
+    assert all(getattr(api, name).__doc__ for name in api.__all__ if name != "Release")
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = api.nonsense  # type: ignore[attr-defined]
+
+
+def test_importing_it_is_cheap_and_finding_needs_little(cohort_folder: Path) -> None:
+    assert imported_by("import ray_brats.api") == set()
+    code = f"from ray_brats import api; assert len(api.find({str(cohort_folder)!r}).cases) == 5"
+    assert imported_by(code) == set()
+
+
+def test_a_folder_a_path_and_a_release(cohort_folder: Path) -> None:
+    cohort = api.find(cohort_folder, release="brats2023")
+    assert isinstance(cohort, api.Cohort)
+    assert {case.release for case in cohort.cases} == {"brats2023"}
+    with pytest.raises(api.UsageError):
+        api.find(cohort_folder / "nowhere")
+
+
+def seg(case: Path) -> Path:
+    return file_of(case, "seg")
+
+
+def test_a_file_scores_one_against_itself_and_less_against_others(
+    one_case: Path, cohort_folder: Path
+) -> None:
+    own = api.evaluate(seg(one_case), seg(one_case))
+    assert list(own) == list(labels.REGIONS)
+    assert {scores.dice for scores in own.values()} == {1.0}
+    other = api.evaluate(seg(cohort_folder / "BraTS20_Training_002"), str(seg(one_case)))
+    assert 0 <= other["WT"].dice < 1
+    assert other["WT"].volume_difference_ml == pytest.approx(
+        other["WT"].predicted_ml - other["WT"].reference_ml
+    )
+
+
+def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
+    index = read_mask(str(seg(one_case)), "brats2020")
+    shifted = np.roll(index, 2, axis=0)
+    by_arrays = api.evaluate(shifted, index, spacing_mm=(1, 1, 1))
+    assert by_arrays == api.evaluate(shifted, seg(one_case))
+    geometry = api.volume_from_array(
+        np.asarray(nib.load(seg(one_case)).dataobj), nib.load(seg(one_case)).affine
+    ).geometry
+    native = np.asarray(geometry.to_native(geometry.crop(shifted)))
+    prediction = Prediction(mask_native=native, geometry=geometry)
+    assert by_arrays == api.evaluate(prediction, index)
+    assert by_arrays == api.evaluate(prediction, seg(one_case))
+    assert by_arrays["WT"].dice < 1
+
+
+def test_a_mask_is_saved_with_the_labels_of_a_release(one_case: Path, tmp_path: Path) -> None:
+    image = nib.load(seg(one_case))
+    volume = api.volume_from_array(np.asarray(image.dataobj), image.affine)
+    index = labels.to_class_index(np.asarray(image.dataobj), "brats2020")
+    prediction = Prediction(mask_native=index, geometry=volume.geometry)
+    for release in ("brats2020", "brats2023"):
+        path = tmp_path / f"{release}.nii.gz"
+        api.save_mask(prediction, path, release=release)
+        assert api.evaluate(prediction, path, release=release)["ET"].dice == 1.0
+    assert 4 in np.asarray(nib.load(tmp_path / "brats2020.nii.gz").dataobj)
+    assert 4 not in np.asarray(nib.load(tmp_path / "brats2023.nii.gz").dataobj)
+
+
+def test_what_cannot_be_scored_is_told(one_case: Path, tmp_path: Path) -> None:
+    index = read_mask(str(seg(one_case)), "brats2020")
+    with pytest.raises(api.UsageError, match="spacing_mm"):
+        api.evaluate(index, index)
+    with pytest.raises(ValueError, match="shape"):
+        api.evaluate(index[1:], seg(one_case))
+    (tmp_path / "mask.nii.gz").write_bytes(seg(one_case).read_bytes())
+    with pytest.raises(api.CaseRejected, match="--release"):
+        api.evaluate(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz")
+    with pytest.raises(api.CaseRejected, match="no such file"):
+        api.evaluate(tmp_path / "none.nii.gz", seg(one_case))
+
+
+def test_wrong_bundles_are_told_before_tensorflow_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+from ray_brats import api
+try:
+    api.load_predictor({str(tmp_path)!r})
+except api.ArtefactError as error:
+    assert "is no bundle" in str(error)
+try:
+    api.load_predictor(sha256=["1", "2"])
+except api.UsageError:
+    pass
+"""
+    assert imported_by(code) == set()
+
+
+def test_scores_cross_processes(one_case: Path) -> None:
+    scores = api.evaluate(seg(one_case), seg(one_case))
+    assert pickle.loads(pickle.dumps(scores)) == scores
+
+
+@pytest.mark.tf
+def test_a_user_program_runs(
+    cohort_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not (Path(card.place(card.STARTER)) / card.CARD).is_file():
+        pytest.skip("this checkout has no starter model")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    monkeypatch.setattr("sys.argv", ["program.py", str(cohort_folder)])
+    runpy.run_path("program.py")
+    assert capsys.readouterr().out.startswith("BraTS20_Training_001: ")
+
+
+@pytest.mark.tf
+def test_paths_bytes_and_arrays_give_one_mask(one_case: Path) -> None:
+    predictor = api.load_predictor()
+    files = {name: file_of(one_case, name) for name in ("t1ce", "t2", "flair")}
+    images = {name: nib.load(file) for name, file in files.items()}
+    volumes = {
+        name: api.volume_from_array(np.asarray(image.dataobj), image.affine)
+        for name, image in images.items()
+    }
+    contents = {name: file.read_bytes() for name, file in files.items()}
+    (case,) = api.find(one_case).cases
+    masks = [predictor.segment(source).mask_native for source in (files, contents, volumes, case)]
+    assert all((mask == masks[0]).all() for mask in masks)
