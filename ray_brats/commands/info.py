@@ -6,7 +6,7 @@ import importlib.metadata
 import inspect
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,17 @@ class InfoOptions:
     """Say what is installed: versions, commands, releases, recipes, the starter."""
 
 
-def info(_options: InfoOptions) -> Summary:
-    """Versions, commands, releases, recipes, and the starter model's card; loads nothing."""
-    # The table names this command too.
-    from ray_brats.commands import registry
+def info(_options: InfoOptions, commands: Mapping[str, str]) -> Summary:
+    """Versions, commands, releases, recipes, and the starter model's card; loads nothing.
 
+    Args:
+        commands: name to what it does, in a line.
+    """
     return {
         "version": ray_brats.__version__,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ENGINES},
-        "commands": {name: command.title for name, command in registry.COMMANDS.items()},
+        "commands": dict(commands),
         "releases": {
             name: {str(label): labels.CLASS_NAMES[index] for label, index in meaning.items()}
             for name, meaning in labels.RELEASES.items()

@@ -14,13 +14,13 @@ from ray_brats.commands import (
     case,
     datasets,
     guide,
-    info,
     masks,
     models,
     pipeline,
     reports,
     services,
 )
+from ray_brats.commands import info as installation
 from ray_brats.commands.arguments import JsonOutput, Output, Summary
 from ray_brats.commands.output import print_summary
 from ray_brats.commands.preflight import doctor, plan
@@ -50,6 +50,12 @@ class Command:
     def title(self) -> str:
         """What the command does, in a line."""
         return str(self.options.__doc__).strip()
+
+
+def info(options: installation.InfoOptions) -> Summary:
+    """What is installed, with the commands of this table."""
+    titles = {name: command.title for name, command in COMMANDS.items()}
+    return installation.info(options, titles)
 
 
 SECTIONS: dict[str, tuple[Command, ...]] = {
@@ -162,10 +168,10 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
     ),
     "help": (
         Command(
-            options=info.InfoOptions,
-            call=info.info,
+            options=installation.InfoOptions,
+            call=info,
             output=JsonOutput,
-            tell=info.tell,
+            tell=installation.tell,
             examples=("info", "info --json"),
         ),
         Command(
