@@ -21,9 +21,10 @@ from typing import Any
 
 import ray_brats
 from ray_brats.commands import parser, registry
-from ray_brats.commands.arguments import JsonOutput, Output, Summary
+from ray_brats.commands.arguments import JsonOutput, Output
 from ray_brats.commands.registry import Command
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import interruptible, say
 
 PROG = "ray-brats"
@@ -169,14 +170,14 @@ def _complete(given: Sequence[str]) -> None:
 
 def _tell(call: Call, summary: Summary) -> int:
     """Print what a command did; the exit status."""
-    failures = summary["failures"]
+    failures = summary.failures
     limit = call.output.max_rejected if isinstance(call.output, Output) else None
-    allowed = _allowed(limit, sum(summary.get("counts", {}).values()))
-    if summary.get("all_or_nothing"):
+    allowed = _allowed(limit, sum((summary.counts or {}).values()))
+    if summary.all_or_nothing:
         allowed = 0
     try:
         if call.output.json:
-            sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(summary.as_json(), allow_nan=False) + "\n")
         else:
             call.command.tell(summary)
         sys.stdout.flush()

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Protocol
 
 import rich.console
 import rich.progress
@@ -28,9 +28,23 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def say_done(stage: str, summary: Mapping[str, Any]) -> None:
-    """How many cases a stage found finished, where it found any."""
-    done, skipped = summary["processed"], summary["skipped"]
+class Counted(Protocol):
+    """What tells how many cases were done now, and how many before."""
+
+    @property
+    def processed(self) -> int:
+        """Cases done now."""
+        ...
+
+    @property
+    def skipped(self) -> int:
+        """Cases found finished."""
+        ...
+
+
+def say_done(stage: str, summary: Counted) -> None:
+    """Say how many cases a stage found finished, where it found any."""
+    done, skipped = summary.processed, summary.skipped
     if not done and skipped:
         say(f"{stage}: all {skipped} cases were finished before; nothing to do")
     elif skipped:

@@ -53,8 +53,7 @@ def _prepare(folder: str, name: str, cases: int) -> dict[str, int]:
     summary = preprocess.preprocess(
         found, found.cases[:cases], f"{folder}/{name}", named.get("standard")
     )
-    counts: dict[str, int] = summary["counts"]
-    return counts
+    return dict(summary.counts or {})
 
 
 def _write_tiny(folder: Path, cases: int) -> None:

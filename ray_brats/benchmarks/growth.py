@@ -67,7 +67,7 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
             "growth_driver_gib": measure.ratio(max(memory.mib), 1024),
         },
         "rows": rows,
-        "counts": summary["counts"],
+        "counts": summary.counts,
         "cores": os.cpu_count(),
         "driver_mib_over_time": [round(memory.at(share / 20)) for share in range(21)],
     }

@@ -128,9 +128,9 @@ def _ours(
         began = time.monotonic()
         trained = train.train(data, run, recipe, cluster=there, workers=workers)
         minutes = (time.monotonic() - began) / 60
-    found = _in_a_process(_bundle_masks, dataset, recipe, trained["bundle"])
+    found = _in_a_process(_bundle_masks, dataset, recipe, trained.bundle)
     fact = {
-        "steps": float(trained["step"]),
+        "steps": float(trained.step),
         "minutes with start and export": minutes,
         "seconds a case": found["seconds_a_case"],
     }

@@ -196,8 +196,8 @@ def ray_brats_seconds(
             )
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
             for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
-                if row["status"] != "ok":
-                    raise UsageError(f"{row['case_id']} cannot be scored: {row['reason']}")
+                if row.status != "ok":
+                    raise UsageError(f"{row.case_id} cannot be scored: {row.reason}")
         masks = [Path(out) / mask_name(case.case_id) for case in cohort]
         moments = sorted(mask.stat().st_mtime for mask in masks)
     return (moments[-1] - moments[0]) / (len(moments) - 1), peak.gib

@@ -10,6 +10,7 @@ from typing import Any
 from ray_brats.cases import naming
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.files import local
+from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 
 
@@ -57,8 +58,8 @@ class Cohort:
 
     uri: str
     cases: tuple[Case, ...]
-    rejected: tuple[dict[str, str], ...] = ()
-    """`case_id`, `status`, `reason`, `file`, and `split` where the cohort itself tells it."""
+    rejected: tuple[CaseRow, ...] = ()
+    """Among their facts is `split`, where the cohort itself tells it."""
     notes: tuple[str, ...] = ()
 
     def release_or(self, fallback: str | None) -> str | None:
@@ -66,10 +67,15 @@ class Cohort:
         return next((case.release for case in self.cases if case.release), fallback)
 
 
-def rejection(case_id: str, reason: str, file: str) -> dict[str, str]:
+def rejection(case_id: str, reason: str, file: str, *, split: str | None = None) -> CaseRow:
     """The row of a case that cannot be used; names that are no UTF-8 are marked in it."""
-    row = {"case_id": case_id, "status": "rejected", "reason": reason, "file": file}
-    return {name: local.readable(value) for name, value in row.items()}
+    return CaseRow(
+        case_id=local.readable(case_id),
+        status="rejected",
+        reason=local.readable(reason),
+        file=local.readable(file),
+        facts={"split": split} if split else {},
+    )
 
 
 def case_of(

@@ -7,8 +7,8 @@ NaN), files that compress as only an empty image does, and lengths that do not a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,31 +17,32 @@ from ray_brats.cases.case import Case
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseError
-from ray_brats.files import storage
+from ray_brats.files import retry, storage
+from ray_brats.files.ledger import CaseRow
 from ray_brats.recipes.config import PreprocessConfig
 
 _EMPTY_RATIO = 200
 """Zeros compress a thousandfold, a head in air some tenfold."""
 
 
-def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> dict[str, Any]:
-    """The row of one case: `case_id, patient_id, masked, status, reason, file`, and its shape.
+def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> CaseRow:
+    """The row of one case, with `patient_id`, `masked` and, where it is sound, its shape.
 
     Args:
         case: found, not yet opened.
         config: whose modalities and rules are asked for.
         deep: read every voxel, as preprocessing does.
     """
-    row: dict[str, Any] = {"case_id": case.case_id, "patient_id": case.patient_id}
-    row |= {"masked": case.segmentation is not None, "reason": "", "file": ""}
+    facts = {"patient_id": case.patient_id, "masked": case.segmentation is not None}
     try:
         if deep:
             shape = preprocess.preprocess_case(case, config).geometry.canonical_shape
         else:
             shape = _check(case, config)
     except CaseError as error:
-        return {**row, "status": error.status, "reason": error.reason, "file": error.file}
-    return {**row, "status": "ok", "shape_vox": list(shape)}
+        failed = retry.failed_row(case.case_id, error)
+        return dataclasses.replace(failed, facts=facts)
+    return CaseRow(case_id=case.case_id, facts={**facts, "shape_vox": list(shape)})
 
 
 def _check(case: Case, config: PreprocessConfig) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from ray_brats.cases.case import Case, Cohort, case_of, rejection
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 
 
@@ -80,7 +81,7 @@ def read_cohort(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
     }
     infos = storage.file_infos(place for place, reason in reasons.items() if reason is None)
     cases: list[Case] = []
-    rejected: dict[str, dict[str, str]] = {}
+    rejected: dict[str, CaseRow] = {}
     for row, files in zip(rows, places, strict=True):
         case_id = row["case_id"]
         problem = naming.problem_of_id(case_id)
@@ -89,8 +90,7 @@ def read_cohort(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
         refused = ((reason, place) for place in files.values() if (reason := reasons[place]))
         problem = problem or next(refused, None)
         if problem:
-            split = {"split": row["split"]} if row.get("split") else {}
-            rejected[case_id] = rejection(case_id, *problem) | split
+            rejected[case_id] = rejection(case_id, *problem, split=row.get("split"))
             continue
         unseen = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in files.items()}
         cases.append(

@@ -46,7 +46,7 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
 
 def unknown(cohort: Cohort, given: Mapping[str, str]) -> list[str]:
     """Cases that a split names and the cohort does not hold, neither usable nor rejected."""
-    known = {case.case_id for case in cohort.cases} | {row["case_id"] for row in cohort.rejected}
+    known = {case.case_id for case in cohort.cases} | {row.case_id for row in cohort.rejected}
     return sorted(set(given) - known)
 
 
@@ -79,14 +79,14 @@ def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) 
         return cohort
     splits = given or {
         **{case.case_id: case.split for case in cohort.cases if case.split},
-        **{row["case_id"]: row["split"] for row in cohort.rejected if row.get("split")},
+        **{row.case_id: row.facts["split"] for row in cohort.rejected if row.get("split")},
     }
     if not splits:
         raise UsageError(
             f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"
         )
     cases = tuple(case for case in cohort.cases if splits.get(case.case_id) == subset)
-    rejected = tuple(row for row in cohort.rejected if splits.get(row["case_id"]) == subset)
+    rejected = tuple(row for row in cohort.rejected if splits.get(row.case_id) == subset)
     if not cases and not rejected:
         raise UsageError(f"no case of {cohort.uri} belongs to the subset {subset!r} of the split")
     return dataclasses.replace(cohort, cases=cases, rejected=rejected)

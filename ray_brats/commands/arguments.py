@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -28,7 +28,6 @@ from ray_brats.recipes.named import RecipeName
 if TYPE_CHECKING:
     from ray_brats.model.card import Chosen
 
-Summary = dict[str, Any]
 CohortArgument = Annotated[str, Positional, arg(metavar="COHORT")]
 DatasetArgument = Annotated[str, Positional, arg(metavar="DATASET")]
 RunArgument = Annotated[str, Positional, arg(metavar="RUN")]
@@ -157,7 +156,7 @@ def one_case(folder: str, release: str | None) -> Case:
     cohort = cohorts.find(folder, release=release)
     if len(cohort.rejected) == 1 and not cohort.cases:
         (row,) = cohort.rejected
-        raise UsageError(f"{row['case_id']}: {row['reason']}")
+        raise UsageError(f"{row.case_id}: {row.reason}")
     if len(cohort.cases) != 1:
         raise UsageError(
             f"{folder} holds {len(cohort.cases)} usable cases: expected the folder of one case"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +16,11 @@ from ray_brats import labels
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case
 from ray_brats.commands import reports
-from ray_brats.commands.arguments import Bundles, FileOption, ReleaseOption, Summary, one_case
+from ray_brats.commands.arguments import Bundles, FileOption, ReleaseOption, one_case
 from ray_brats.commands.output import print_summary
 from ray_brats.errors import CaseError, UsageError
-from ray_brats.files import storage
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import say, silenced
 
 if TYPE_CHECKING:
@@ -28,6 +29,26 @@ if TYPE_CHECKING:
     from ray_brats.model.predict import Prediction
 
 MASK_SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSummary(Summary):
+    """What segmenting a case left, and what made its mask."""
+
+    mask: str = field(metadata=ledger.PLACE)
+    case_id: str
+    release: str | None
+    """Whose labels the mask carries."""
+    volumes_ml: Mapping[str, float]
+    bundles: Mapping[str, str]
+    """URI to the sha256 of its card."""
+    options: Any
+    """What of the bundles' own inference was changed."""
+    picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
+    measured: Mapping[str, Any] | None = field(default=None, metadata=ledger.OPTIONAL)
+    """Scores on the card, where they are those of such masks."""
+    quality: str | None = field(default=None, metadata=ledger.OPTIONAL)
+    intended_use: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,53 +191,47 @@ def _write(prediction: Prediction, release: str, target: str) -> None:
 
 
 def _failed(case: Case, error: CaseError) -> Summary:
-    row = {
-        "case_id": case.case_id,
-        "status": error.status,
-        "reason": error.reason,
-        "file": error.file,
-    }
-    return {"case_id": case.case_id, "failures": [row]}
+    row = CaseRow(case_id=case.case_id, status=error.status, reason=error.reason, file=error.file)
+    return Summary(facts={"case_id": case.case_id}, failures=[row])
 
 
 def _summary(
     case: Case, prediction: Prediction, chosen: Chosen, target: str, picture: str | None
 ) -> Summary:
-    card = chosen.cards[0]
-    summary: dict[str, Any] = {
-        "mask": target,
-        "case_id": case.case_id,
-        "release": case.release,
-        "volumes_ml": {name: round(ml, 6) for name, ml in prediction.region_ml().items()},
-        "bundles": dict(zip(chosen.uris, chosen.sha256, strict=True)),
-        "options": chosen.identity["options"],
-        "failures": [],
-    }
-    if picture:
-        summary["picture"] = picture
-    if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:
-        from ray_brats.model import card as modelcard
+    from ray_brats.model import card as modelcard
 
-        # Of several bundles, or of other options than the card's, nobody measured the masks.
-        summary |= {"measured": card.get("measured"), "quality": modelcard.quality(card)}
-    return summary | {"intended_use": card.get("intended_use")}
+    card = chosen.cards[0]
+    # Of several bundles, or of other options than the card's, nobody measured the masks.
+    is_measured = len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None
+    return SegmentSummary(
+        mask=target,
+        case_id=case.case_id,
+        release=case.release,
+        volumes_ml={name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+        bundles=dict(zip(chosen.uris, chosen.sha256, strict=True)),
+        options=chosen.identity["options"],
+        picture=picture or None,
+        measured=card.get("measured") if is_measured else None,
+        quality=modelcard.quality(card) if is_measured else None,
+        intended_use=card.get("intended_use"),
+    )
 
 
 def tell(summary: Summary) -> None:
     """Print it for people."""
-    if summary["failures"]:
+    if not isinstance(summary, SegmentSummary):
         print_summary(summary)
         return
     lines = [
         f"{name} {ml:9.3f} ml  {labels.REGION_TITLES[name]}"
-        for name, ml in summary["volumes_ml"].items()
+        for name, ml in summary.volumes_ml.items()
     ]
-    lines.append(f"mask: {summary['mask']} (labels as in {summary['release']})")
-    if "picture" in summary:
-        lines.append(f"picture: {summary['picture']}")
+    lines.append(f"mask: {summary.mask} (labels as in {summary.release})")
+    if summary.picture:
+        lines.append(f"picture: {summary.picture}")
     lines += [
         f"made by: {uri}, whose bundle.json has the sha256 {sha256}"
-        for uri, sha256 in summary["bundles"].items()
+        for uri, sha256 in summary.bundles.items()
     ]
-    lines += [summary[name] for name in ("quality", "intended_use") if summary.get(name)]
+    lines += filter(None, (summary.quality, summary.intended_use))
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -6,7 +6,7 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -18,13 +18,16 @@ from ray_brats.commands.arguments import (
     DatasetArgument,
     RecipeChoice,
     ReleaseOption,
-    Summary,
     with_splits,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import Progress, say, say_done
 from ray_brats.recipes.config import Recipe
+
+if TYPE_CHECKING:
+    from ray_brats.stages.preprocess import PreprocessSummary
 
 CHECK_THREADS = 16
 """Against a bucket, where waiting takes the time."""
@@ -46,13 +49,12 @@ class CheckOptions:
 def check(options: CheckOptions) -> Summary:
     """Find and check the cases of a cohort without writing anything."""
     from ray_brats.cases.inspection import check_case
-    from ray_brats.files import ledger
 
     config = options.recipe.read().preprocess
     cohort = cohorts.find(options.cohort, release=options.release)
     for note in (cohorts.sentence(cohort), *cohort.notes):
         say(f"check: {note}")
-    rows: list[dict[str, Any]] = [dict(row) for row in cohort.rejected]
+    rows = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
     with Progress("check", len(cohort.cases)) as progress, ThreadPoolExecutor(threads) as pool:
         look = functools.partial(check_case, config=config, deep=options.deep)
@@ -60,14 +62,13 @@ def check(options: CheckOptions) -> Summary:
             rows.append(row)
             progress.update(number)
     rows = ledger.in_order(rows)
-    return {
+    facts = {
         "cohort": cohort.uri,
         "release": cohort.release_or(options.release),
         "notes": list(cohort.notes),
-        "counts": ledger.counts(rows),
-        "cases": rows,
-        "failures": [row for row in rows if row["status"] in ("rejected", "error")],
     }
+    failures = [row for row in rows if row.is_failure]
+    return Summary(facts=facts, counts=ledger.counts(rows), cases=rows, failures=failures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +112,14 @@ def preprocess(options: PreprocessOptions) -> Summary:
 
 def prepare(
     cohort: Cohort, dataset: str, recipe: Recipe, keep_filtered: bool, **options: Any
-) -> Summary:
+) -> PreprocessSummary:
     """`preprocess` for a cohort that is found already, inside a running Ray."""
     from ray_brats.stages import preprocess as stage
 
     summary = stage.preprocess(
         cohort, cohort.cases, dataset, recipe, keep_filtered=keep_filtered, **options
     )
-    for note in summary["notes"]:
+    for note in summary.notes:
         say(note)
     say_done("preprocess", summary)
     return summary

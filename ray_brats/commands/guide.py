@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_brats.commands.arguments import Summary
 from ray_brats.errors import UsageError
+from ray_brats.files.ledger import Summary
 
 DOCS = resources.files("ray_brats") / "docs"
 SUFFIX = ".md"
@@ -25,21 +26,38 @@ class GuideOptions:
     """Name of a page; without one all are listed with their first line."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contents(Summary):
+    """The pages of the manual, each with its `title`."""
+
+    pages: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Summary):
+    """A page of the manual."""
+
+    page: str
+    title: str
+    text: str
+
+
 def guide(options: GuideOptions) -> Summary:
     """The text of a page, or all pages with their first lines."""
     texts = pages()
     if not texts:
         raise UsageError("this installation of ray-brats has no manual: install it from a wheel")
     if options.page is None:
-        listed = [{"page": name, "title": title(text)} for name, text in texts.items()]
-        return {"pages": listed, "failures": []}
+        return Contents(
+            pages=[{"page": name, "title": title(text)} for name, text in texts.items()]
+        )
     name = options.page.removesuffix(SUFFIX)
     if name not in texts:
         nearest = difflib.get_close_matches(name, texts, 1)
         known = f"expected one of {', '.join(texts)}"
         advice = f"did you mean `ray-brats guide {nearest[0]}`?" if nearest else known
         raise UsageError(f"no page {name!r}: {advice}")
-    return {"page": name, "title": title(texts[name]), "text": texts[name], "failures": []}
+    return Page(page=name, title=title(texts[name]), text=texts[name])
 
 
 def pages() -> dict[str, str]:
@@ -62,15 +80,16 @@ def title(text: str) -> str:
 
 def tell(summary: Summary) -> None:
     """Print it: rendered on a terminal, as it is written elsewhere."""
-    if "page" not in summary:
-        width = max(len(item["page"]) for item in summary["pages"])
-        for item in summary["pages"]:
+    if isinstance(summary, Contents):
+        width = max(len(item["page"]) for item in summary.pages)
+        for item in summary.pages:
             sys.stdout.write(f"{item['page']:{width}}  {item['title']}\n")
         return
+    assert isinstance(summary, Page)
     if not sys.stdout.isatty():
-        sys.stdout.write(summary["text"])
+        sys.stdout.write(summary.text)
         return
     import rich.console
     import rich.markdown
 
-    rich.console.Console().print(rich.markdown.Markdown(summary["text"]))
+    rich.console.Console().print(rich.markdown.Markdown(summary.text))

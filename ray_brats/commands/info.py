@@ -15,8 +15,8 @@ import rich.table
 
 import ray_brats
 from ray_brats import labels
-from ray_brats.commands.arguments import Summary
 from ray_brats.errors import ArtefactError
+from ray_brats.files.ledger import Summary
 from ray_brats.recipes import named
 
 ENGINES = ("ray", "tensorflow", "keras")
@@ -33,7 +33,7 @@ def info(_options: InfoOptions, commands: Mapping[str, str]) -> Summary:
     Args:
         commands: name to what it does, in a line.
     """
-    return {
+    facts = {
         "version": ray_brats.__version__,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ENGINES},
@@ -47,8 +47,8 @@ def info(_options: InfoOptions, commands: Mapping[str, str]) -> Summary:
             for name, recipe in named.RECIPES.items()
         },
         "starter": _starter(),
-        "failures": [],
     }
+    return Summary(facts=facts)
 
 
 def _version(name: str) -> str | None:
@@ -83,7 +83,7 @@ def tell(summary: Summary) -> None:
     grid = rich.table.Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for row in _rows(summary):
+    for row in _rows(summary.facts):
         grid.add_row(*row)
     console = rich.console.Console(markup=False, emoji=False, highlight=False)
     with console.capture() as text:
@@ -91,14 +91,14 @@ def tell(summary: Summary) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
 
 
-def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
-    engines = (f"{name} {version or 'absent'}" for name, version in summary["versions"].items())
-    yield "ray-brats", f"{summary['version']}, Python {summary['python']}, {', '.join(engines)}"
-    yield "commands", ", ".join(summary["commands"])
-    yield "releases", ", ".join(summary["releases"])
-    for number, (name, line) in enumerate(summary["recipes"].items()):
+def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    engines = (f"{name} {version or 'absent'}" for name, version in facts["versions"].items())
+    yield "ray-brats", f"{facts['version']}, Python {facts['python']}, {', '.join(engines)}"
+    yield "commands", ", ".join(facts["commands"])
+    yield "releases", ", ".join(facts["releases"])
+    for number, (name, line) in enumerate(facts["recipes"].items()):
         yield "" if number else "recipes", f"{name}: {line}"
-    starter = summary["starter"]
+    starter = facts["starter"]
     if starter is None:
         yield "starter", "this installation has none"
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -15,16 +16,17 @@ from ray_brats.commands.arguments import (
     CountOption,
     PredictionsArgument,
     Selection,
-    Summary,
     selected,
 )
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
     from ray_brats.engine.cluster import Resources
     from ray_brats.model.card import Chosen
+    from ray_brats.model.predictions import ScoreSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ def segment(
     *,
     release: str | None,
     workers: int | None = None,
-) -> Summary:
+) -> ScoreSummary:
     """`score` for a cohort that is found already, inside a running Ray."""
     from ray_brats.model import card as modelcard
     from ray_brats.model.predictions import Predictions
@@ -127,7 +129,7 @@ def segment(
     card = chosen.cards[0]
     if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:
         # Of several bundles, or of other options than the card's, nobody measured the masks.
-        summary["measured"] = card.get("measured")
+        summary = dataclasses.replace(summary, facts={"measured": card.get("measured")})
         say(f"score: {modelcard.quality(card)}")
     if "intended_use" in card:
         say(f"score: {card['intended_use']}")
@@ -154,6 +156,6 @@ def submit(options: SubmitOptions) -> Summary:
     cohort = selected(options.cohort, options.selection)
     places = storage.absolute(options.predictions), storage.absolute(options.archive)
     summary = submission.submit(cohort, *places, release=options.selection.release)
-    for note in summary["notes"]:
+    for note in summary.notes:
         say(f"submit: {note}")
     return summary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -14,10 +14,20 @@ from ray_brats.commands.arguments import (
     Length,
     RecipeChoice,
     RunArgument,
-    Summary,
 )
-from ray_brats.files import storage
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import silenced
+
+if TYPE_CHECKING:
+    from ray_brats.training.run import TrainSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary(Summary):
+    """What exporting left."""
+
+    bundle: str = field(metadata=ledger.PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,7 @@ class TrainOptions:
     """A worker that makes no step for so long is ended and started again."""
 
 
-def train(options: TrainOptions) -> Summary:
+def train(options: TrainOptions) -> TrainSummary:
     """Train a network, data-parallel, and export the best checkpoint as RUN/bundle."""
     from ray_brats.training.data import read_dataset
 
@@ -92,4 +102,4 @@ def export(options: ExportOptions) -> Summary:
         from ray_brats.training import export as stage
 
     card = stage.export_run(source, target, put=folders.put, slim=options.slim)
-    return {"bundle": target, "measured": card["measured"], "failures": []}
+    return ExportSummary(bundle=target, facts={"measured": card["measured"]})

@@ -9,30 +9,31 @@ import rich.box
 import rich.console
 import rich.table
 
+from ray_brats.files.ledger import CaseRow, Summary
 
-def print_summary(summary: Mapping[str, Any]) -> None:
+
+def print_summary(summary: Summary) -> None:
     """Print what a command did as tables, on standard output."""
     # Names and reasons come from files: brackets in them are no markup.
     console = _Console(markup=False, emoji=False)
-    if "cases" in summary and isinstance(summary["cases"], list):
-        console.print(_case_table(summary["cases"]))
-    elif "checks" in summary:
-        console.print(_check_table(summary["checks"]))
-    elif summary["failures"]:
-        console.print(_case_table(summary["failures"]))
-    for line in summary.get("lines", ()):
+    if summary.cases is not None:
+        console.print(_case_table(summary.cases))
+    elif summary.checks is not None:
+        console.print(_check_table(summary.checks))
+    elif summary.failures:
+        console.print(_case_table(summary.failures))
+    for line in summary.lines or ():
         console.print(line, soft_wrap=True, highlight=False)
-    if summary.get("counts"):
-        counted = ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
+    if summary.counts:
+        counted = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
         console.print(f"cases: {counted}")
-    if summary.get("summary"):
-        console.print(_score_table(summary["summary"]))
-        console.print(_original_table(summary))
-    if summary.get("comparison"):
-        console.print(_ranking_table(summary["comparison"]))
-    for name in ("dataset", "run", "bundle", "predictions", "report", "picture", "submission"):
-        if isinstance(summary.get(name), str):
-            console.print(f"{name}: {summary[name]}", soft_wrap=True)
+    if summary.summary:
+        console.print(_score_table(summary.summary))
+        console.print(_original_table(summary.summary, summary.original_soft_on_crops))
+    if summary.comparison:
+        console.print(_ranking_table(summary.comparison))
+    for name, uri in summary.places().items():
+        console.print(f"{name}: {uri}", soft_wrap=True)
 
 
 class _Console(rich.console.Console):
@@ -48,11 +49,10 @@ def _table(title: str, columns: Sequence[str]) -> rich.table.Table:
     return table
 
 
-def _case_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+def _case_table(rows: Sequence[CaseRow]) -> rich.table.Table:
     table = _table("", ("case", "status", "file", "reason"))
     for row in rows:
-        file = str(row.get("file") or "").rsplit("/", 1)[-1]
-        table.add_row(row["case_id"], row["status"], file, row.get("reason") or "")
+        table.add_row(row.case_id, row.status, row.file.rsplit("/", 1)[-1], row.reason)
     return table
 
 
@@ -108,13 +108,14 @@ ORIGINAL_TITLES = {
 }
 
 
-def _original_table(summary: Mapping[str, Any]) -> rich.table.Table:
+def _original_table(
+    summary: Mapping[str, Any], soft: Mapping[str, float] | None
+) -> rich.table.Table:
     table = _table("the original project's figures", ("figure", "hard masks, native grid"))
-    soft = summary.get("original_soft_on_crops")
     if soft:
         table.add_column("probabilities, crops")
     for name, title in ORIGINAL_TITLES.items():
-        value = summary["summary"]["original"][name]
+        value = summary["original"][name]
         cells = [value, soft[name]] if soft else [value]
         table.add_row(title, *(_number(cell, 4) for cell in cells))
     return table

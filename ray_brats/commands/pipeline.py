@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -20,12 +20,25 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     ReleaseOption,
     Rules,
-    Summary,
     with_splits,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Summary):
+    """What all stages did, each with its own summary."""
+
+    out: str
+    preprocess: Summary
+    train: Summary
+    score: Summary | None = field(default=None, metadata=ledger.OPTIONAL)
+    evaluate: Summary | None = field(default=None, metadata=ledger.OPTIONAL)
+    report: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
+    picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +65,7 @@ class RunOptions:
     """Decides the split, the initial weights and everything drawn."""
 
 
-def run(options: RunOptions) -> Summary:
+def run(options: RunOptions) -> RunSummary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
@@ -66,6 +79,7 @@ def run(options: RunOptions) -> Summary:
     from ray_brats.engine import capacity, cluster
     from ray_brats.model import card
     from ray_brats.stages import train as training
+    from ray_brats.stages.evaluate import Options
     from ray_brats.training import log
     from ray_brats.training.data import read_dataset
 
@@ -78,37 +92,39 @@ def run(options: RunOptions) -> Summary:
         trained = training.train(
             data, run_uri, recipe, cluster=resources, workers=workers, existing="resume"
         )
-        summary: Summary = {
-            "out": out,
-            "counts": prepared["counts"],
-            "preprocess": prepared,
-            "train": trained,
-            "failures": prepared["failures"],
-        }
+        summary = RunSummary(
+            out=out,
+            counts=prepared.counts,
+            preprocess=prepared,
+            train=trained,
+            failures=prepared.failures,
+        )
         held_out = _held_out(cohort)
         if not held_out.cases:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
-        chosen = card.choose([trained["bundle"]])
+        chosen = card.choose([trained.bundle])
         scored = masks.segment(held_out, predictions, chosen, resources, release=release)
         evaluated = reports.measure(
             predictions,
             held_out,
             report,
-            release=release,
-            rules=options.rules,
+            Options(
+                release=release,
+                rules=options.rules,
+                raw_3_is_enhancing=recipe.preprocess.raw_3_is_enhancing,
+            ),
             training=log.read(run_uri),
-            raw_3_is_enhancing=recipe.preprocess.raw_3_is_enhancing,
         )
-    return {
-        **summary,
-        "score": scored,
-        "evaluate": evaluated,
-        "report": evaluated["report"],
-        "summary": evaluated["summary"],
-        "original_soft_on_crops": trained["validation"].get("original_soft_on_crops"),
-        "failures": _once_each(prepared, scored, evaluated),
-    }
+    return dataclasses.replace(
+        summary,
+        score=scored,
+        evaluate=evaluated,
+        report=evaluated.report,
+        summary=evaluated.summary,
+        original_soft_on_crops=trained.validation.get("original_soft_on_crops"),
+        failures=_once_each(prepared, scored, evaluated),
+    )
 
 
 def _held_out(cohort: Cohort) -> Cohort:
@@ -117,14 +133,12 @@ def _held_out(cohort: Cohort) -> Cohort:
     return dataclasses.replace(cohort, cases=cases, rejected=())
 
 
-def _once_each(*stages: Summary) -> list[dict[str, Any]]:
+def _once_each(*stages: Summary) -> list[CaseRow]:
     """The first failure of each case, over all stages."""
-    from ray_brats.files import ledger
-
-    failures: dict[str, dict[str, Any]] = {}
+    failures: dict[str, CaseRow] = {}
     for stage in stages:
-        for row in stage["failures"]:
-            failures.setdefault(row["case_id"], row)
+        for row in stage.failures:
+            failures.setdefault(row.case_id, row)
     return ledger.in_order(failures.values())
 
 
@@ -146,7 +160,7 @@ class DemoOptions:
     """Decides the phantoms, the split, the initial weights and everything drawn."""
 
 
-def demo(options: DemoOptions) -> Summary:
+def demo(options: DemoOptions) -> RunSummary:
     """Run every stage on a phantom cohort that is made on the spot."""
     if options.cases < 2:
         raise UsageError(
@@ -157,7 +171,6 @@ def demo(options: DemoOptions) -> Summary:
     if storage.is_remote(options.out):
         raise UsageError(f"--out {options.out}: the phantom cohort is written to a local folder")
     from ray_brats.cases import phantom
-    from ray_brats.files import ledger
     from ray_brats.model.predictions import mask_name
 
     out = Path(options.out)
@@ -183,4 +196,4 @@ def demo(options: DemoOptions) -> Summary:
     reports.show(
         reports.ShowOptions(case=str(folder / pictured), picture=str(picture), prediction=str(mask))
     )
-    return {**summary, "picture": str(picture.absolute())}
+    return dataclasses.replace(summary, picture=str(picture.absolute()))

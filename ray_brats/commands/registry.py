@@ -21,9 +21,10 @@ from ray_brats.commands import (
     services,
 )
 from ray_brats.commands import info as installation
-from ray_brats.commands.arguments import JsonOutput, Output, Summary
+from ray_brats.commands.arguments import JsonOutput, Output
 from ray_brats.commands.output import print_summary
 from ray_brats.commands.preflight import doctor, plan
+from ray_brats.files.ledger import Summary
 
 
 @dataclass(frozen=True, kw_only=True)

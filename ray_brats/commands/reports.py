@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -16,13 +17,16 @@ from ray_brats.commands.arguments import (
     ReportArgument,
     Rules,
     Selection,
-    Summary,
     one_case,
     selected,
 )
 from ray_brats.errors import CaseError, CaseRejected, UsageError
-from ray_brats.files import storage
+from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import say_done
+
+if TYPE_CHECKING:
+    from ray_brats.stages.evaluate import EvaluateSummary, Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ def evaluate(options: EvaluateOptions) -> Summary:
     target = storage.absolute(options.report)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
+    from ray_brats.stages.evaluate import Options
 
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
@@ -64,20 +69,36 @@ def evaluate(options: EvaluateOptions) -> Summary:
             storage.absolute(options.predictions),
             cohort,
             target,
-            release=options.selection.release,
-            rules=options.rules,
+            Options(release=options.selection.release, rules=options.rules),
             against=[storage.absolute(uri) for uri in options.against],
             training=training,
         )
 
 
-def measure(predictions: str, cohort: Cohort, report: str, **options: Any) -> Summary:
+def measure(
+    predictions: str,
+    cohort: Cohort,
+    report: str,
+    options: Options,
+    *,
+    against: Sequence[str] = (),
+    training: Sequence[Mapping[str, Any]] = (),
+) -> EvaluateSummary:
     """`evaluate` for a cohort that is found already, inside a running Ray."""
     from ray_brats.stages import evaluate as stage
 
-    summary = stage.evaluate(predictions, cohort, report, **options)
+    summary = stage.evaluate(
+        predictions, cohort, report, options=options, against=against, training=training
+    )
     say_done("evaluate", summary)
     return summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSummary(Summary):
+    """What drawing a case left."""
+
+    picture: str = field(metadata=ledger.PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +136,7 @@ def show(options: ShowOptions) -> Summary:
         draw(case, options)
     except CaseError as error:
         raise UsageError(str(error)) from error
-    return {"picture": picture, "case_id": case.case_id, "failures": []}
+    return PictureSummary(picture=picture, facts={"case_id": case.case_id})
 
 
 def draw(case: Case, options: ShowOptions) -> None:

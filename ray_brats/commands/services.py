@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_brats.commands.arguments import CountOption, FileOption, Inference, Summary
+from ray_brats.commands.arguments import CountOption, FileOption, Inference
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import say
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def serve(options: ServeArguments) -> Summary:
                 pass
             say(f"serve: draining, up to {settings.drain_seconds:g} s")
     say("serve: drained and stopped; jobs that were not finished go on at the next start")
-    return {"url": url, "models": sorted(settings.models), "failures": []}
+    return Summary(facts={"url": url, "models": sorted(settings.models)})
 
 
 def _settings(options: ServeArguments) -> ServeOptions:
@@ -171,7 +172,7 @@ def key(options: KeyOptions) -> Summary:
     line = access.line_of(name, secret)
     storage.write_bytes(storage.absolute(file), f"{lines}{line}\n".encode())
     say(f"the key of {name}, told only now: {secret}")
-    return {"key": secret, "name": name, "failures": []}
+    return Summary(facts={"key": secret, "name": name})
 
 
 def named(

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ray.experimental import internal_kv
 
 from ray_brats.files import ledger, retry
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ def run(batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]) -> d
                 row = retry.complete(
                     item, lambda item: task(item, *arguments), earlier=earlier, timed=frame.timed
                 )
-        rows.append(json.dumps(row))
+        rows.append(json.dumps(row.as_json()))
     # Kept until the driver clears it: a node can still die with this block's rows.
     note.write({"number": len(work), "attempts": 0})
     alarm.remove()
     return {"row": rows}
 
 
-def _given_up(item: Work, deaths: int, frame: Frame, *, too_long: bool) -> Row | None:
+def _given_up(item: Work, deaths: int, frame: Frame, *, too_long: bool) -> CaseRow | None:
     """The row of a case that took its process with it too often, or by taking too long."""
     if too_long:
         reason = f"took longer than {frame.limit_seconds:g} s and was stopped"
@@ -83,12 +83,9 @@ def _given_up(item: Work, deaths: int, frame: Frame, *, too_long: bool) -> Row |
         reason = f"its process died {deaths} times: out of memory, or a crash in native code"
     else:
         return None
-    row = _error_row(item.case_id, reason) | ({"attempts": deaths} if frame.timed else {})
+    attempts = deaths if frame.timed else None
+    row = CaseRow(case_id=item.case_id, status="error", reason=reason, attempts=attempts)
     return retry.give_up(item, row)
-
-
-def _error_row(case_id: str, reason: str) -> Row:
-    return {"case_id": case_id, "status": "error", "reason": reason, "file": ""}
 
 
 class Alarm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import re
@@ -16,8 +17,7 @@ import ray.exceptions
 
 from ray_brats.engine import blocks, cluster
 from ray_brats.errors import RayBratsError, StageFailed
-from ray_brats.files import ledger
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.progress import Progress, say
 
 MAX_BLOCKS = 1024
@@ -36,7 +36,7 @@ def map_cases(
     arguments: Sequence[Any] = (),
     limit_seconds: float = LIMIT_SECONDS,
     timed: bool = False,
-) -> list[Row]:
+) -> list[CaseRow]:
     """Run a task over cases with Ray Data: rows come back as cases finish.
 
     A case a block; only beyond `MAX_BLOCKS` cases do several share one. What can pass is tried
@@ -62,13 +62,13 @@ def map_cases(
     """
     if not work:
         return []
-    results: dict[str, Row] = {}
+    results: dict[str, CaseRow] = {}
     options = _stated(title, len(work), options, actors)
     frame = blocks.Frame(session=uuid.uuid4().hex, limit_seconds=limit_seconds, timed=timed)
     with Progress(title, len(work)) as progress, stopped_by_ray(title):
         for row in stream_cases(work, task, frame, options, actors, arguments):
-            results[row["case_id"]] = row
-            remark = "" if row["status"] == "ok" else f"{row['case_id']}: {row['status']}"
+            results[row.case_id] = row
+            remark = "" if row.status == "ok" else f"{row.case_id}: {row.status}"
             progress.update(len(results), note=remark)
     return [results[item.case_id] for item in work]
 
@@ -80,7 +80,7 @@ def stream_cases(
     options: Mapping[str, Any],
     actors: int | None = None,
     arguments: Sequence[Any] = (),
-) -> Iterator[Row]:
+) -> Iterator[CaseRow]:
     """The rows of `map_cases` as blocks of cases finish; says nothing."""
     quiet_data()
     size = math.ceil(len(work) / MAX_BLOCKS)
@@ -96,7 +96,7 @@ def stream_cases(
         done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
     try:
         for item in done.iter_rows():
-            yield ledger.parse_row(item["row"])
+            yield CaseRow.from_json(json.loads(item["row"]))
     finally:
         blocks.forget_notes(frame.session)
 

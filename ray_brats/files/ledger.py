@@ -1,4 +1,4 @@
-"""One row a case: Parquet tables, and the sidecars that say what is finished.
+"""One row a case: tables, the sidecars that say what is finished, and summaries of both.
 
 A sidecar stands beside each case's output and is written after it. It holds the key of
 everything the output depends on (input etags, options, stage version); an equal key and all
@@ -11,27 +11,146 @@ import dataclasses
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_brats.errors import ArtefactError
 from ray_brats.files import local, storage
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Row = dict[str, Any]
+"""Column to value, as tables and JSON hold it."""
 RETRIED = ("error",)
 """Statuses that are tried again although nothing changed."""
 
 
-def write_table(
-    uri: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseRow:
+    """What became of one case."""
+
+    case_id: str
+    status: str = "ok"
+    """`ok`, `rejected`, `filtered` or `error`; see `errors`."""
+    reason: str = ""
+    file: str = ""
+    """URI or name of the file at fault, where a single one is."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Column to value of the stage's own columns."""
+    attempts: int | None = None
+    seconds: float | None = None
+    """What the case took, where that is kept."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the case is lost; what a recipe's own rule leaves out is not."""
+        return self.status in ("rejected", "error")
+
+    def get(self, column: str) -> Any:
+        """The value in a column, or None."""
+        return getattr(self, column) if column in _OWN_COLUMNS else self.facts.get(column)
+
+    def as_json(self) -> Row:
+        """One flat object; `from_json` is the inverse."""
+        row: Row = {name: getattr(self, name) for name in _ALWAYS} | dict(self.facts)
+        effort = {name: getattr(self, name) for name in _EFFORT}
+        return row | {name: value for name, value in effort.items() if value is not None}
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> CaseRow:
+        """A row; names and words are kept once for all rows, in half the memory."""
+        values = {
+            sys.intern(name): sys.intern(value) if isinstance(value, str) else value
+            for name, value in row.items()
+        }
+        own: Row = {name: values.pop(name) for name in _OWN_COLUMNS if name in values}
+        return CaseRow(**own, facts=values)
+
+
+_ALWAYS, _EFFORT = ("case_id", "status", "reason", "file"), ("attempts", "seconds")
+_OWN_COLUMNS = (*_ALWAYS, *_EFFORT)
+
+
+OPTIONAL = {"optional": True}
+"""Metadata of a field that the JSON of a `Summary` leaves out where it is None."""
+PLACE = {"place": True}
+"""Metadata of a field that says where something was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a command did; subclasses have what others ask them for, or where they wrote to.
+
+    The fields here are those that are shown to people.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Name to JSON value of what only the JSON tells."""
+    cases: Sequence[CaseRow] | None = field(default=None, metadata=OPTIONAL)
+    checks: Sequence[Mapping[str, str]] | None = field(default=None, metadata=OPTIONAL)
+    lines: Sequence[str] | None = field(default=None, metadata=OPTIONAL)
+    counts: Mapping[str, int] | None = field(default=None, metadata=OPTIONAL)
+    """Status to number of cases."""
+    summary: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
+    """Content of `summary.json`."""
+    original_soft_on_crops: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
+    """The original project's figures, of probabilities."""
+    comparison: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
+    """Content of `comparison.json`."""
+    all_or_nothing: bool | None = field(default=None, metadata=OPTIONAL)
+    """Whether no failure may be allowed."""
+    failures: Sequence[CaseRow] = ()
+
+    def places(self) -> dict[str, str]:
+        """Name to URI of what was written."""
+        values = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.metadata.get("place")
+        }
+        return {name: uri for name, uri in values.items() if uri is not None}
+
+    def as_json(self) -> Row:
+        """One object: what the subclass adds comes first, `failures` last."""
+        common = [item.name for item in dataclasses.fields(Summary)]
+        told: Row = {}
+        for item in sorted(dataclasses.fields(self), key=lambda item: item.name in common):
+            value = getattr(self, item.name)
+            if item.name == "facts":
+                told |= value
+            elif value is not None or not item.metadata.get("optional"):
+                told[item.name] = _as_json(value)
+        return told
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, CaseRow | Summary):
+        return value.as_json()
+    return list(map(_as_json, value)) if isinstance(value, list | tuple) else value
+
+
+# --- tables ----------------------------------------------------------------------------
+
+
+class HasColumns(Protocol):
+    """What a table takes as a row: a mapping or a `CaseRow`."""
+
+    def get(self, column: str, /) -> Any:
+        """The value in a column, or None."""
+        ...
+
+
+def write_table(uri: str, rows: Sequence[HasColumns], columns: Mapping[str, pa.DataType]) -> None:
     """Write rows as Parquet with exactly these columns; absent values are null."""
+    # In here, for rows and summaries do without, and it takes long to load.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     data = {name: [row.get(name) for row in rows] for name in columns}
     buffer = io.BytesIO()
     pq.write_table(pa.table(data, schema=pa.schema(list(columns.items()))), buffer)
@@ -45,6 +164,9 @@ def read_table(uri: str, *, required: Iterable[str] = ()) -> list[Row]:
         FileNotFoundError: there is none.
         ArtefactError: the file is damaged, or lacks a required column.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     content = storage.read_bytes(uri)
     try:
         # With threads, a process that ends soon afterwards aborts (pyarrow 26).
@@ -60,6 +182,9 @@ def read_table(uri: str, *, required: Iterable[str] = ()) -> list[Row]:
         )
     rows: list[Row] = table.to_pylist()
     return rows
+
+
+# --- what is done, and what is left to do ----------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,73 +223,65 @@ class Work:
         return Work(**{**row, **nested})
 
 
-def parse_row(text: str) -> Row:
-    """A row from JSON; names and words are kept once for all rows, in half the memory."""
-    return {
-        sys.intern(name): sys.intern(value) if isinstance(value, str) else value
-        for name, value in json.loads(text).items()
-    }
-
-
-def finish(sidecar_uri: str, key: str, row: Row, files: Sequence[str]) -> None:
+def finish(item: Work, row: CaseRow, files: Sequence[str]) -> None:
     """Write the sidecar, after the files that it vouches for.
 
     Their sizes stand in it: a file that a loss of power cut short does not count as finished.
     """
-    folder = storage.parent_of(sidecar_uri)
-    sizes = {name: storage.local_size(storage.join(folder, name)) for name in files}
-    storage.write_json(sidecar_uri, {"key": key, "row": row, "files": sizes}, synced=False)
+    sizes = {name: storage.local_size(storage.join(item.folder, name)) for name in files}
+    sidecar = {"key": item.key, "row": row.as_json(), "files": sizes}
+    storage.write_json(item.sidecar_uri, sidecar, synced=False)
 
 
-def finished_row(item: Work) -> Row | None:
+def finished_row(item: Work) -> CaseRow | None:
     """The row in the sidecar of this very work, or None where it is not done."""
     sidecar = storage.read_json_or_none(item.sidecar_uri)
-    return sidecar["row"] if sidecar and sidecar.get("key") == item.key else None
+    if not sidecar or sidecar.get("key") != item.key:
+        return None
+    return CaseRow.from_json(sidecar["row"])
 
 
-def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[Row], list[Work]]:
+def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[CaseRow], list[Work]]:
     """Rows of the finished cases, and the work left to do; one listing of the output.
 
     What a killed process left half-written is removed.
     """
-    there = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
+    sizes = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
     if not storage.is_remote(output_uri):
-        local.remove_remains(Path(uri) for uri in there)
-    candidates = [item for item in work if item.sidecar_uri in there]
+        local.remove_remains(Path(uri) for uri in sizes)
+    candidates = [item for item in work if item.sidecar_uri in sizes]
     with ThreadPoolExecutor(16) as pool:
         sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
         rows = {
-            item.case_id: sidecar["row"]
+            item.case_id: CaseRow.from_json(sidecar["row"])
             for item, sidecar in zip(candidates, sidecars, strict=True)
-            if sidecar and _holds(sidecar, item, there)
+            if sidecar and _holds(sidecar, item, sizes)
         }
-    todo = [_with_stale(item, there) for item in work if item.case_id not in rows]
+    todo = [_with_stale(item, sizes) for item in work if item.case_id not in rows]
     return list(rows.values()), todo
 
 
-def _with_stale(item: Work, there: Mapping[str, int]) -> Work:
+def _with_stale(item: Work, sizes: Mapping[str, int]) -> Work:
     names = (storage.name_of(item.sidecar_uri), *item.outputs)
-    stale = tuple(name for name in names if storage.join(item.folder, name) in there)
+    stale = tuple(name for name in names if storage.join(item.folder, name) in sizes)
     return dataclasses.replace(item, stale=stale) if stale else item
 
 
-def _holds(sidecar: Mapping[str, Any], item: Work, there: Mapping[str, int]) -> bool:
+def _holds(sidecar: Mapping[str, Any], item: Work, sizes: Mapping[str, int]) -> bool:
+    """Whether a sidecar is of this work, and the files of `sizes` are as it says."""
     if sidecar.get("key") != item.key:
         return False
     if sidecar["row"].get("status") in RETRIED or not isinstance(sidecar["files"], dict):
         return False
-    sizes = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
-    return all(uri in there and size in (None, there[uri]) for uri, size in sizes.items())
+    told = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
+    return all(uri in sizes and size in (None, sizes[uri]) for uri, size in told.items())
 
 
-def in_order(rows: Iterable[Row]) -> list[Row]:
+def in_order(rows: Iterable[CaseRow]) -> list[CaseRow]:
     """Rows sorted by case, so that equal work gives equal tables."""
-    return sorted(rows, key=lambda row: row["case_id"])
+    return sorted(rows, key=lambda row: row.case_id)
 
 
-def counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def counts(rows: Iterable[CaseRow]) -> dict[str, int]:
     """How many rows have each status, by name."""
-    found: dict[str, int] = {}
-    for row in rows:
-        found[row["status"]] = found.get(row["status"], 0) + 1
-    return dict(sorted(found.items()))
+    return dict(sorted(Counter(row.status for row in rows).items()))

@@ -9,17 +9,20 @@ a death at any moment leaves nothing that looks finished.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ray_brats.errors import CaseError, CaseFailed, CaseGivenUp
 from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 
-Task = Callable[[Work], tuple[dict[str, Any], list[str]]]
-"""From the work to facts for the row of an `ok` case, and the names of the files written."""
+Task = Callable[[Work], tuple[CaseRow, Sequence[str]]]
+"""From the work to the row of the case, and the names of the files written."""
+T = TypeVar("T")
 
 PAUSES_SECONDS = (1.0, 5.0)
 """Before the second and the third attempt."""
@@ -30,7 +33,55 @@ _LASTING_ERRNO = frozenset(
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-def complete(item: Work, task: Task, *, earlier: int = 0, timed: bool = False) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a case has taken so far."""
+
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(attempts=self.attempts + other.attempts, seconds=self.seconds + other.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried(Generic[T]):
+    """How it ended: with a result, or with the last error."""
+
+    result: T | None = None
+    error: Exception | None = None
+    effort: Effort
+
+
+def patiently(do: Callable[[int], T], *, earlier: int = 0) -> Tried[T]:
+    """Do it, again where it may pass; no `Exception` gets out.
+
+    Args:
+        do: gets the number of the attempt, which is `MAX_ATTEMPTS` at most.
+        earlier: attempts whose process died.
+    """
+    began, attempt = time.monotonic(), earlier
+    while True:
+        attempt += 1
+        result, error = None, None
+        try:
+            result = do(attempt)
+        except Exception as raised:  # noqa: BLE001 - one case must never end the cohort
+            error = raised
+        if error is None or attempt >= MAX_ATTEMPTS or not may_pass(error):
+            effort = Effort(attempts=attempt, seconds=time.monotonic() - began)
+            return Tried(result=result, error=error, effort=effort)
+        time.sleep(PAUSES_SECONDS[attempt - 1])
+
+
+def complete(
+    item: Work,
+    task: Task,
+    *,
+    earlier: int = 0,
+    timed: bool = False,
+    spent: Effort = Effort(),
+) -> CaseRow:
     """Do one case and write its sidecar; never raises an `Exception`.
 
     Args:
@@ -38,41 +89,42 @@ def complete(item: Work, task: Task, *, earlier: int = 0, timed: bool = False) -
         task: does it; its exceptions become the row's status and reason.
         earlier: attempts whose process died.
         timed: put `attempts` and `seconds` into the row, and so into the sidecar.
-
-    Returns:
-        `case_id`, `status`, `reason`, `file` and the task's facts.
+        spent: on the case before, and part of these.
     """
     began = time.monotonic()
-    attempt = earlier
-    while True:
-        attempt += 1
-        try:
-            facts, files = _cleared(item, task)
-            row: Row = {"case_id": item.case_id, "status": "ok", "reason": "", "file": "", **facts}
-            row |= _effort(attempt, began) if timed else {}
-            ledger.finish(item.sidecar_uri, item.key, row, files)
-            return row
-        except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-            if attempt >= MAX_ATTEMPTS or not may_pass(error):
-                row = {"case_id": item.case_id, **failure(error)}
-                return give_up(item, row | (_effort(attempt, began) if timed else {}))
-        time.sleep(PAUSES_SECONDS[attempt - 1])
+
+    def once(attempt: int) -> CaseRow:
+        clear(item)
+        row, files = task(item)
+        if timed:
+            effort = Effort(attempts=attempt, seconds=time.monotonic() - began)
+            row = with_effort(row, spent + effort)
+        ledger.finish(item, row, files)
+        return row
+
+    tried = patiently(once, earlier=earlier)
+    if tried.result is not None:
+        return tried.result
+    assert tried.error is not None
+    row = failed_row(item.case_id, tried.error)
+    return give_up(item, with_effort(row, spent + tried.effort) if timed else row)
 
 
-def _cleared(item: Work, task: Task) -> tuple[dict[str, Any], list[str]]:
+def with_effort(row: CaseRow, effort: Effort) -> CaseRow:
+    """The row with what the case took."""
+    return dataclasses.replace(row, attempts=effort.attempts, seconds=round(effort.seconds, 3))
+
+
+def clear(item: Work) -> None:
+    """Remove what an earlier version of the case left."""
     for name in item.stale:
         storage.delete(storage.join(item.folder, name))
-    return task(item)
 
 
-def _effort(attempts: int, began: float) -> Row:
-    return {"attempts": attempts, "seconds": round(time.monotonic() - began, 3)}
-
-
-def give_up(item: Work, row: Row) -> Row:
+def give_up(item: Work, row: CaseRow) -> CaseRow:
     """The row of a case that cannot be done now, with its sidecar where that can be written."""
     with contextlib.suppress(OSError):
-        ledger.finish(item.sidecar_uri, item.key, row, [])
+        ledger.finish(item, row, [])
     return row
 
 
@@ -84,9 +136,10 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, CaseFailed) and not isinstance(error, CaseGivenUp)
 
 
-def failure(error: Exception) -> Row:
-    """Status, reason and file of a case that could not be used."""
+def failed_row(case_id: str, error: Exception) -> CaseRow:
+    """The row of a case that could not be used."""
     if isinstance(error, CaseError):
-        return {"status": error.status, "reason": error.reason, "file": error.file}
+        return CaseRow(case_id=case_id, status=error.status, reason=error.reason, file=error.file)
     file = str(error.filename or "") if isinstance(error, OSError) else ""
-    return {"status": "error", "reason": f"{type(error).__name__}: {error}", "file": file}
+    reason = f"{type(error).__name__}: {error}"
+    return CaseRow(case_id=case_id, status="error", reason=reason, file=file)

@@ -12,7 +12,7 @@ goes on where another ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
 from ray_brats.model.predict import STAGE_VERSION, Prediction
@@ -45,6 +45,16 @@ COLUMNS = {
     "seconds": pa.float64(),
     **{column: pa.float64() for column in VOLUMES.values()},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary(Summary):
+    """What scoring a cohort did."""
+
+    predictions: str = field(metadata=ledger.PLACE)
+    release: str
+    processed: int
+    skipped: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,40 +81,38 @@ class Predictions:
             outputs=(mask_name(case.case_id),),
         )
 
-    def split_finished(self, cohort: Cohort) -> tuple[list[Row], list[Work]]:
+    def split_finished(self, cohort: Cohort) -> tuple[list[CaseRow], list[Work]]:
         """Rows of the cases that have their mask, and the work left to do."""
         return ledger.split_finished([self.work_of(case) for case in cohort.cases], self.uri)
 
     def conclude(
-        self, cohort: Cohort, finished: Sequence[Row], done: Sequence[Row]
-    ) -> dict[str, Any]:
+        self, cohort: Cohort, finished: Sequence[CaseRow], done: Sequence[CaseRow]
+    ) -> ScoreSummary:
         """Write the ledger and then `score.json`.
 
         Args:
             cohort: whose rejected rows enter the ledger.
             finished: rows of the cases that were done before.
             done: rows of those that were done now.
-
-        Returns:
-            A summary: `predictions`, `release`, `counts`, `processed`, `skipped`, `failures`.
         """
         rows = ledger.in_order([*finished, *done, *cohort.rejected])
         ledger.write_table(storage.join(self.uri, TABLE), rows, COLUMNS)
+        counts = ledger.counts(rows)
         description = {
             "identity": dict(self.identity),
             "release": self.release,
-            "counts": ledger.counts(rows),
+            "counts": counts,
             "versions": {"ray_brats": ray_brats.__version__},
         }
         storage.write_json(storage.join(self.uri, DESCRIPTION), description)
-        return {
-            "predictions": self.uri,
-            "release": self.release,
-            "counts": description["counts"],
-            "processed": len(done),
-            "skipped": len(finished),
-            "failures": [row for row in rows if row["status"] != "ok"],
-        }
+        return ScoreSummary(
+            predictions=self.uri,
+            release=self.release,
+            counts=counts,
+            processed=len(done),
+            skipped=len(finished),
+            failures=[row for row in rows if row.status != "ok"],
+        )
 
 
 def mask_name(case_id: str) -> str:
@@ -142,7 +150,7 @@ def release_of(item: Work) -> str:
     return release
 
 
-def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[dict[str, Any], list[str]]:
+def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[CaseRow, list[str]]:
     """Write the mask of class indices on the prepared grid; what `put` returns."""
     mask = geometry.to_native(index)
     raw = labels.from_class_index(mask, release_of(item))
@@ -150,10 +158,8 @@ def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[dict[str, Any
     return put(item, encode_mask(raw, geometry), volumes_ml)
 
 
-def put(
-    item: Work, content: bytes, volumes_ml: Mapping[str, float]
-) -> tuple[dict[str, Any], list[str]]:
-    """Write the bytes of a mask; facts for the case's row, and the file's name.
+def put(item: Work, content: bytes, volumes_ml: Mapping[str, float]) -> tuple[CaseRow, list[str]]:
+    """Write the bytes of a mask; the case's row, and the file's name.
 
     Args:
         item: whose mask it is.
@@ -163,4 +169,5 @@ def put(
     name = mask_name(item.case_id)
     # The sidecar vouches for its size.
     storage.write_bytes(storage.join(item.folder, name), content, synced=False)
-    return {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}, [name]
+    facts = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
+    return CaseRow(case_id=item.case_id, facts=facts), [name]

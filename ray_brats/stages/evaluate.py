@@ -12,8 +12,9 @@ report/against/<n>/cases/              the same for each further set of predicti
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +24,8 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import mapping
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files import ledger, retry, storage
+from ray_brats.files.ledger import CaseRow, Row, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
 from ray_brats.metrics import comparison, scores, summary
@@ -39,33 +40,76 @@ TASK_MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
+class Options:
+    """How masks are read, and what is measured."""
+
+    release: str | None = None
+    """Whose labels masks carry, where the cohort's names do not tell."""
+    rules: str = "both"
+    """`legacy`, `lesionwise` or `both`."""
+    raw_3_is_enhancing: bool = False
+    """Whether references have it so; see `labels.to_class_index`."""
+
+    def __post_init__(self) -> None:
+        if self.rules not in scores.RULES:
+            raise UsageError(f"--rules {self.rules}: expected one of {', '.join(scores.RULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSummary(Summary):
+    """What comparing masks with references found."""
+
+    report: str = field(metadata=ledger.PLACE)
+    processed: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """What the task needs: a case and its prediction."""
+
+    case: Case
+    prediction_uri: str | None
+    options: Options
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` is the inverse."""
+        options = dataclasses.asdict(self.options)
+        return {"case": self.case.as_row(), "prediction": self.prediction_uri, **options}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> _Pair:
+        """The pair of a task."""
+        rest = dict(values)
+        case, prediction_uri = Case.from_row(rest.pop("case")), rest.pop("prediction")
+        return _Pair(case=case, prediction_uri=prediction_uri, options=Options(**rest))
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Scored:
     """One set of predictions, scored."""
 
     masks: Mapping[str, FileInfo]
     """By `case_id`; also masks that no selected case asks for."""
     keys: Sequence[str]
-    statuses: Sequence[Row]
-    """A row a case; with `regions`, `labels` and `original` where there is a reference."""
+    cases: Sequence[CaseRow]
+    """Their facts are `regions`, `labels` and `original` where there is a reference."""
     processed: int
 
     def rows(self, kind: str) -> list[Row]:
         """The rows of all cases; `kind` is `regions` or `labels`."""
         return [
-            {"case_id": row["case_id"], **item}
-            for row in self.statuses
-            for item in row.get(kind) or ()
+            {"case_id": row.case_id, **item} for row in self.cases for item in row.get(kind) or ()
         ]
 
-    def with_prediction(self) -> list[Row]:
+    def with_prediction(self) -> list[CaseRow]:
         """The cases that were scored on a mask, not for the want of one."""
-        return [row for row in self.statuses if row.get("original")]
+        return [row for row in self.cases if row.get("original")]
 
-    def failures(self) -> list[Row]:
+    def failures(self) -> list[CaseRow]:
         """The cases that are not as they should be, without scores."""
-        keys = ("case_id", "status", "reason", "file")
-        failed = (row for row in self.statuses if row["status"] != "ok")
-        return [{key: row[key] for key in keys} for row in failed]
+        failed = (row for row in self.cases if row.status != "ok")
+        return [dataclasses.replace(row, facts={}) for row in failed]
 
 
 def evaluate(
@@ -73,31 +117,21 @@ def evaluate(
     cohort: Cohort,
     report_uri: str,
     *,
-    release: str | None = None,
-    rules: str = "both",
+    options: Options = Options(),
     against: Sequence[str] = (),
     training: Sequence[Mapping[str, Any]] = (),
-    raw_3_is_enhancing: bool = False,
-) -> dict[str, Any]:
+) -> EvaluateSummary:
     """Score the prediction of every case that has a reference, and write the report.
 
     Args:
         predictions_uri: holds `<case_id>.nii.gz`; nothing else there is needed.
         cohort: the selected cases.
         report_uri: where the report goes.
-        release: whose labels masks carry, where the cohort's names do not tell.
-        rules: `legacy`, `lesionwise` or `both`.
+        options: how masks are read, and what is measured.
         against: other folders of predictions for the same cases, to compare with.
         training: lines of `scores.jsonl`, for the report's curves.
-        raw_3_is_enhancing: of the references; see `labels.to_class_index`.
-
-    Returns:
-        A summary: `report`, `summary`, `counts`, `processed`, `skipped`, `failures`, and
-        `comparison` where there is one.
     """
-    if rules not in scores.RULES:
-        raise UsageError(f"--rules {rules}: expected one of {', '.join(scores.RULES)}")
-    release = cohort.release_or(release)
+    options = dataclasses.replace(options, release=cohort.release_or(options.release))
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
     # All of them are there before any is scored.
@@ -106,49 +140,40 @@ def evaluate(
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
     sets = {
-        name: _score(found, cohort, folder, release, rules, raw_3_is_enhancing)
+        name: _score(found, cohort, folder, options)
         for name, found, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
     rows = {name: item.rows("regions") for name, item in sets.items()}
-    result: dict[str, Any] = {
-        "report": storage.join(report_uri, "report.html"),
-        "summary": summary.summarise(
-            rows[names[0]], [row["original"] for row in main.with_prediction()]
-        ),
-        "counts": ledger.counts(main.statuses),
-        "processed": sum(item.processed for item in sets.values()),
-        "skipped": sum(len(item.keys) - item.processed for item in sets.values()),
-        "failures": _failures(sets, cohort),
-    }
-    if against:
-        result["comparison"] = comparison.compare(rows)
+    originals = [row.facts["original"] for row in main.with_prediction()]
+    result = EvaluateSummary(
+        report=storage.join(report_uri, "report.html"),
+        summary=summary.summarise(rows[names[0]], originals),
+        counts=ledger.counts(main.cases),
+        processed=sum(item.processed for item in sets.values()),
+        skipped=sum(len(item.keys) - item.processed for item in sets.values()),
+        failures=_failures(sets, cohort),
+        comparison=comparison.compare(rows) if against else None,
+    )
     keys = [item.keys for item in sets.values()]
-    key = jsonform.fingerprint(keys, names, result["failures"], list(training), STAGE_VERSION)
+    failures = [row.as_json() for row in result.failures]
+    key = jsonform.fingerprint(keys, names, failures, list(training), STAGE_VERSION)
     marker = storage.join(report_uri, "evaluate.json")
     current = (storage.read_json_or_none(marker) or {}).get("key") == key
-    if result["processed"] or not current or not _is_whole(report_uri, result):
+    if result.processed or not current or not _is_whole(report_uri, result):
         storage.delete(marker)
         _write_tables(report_uri, main, result)
-        notes = report.notes(release, rules, bool(cohort.rejected))
-        page = _page(main, result, cohort, release, training, notes, raw_3_is_enhancing)
-        storage.write_bytes(result["report"], page.encode())
+        page = _page(main, result, cohort, options, training)
+        storage.write_bytes(result.report, page.encode())
         storage.write_json(marker, {"key": key})
     return result
 
 
 def _score(
-    masks: Mapping[str, FileInfo],
-    cohort: Cohort,
-    folder_uri: str,
-    release: str | None,
-    rules: str,
-    raw_3_is_enhancing: bool,
+    masks: Mapping[str, FileInfo], cohort: Cohort, folder_uri: str, options: Options
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
-    work = [
-        _work(case, masks, folder_uri, release, rules, raw_3_is_enhancing) for case in cohort.cases
-    ]
+    work = [_work(case, masks.get(case.case_id), folder_uri, options) for case in cohort.cases]
     finished, todo = ledger.split_finished(work, folder_uri)
     done = mapping.map_cases(
         todo, measure, title="evaluate", options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES}
@@ -156,85 +181,75 @@ def _score(
     return _Scored(
         masks=masks,
         keys=[item.key for item in work],
-        statuses=ledger.in_order([*finished, *done, *cohort.rejected]),
+        cases=ledger.in_order([*finished, *done, *cohort.rejected]),
         processed=len(done),
     )
 
 
-def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[Row]:
-    """Of the first set; of the others, by name, only what is not the cohort's own fault."""
+def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
+    """Failures of the first set; of the others, by name, those that are not the cohort's own."""
     main, *others = sets.items()
     failures = main[1].failures()
-    unusable = {row["case_id"] for row in cohort.rejected}
+    unusable = {row.case_id for row in cohort.rejected}
     for name, item in others:
-        own = (row for row in item.failures() if row["case_id"] not in unusable)
-        failures += [{**row, "reason": f"{name}: {row['reason']}"} for row in own]
+        own = (row for row in item.failures() if row.case_id not in unusable)
+        failures += [dataclasses.replace(row, reason=f"{name}: {row.reason}") for row in own]
     return failures
 
 
-def _work(
-    case: Case,
-    masks: Mapping[str, FileInfo],
-    folder_uri: str,
-    release: str | None,
-    rules: str,
-    raw_3_is_enhancing: bool,
-) -> Work:
-    prediction = masks.get(case.case_id)
-    reference_etag = case.etags.get(case.segmentation or "", "")
-    files = [prediction.etag if prediction else None, reference_etag]
-    key = jsonform.fingerprint([*files, release, rules, raw_3_is_enhancing, STAGE_VERSION])
-    payload = {
-        "case": case.as_row(),
-        "prediction": prediction.uri if prediction else None,
-        "release": release,
-        "rules": rules,
-        "raw_3_is_enhancing": raw_3_is_enhancing,
-    }
-    sidecar = storage.join(folder_uri, "cases", f"{case.case_id}.json")
-    return Work(case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload)
+def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
+    files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
+    how = [options.release, options.rules, options.raw_3_is_enhancing]
+    pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
+    return Work(
+        case_id=case.case_id,
+        sidecar_uri=storage.join(folder_uri, "cases", f"{case.case_id}.json"),
+        key=jsonform.fingerprint([*files, *how, STAGE_VERSION]),
+        payload=pair.as_json(),
+    )
 
 
-def measure(item: Work) -> tuple[Row, list[str]]:
+def measure(item: Work) -> tuple[CaseRow, list[str]]:
     """The task: all metrics of one case."""
-    case, rules = Case.from_row(item.payload["case"]), item.payload["rules"]
+    pair = _Pair.from_json(item.payload)
+    case, options = pair.case, pair.options
     if case.segmentation is None:
         raise CaseRejected("the case has no reference segmentation to score against")
     geometry = volume.read_header(case.segmentation).geometry
     reference = volume.read_mask(
-        case.segmentation,
-        item.payload["release"],
-        raw_3_is_enhancing=item.payload["raw_3_is_enhancing"],
+        case.segmentation, options.release, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
-    spacing_mm = geometry.spacing_mm
+    how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
     try:
-        prediction = _prediction(item.payload, geometry)
+        prediction = _prediction(pair, geometry)
     except CaseRejected as error:
-        regions = scores.missing_prediction_metrics(reference, spacing_mm, rules=rules)
-        by_label = scores.missing_prediction_label_metrics(reference, spacing_mm, rules=rules)
-        found = {"status": "rejected", "reason": error.reason, "file": error.file}
-        return {**found, "regions": regions, "labels": by_label, "original": None}, []
-    regions, by_label = scores.all_metrics(reference, prediction, spacing_mm, rules=rules)
+        facts: dict[str, Any] = {
+            "regions": scores.missing_prediction_metrics(reference, **how),
+            "labels": scores.missing_prediction_label_metrics(reference, **how),
+            "original": None,
+        }
+        return dataclasses.replace(retry.failed_row(item.case_id, error), facts=facts), []
+    regions, by_label = scores.all_metrics(reference, prediction, **how)
     original = original_figures(reference, prediction)
-    return {"regions": regions, "labels": by_label, "original": original}, []
+    facts = {"regions": regions, "labels": by_label, "original": original}
+    return CaseRow(case_id=item.case_id, facts=facts), []
 
 
-def _prediction(payload: Mapping[str, Any], reference: Geometry) -> LabelMap:
-    uri = payload["prediction"]
-    if uri is None:
+def _prediction(pair: _Pair, reference: Geometry) -> LabelMap:
+    if pair.prediction_uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
-    return volume.read_mask(uri, payload["release"], grid=reference)
+    return volume.read_mask(pair.prediction_uri, pair.options.release, grid=reference)
 
 
-def _is_whole(report_uri: str, result: Mapping[str, Any]) -> bool:
+def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
     """Whether nobody has removed a part of the report."""
     tables = (f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv"))
     names = [*tables, "summary.json", "report.html"]
-    names += ["comparison.json"] if "comparison" in result else []
+    names += ["comparison.json"] if result.comparison else []
     return all(storage.exists(storage.join(report_uri, name)) for name in names)
 
 
-def _write_tables(report_uri: str, main: _Scored, result: Mapping[str, Any]) -> None:
+def _write_tables(report_uri: str, main: _Scored, result: EvaluateSummary) -> None:
     for table, kind, key in (("metrics", "regions", "region"), ("labels", "labels", "label")):
         rows = main.rows(kind)
         columns = {"case_id": pa.string(), key: pa.string()}
@@ -242,40 +257,38 @@ def _write_tables(report_uri: str, main: _Scored, result: Mapping[str, Any]) -> 
         ledger.write_table(storage.join(report_uri, f"{table}.parquet"), rows, columns)
         text = report.metrics_csv(rows, key)
         storage.write_bytes(storage.join(report_uri, f"{table}.csv"), text.encode())
-    storage.write_json(storage.join(report_uri, "summary.json"), result["summary"])
+    storage.write_json(storage.join(report_uri, "summary.json"), result.summary)
     compared = storage.join(report_uri, "comparison.json")
-    if "comparison" in result:
-        storage.write_json(compared, result["comparison"])
+    if result.comparison:
+        storage.write_json(compared, result.comparison)
     else:
         storage.delete(compared)
 
 
 def _page(
     main: _Scored,
-    result: Mapping[str, Any],
+    result: EvaluateSummary,
     cohort: Cohort,
-    release: str | None,
+    options: Options,
     training: Sequence[Mapping[str, Any]],
-    notes: Sequence[str],
-    raw_3_is_enhancing: bool,
 ) -> str:
     pictures = worst_cases.pictures(
-        main.with_prediction(),
+        [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
         {case_id: file.uri for case_id, file in main.masks.items()},
-        release,
-        raw_3_is_enhancing=raw_3_is_enhancing,
+        options.release,
+        raw_3_is_enhancing=options.raw_3_is_enhancing,
     )
     return report.render_html(
         report.Report(
             title="Segmentation report",
             rows=main.rows("regions"),
-            summary=result["summary"],
-            statuses=result["failures"],
+            summary=result.summary or {},
+            statuses=[row.as_json() for row in result.failures],
             pictures=pictures,
             training=training,
             labels=summary.summarise_labels(main.rows("labels")),
-            comparison=result.get("comparison", {}),
-            notes=notes,
+            comparison=result.comparison or {},
+            notes=report.notes(options.release, options.rules, bool(cohort.rejected)),
         )
     )

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
 from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 
@@ -51,6 +52,17 @@ COLUMNS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSummary(Summary):
+    """What preparing a cohort did."""
+
+    dataset: str = field(metadata=ledger.PLACE)
+    processed: int
+    skipped: int
+    notes: Sequence[str]
+    filtered: Sequence[CaseRow]
+
+
 def preprocess(
     cohort: Cohort,
     cases: Sequence[Case],
@@ -59,7 +71,7 @@ def preprocess(
     *,
     keep_filtered: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
-) -> dict[str, Any]:
+) -> PreprocessSummary:
     """Prepare every case that is not prepared yet.
 
     Args:
@@ -69,9 +81,6 @@ def preprocess(
         recipe: whose preprocessing is applied.
         keep_filtered: do not apply the recipe's rule on the labelled share.
         limit_seconds: the longest that a case may take.
-
-    Returns:
-        A summary: `dataset`, `counts` by status, `processed`, `skipped`, `notes`, `failures`.
     """
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
     finished, todo = ledger.split_finished(work, dataset_uri)
@@ -84,9 +93,9 @@ def preprocess(
     )
     facts = {case.case_id: case for case in cases}
     rows = ledger.in_order(
-        [_with_facts(row, facts[row["case_id"]]) for row in [*finished, *done]]
-        + list(cohort.rejected)
+        [_with_facts(row, facts[row.case_id]) for row in [*finished, *done]] + list(cohort.rejected)
     )
+    counts = ledger.counts(rows)
     notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess)]
     description = {
         "recipe": recipe.name,
@@ -95,21 +104,21 @@ def preprocess(
         "release": cohort.release_or(None),
         "stage_version": STAGE_VERSION,
         "versions": {"ray_brats": ray_brats.__version__},
-        "counts": ledger.counts(rows),
+        "counts": counts,
         "notes": notes,
         "fingerprint": _content_fingerprint(rows, recipe.preprocess),
     }
     ledger.write_table(storage.join(dataset_uri, "cases.parquet"), rows, COLUMNS)
     storage.write_json(storage.join(dataset_uri, "dataset.json"), description)
-    return {
-        "dataset": dataset_uri,
-        "counts": description["counts"],
-        "processed": len(done),
-        "skipped": len(finished),
-        "notes": notes,
-        "failures": [row for row in rows if row["status"] in ("rejected", "error")],
-        "filtered": [row for row in rows if row["status"] == "filtered"],
-    }
+    return PreprocessSummary(
+        dataset=dataset_uri,
+        counts=counts,
+        processed=len(done),
+        skipped=len(finished),
+        notes=notes,
+        failures=[row for row in rows if row.is_failure],
+        filtered=[row for row in rows if row.status == "filtered"],
+    )
 
 
 def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
@@ -129,13 +138,13 @@ def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered
     )
 
 
-def prepare(item: Work) -> tuple[Row, list[str]]:
+def prepare(item: Work) -> tuple[CaseRow, list[str]]:
     """The task: read, compute and write the artefacts of one case."""
     options = jsonform.from_json(PreprocessConfig, item.payload["preprocess"])
     prepared = preprocess_case(
         Case.from_row(item.payload["case"]), options, keep_filtered=item.payload["keep_filtered"]
     )
-    facts: Row = {
+    facts: dict[str, Any] = {
         "native_shape_vox": list(prepared.geometry.canonical_shape),
         "shape_vox": list(prepared.image_HWDC.shape[:3]),
     }
@@ -148,7 +157,7 @@ def prepare(item: Work) -> tuple[Row, list[str]]:
     geometry = dataclasses.asdict(prepared.geometry)
     description = {"case_id": item.case_id, **geometry}
     storage.write_json(storage.join(item.folder, "case.json"), description, synced=False)
-    return facts, files
+    return CaseRow(case_id=item.case_id, facts=facts), files
 
 
 def _save(array: npt.NDArray[Any], uri: str) -> str:
@@ -159,9 +168,9 @@ def _save(array: npt.NDArray[Any], uri: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _size_notes(rows: Sequence[Row], options: PreprocessConfig) -> list[str]:
+def _size_notes(rows: Sequence[CaseRow], options: PreprocessConfig) -> list[str]:
     """Says where a fixed crop is not the original's, since the scans have another size."""
-    shapes = [tuple(row["native_shape_vox"]) for row in rows if row.get("native_shape_vox")]
+    shapes = [tuple(row.facts["native_shape_vox"]) for row in rows if row.get("native_shape_vox")]
     others = [shape for shape in shapes if shape != BRATS_SHAPE_VOX]
     if options.crop != "centre" or not others:
         return []
@@ -175,12 +184,13 @@ def _size_notes(rows: Sequence[Row], options: PreprocessConfig) -> list[str]:
     ]
 
 
-def _with_facts(row: Row, case: Case) -> Row:
+def _with_facts(row: CaseRow, case: Case) -> CaseRow:
     """The split and the patient are the cohort's business: they may change without new voxels."""
-    return {**row, "patient_id": case.patient_id, "grade": case.grade, "split": case.split}
+    known = {"patient_id": case.patient_id, "grade": case.grade, "split": case.split}
+    return dataclasses.replace(row, facts={**row.facts, **known})
 
 
-def _content_fingerprint(rows: Sequence[Row], options: PreprocessConfig) -> str:
+def _content_fingerprint(rows: Sequence[CaseRow], options: PreprocessConfig) -> str:
     """Of what training sees: other cases may come, go or be mended without a new run."""
     named = ("case_id", "split", "patient_id", "grade", "image_sha256", "label_sha256")
     seen = [row for row in rows if row.get("label_sha256") and row.get("split") in SEEN]

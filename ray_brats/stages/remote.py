@@ -24,9 +24,9 @@ from ray_brats.cases import preprocess
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
 from ray_brats.files import retry, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model import predictions
-from ray_brats.model.predictions import Predictions
+from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
@@ -98,7 +98,7 @@ def score_through(
     *,
     release: str | None = None,
     workers: int | None = None,
-) -> dict[str, Any]:
+) -> ScoreSummary:
     """Segment every case that is not segmented yet; the summary of `score.score`.
 
     Args:
@@ -118,7 +118,7 @@ def score_through(
     finished, todo = target.split_finished(cohort)
     concurrency = workers or CONCURRENCY
     say(f"score: {len(todo)} case(s) through {remote.client.base_url}, {concurrency} at a time")
-    done: list[Row] = []
+    done: list[CaseRow] = []
     with (
         contextlib.closing(remote.client),
         Progress("score", len(todo)) as progress,
@@ -140,8 +140,8 @@ def score_through(
     return target.conclude(cohort, finished, done)
 
 
-def _segment(remote: Remote, item: Work) -> tuple[dict[str, Any], list[str]]:
-    """One case there and back: facts for its row, and the name of its mask."""
+def _segment(remote: Remote, item: Work) -> tuple[CaseRow, list[str]]:
+    """One case there and back: its row, and the name of its mask."""
     case, config = predictions.case_of(item), remote.recipe.preprocess
     uris = preprocess.files_of(case, config, with_mask=False)
     files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}

@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import ray.data
 
 from ray_brats.cases.case import Cohort
 from ray_brats.engine import blocks, capacity, mapping
 from ray_brats.engine.cluster import Resources
-from ray_brats.files import ledger
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.predict import Predictor
-from ray_brats.model.predictions import Predictions
+from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
 from ray_brats.stages import steps
 from ray_brats.stages.steps import Frame, MakeSegmenter, Parcel
@@ -42,7 +41,7 @@ def score(
     cluster: Resources,
     workers: int | None = None,
     limit_seconds: float = LIMIT_SECONDS,
-) -> dict[str, Any]:
+) -> ScoreSummary:
     """Segment every case that is not segmented yet.
 
     Args:
@@ -52,9 +51,6 @@ def score(
         cluster: what it offers.
         workers: actors; by default one a GPU, else one for two cores.
         limit_seconds: the longest one step may take over a case.
-
-    Returns:
-        The summary of `Predictions.conclude`.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
@@ -71,7 +67,7 @@ def score(
 
 def segment_all(
     work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
-) -> list[Row]:
+) -> list[CaseRow]:
     """A row for every case, in the order they finish."""
     if not work:
         return []
@@ -80,19 +76,19 @@ def segment_all(
         f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
         f"to {held:.0f} GiB, and {read:.0f} GiB a case being read"
     )
-    rows: list[Row] = []
+    rows: list[CaseRow] = []
     failed = 0
     with Progress("score", len(work)) as progress, mapping.stopped_by_ray("score"):
         for row in stream(work, frame, plan, make_segmenter):
             rows.append(row)
-            failed += row["status"] != "ok"
+            failed += row.status != "ok"
             progress.update(len(rows), note=f"{failed} failed" if failed else "")
     return rows
 
 
 def stream(
     work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
-) -> Iterator[Row]:
+) -> Iterator[CaseRow]:
     """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
     first, cheap = 0, False
     put_off: list[Parcel] = []
@@ -101,13 +97,13 @@ def stream(
         chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
         first += len(chunk)
         way = _shared_blocks if cheap else _pipeline
-        spent = []
+        spent: list[float] = []
         for done in way([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
                 continue
-            if done["status"] == "ok":
-                spent.append(done["seconds"])
+            if done.status == "ok" and done.seconds is not None:
+                spent.append(done.seconds)
             yield done
         # What cannot be read costs nothing and says nothing of the others.
         dear = not spent or statistics.fmean(spent) >= CHEAP_SECONDS
@@ -125,7 +121,7 @@ def stream(
 
 def _shared_blocks(
     parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
-) -> Iterator[Row | Parcel]:
+) -> Iterator[CaseRow | Parcel]:
     """Cheap cases: each from its files to its mask in one actor, many to a block."""
     shared = blocks.Frame(
         session=uuid.uuid4().hex,
@@ -140,7 +136,7 @@ def _shared_blocks(
 
 def _pipeline(
     parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
-) -> Iterator[Row | Parcel]:
+) -> Iterator[CaseRow | Parcel]:
     """One Ray Data pipeline: read, segment, write; a case a block.
 
     A row for each case, or its parcel where it was put off.
@@ -159,7 +155,10 @@ def _pipeline(
     )
     try:
         for item in done.iter_rows():
-            yield ledger.parse_row(item["row"]) if item["row"] else steps.resumed(item["parcel"])
+            if item["row"]:
+                yield CaseRow.from_json(json.loads(item["row"]))
+            else:
+                yield steps.resumed(item["parcel"])
     finally:
         blocks.forget_notes(frame.session)
 

@@ -29,8 +29,9 @@ from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import blocks
-from ray_brats.files import ledger, retry, storage
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files import ledger, retry
+from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.files.retry import Effort
 from ray_brats.labels import LabelMap
 from ray_brats.model import predict, predictions
 from ray_brats.recipes.config import PreprocessConfig
@@ -69,10 +70,8 @@ class Parcel:
     array: Array | None = None
     """After reading the prepared image, after segmenting the class indices on the same grid."""
     geometry: Geometry | None = None
-    failure: Row | None = None
-    """`status`, `reason` and `file`, once the case cannot be done."""
-    row: Row | None = None
-    """Of the ledger, once all is done."""
+    row: CaseRow | None = None
+    """The case's end: a failure on its way to the last step, or what that step has done."""
     put_off: bool = False
     """Its process died: this pass leaves it alone."""
     deaths: int = 0
@@ -85,8 +84,7 @@ class Parcel:
         facts: dict[str, Any] = {
             "work": self.work.as_row(),
             "geometry": self.geometry and dataclasses.asdict(self.geometry),
-            "failure": self.failure,
-            "row": self.row,
+            "row": self.row and self.row.as_json(),
             "put_off": self.put_off,
             "deaths": self.deaths,
             "attempts": self.attempts,
@@ -111,11 +109,12 @@ class Parcel:
 def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Parcel:
     dtype, shape = facts.pop("dtype", None), facts.pop("shape", None)
     array = np.frombuffer(voxels.as_buffer(), dtype).reshape(shape) if voxels and dtype else None
-    geometry = facts.pop("geometry")
+    geometry, row = facts.pop("geometry"), facts.pop("row")
     return Parcel(
         work=Work.from_row(facts.pop("work")),
         array=array,
         geometry=geometries.from_json(geometry) if geometry else None,
+        row=CaseRow.from_json(row) if row else None,
         **facts,
     )
 
@@ -156,7 +155,7 @@ def write(batch: pa.Table, frame: Frame) -> pa.Table:
     """
     parcel = _take(batch, frame, "write", _write)
     again = parcel.as_table()["facts"].to_pylist() if parcel.put_off else [""]
-    row = "" if parcel.put_off else json.dumps(parcel.row or _record_failure(parcel))
+    row = "" if parcel.put_off else json.dumps(_recorded(parcel).as_json())
     return pa.table({"row": [row], "parcel": again})
 
 
@@ -170,18 +169,11 @@ def _write(parcel: Parcel) -> Parcel:
     began, item = time.monotonic(), parcel.work
     assert parcel.array is not None
     assert parcel.geometry is not None
-    _clear(item)
-    facts, files = predictions.save(item, parcel.array, parcel.geometry)
-    row: Row = {
-        "case_id": item.case_id,
-        "status": "ok",
-        "reason": "",
-        "file": "",
-        "attempts": parcel.attempts,
-        "seconds": round(parcel.seconds + time.monotonic() - began, 3),
-        **facts,
-    }
-    ledger.finish(item.sidecar_uri, item.key, row, files)
+    retry.clear(item)
+    row, files = predictions.save(item, parcel.array, parcel.geometry)
+    seconds = parcel.seconds + time.monotonic() - began
+    row = retry.with_effort(row, Effort(attempts=parcel.attempts, seconds=seconds))
+    ledger.finish(item, row, files)
     return dataclasses.replace(parcel, row=row, array=None)
 
 
@@ -193,30 +185,22 @@ class Whole:
     ) -> None:
         self._preprocessing, self._segmenter = preprocessing, make_segmenter(threads)
 
-    def __call__(self, item: Work) -> tuple[dict[str, Any], list[str]]:
+    def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
         """From the files of a case to its mask."""
         prepared = predict.read(predictions.case_of(item), self._preprocessing)
         index = self._segmenter.class_index(prepared.image_HWDC)
         return predictions.save(item, index, prepared.geometry)
 
 
-def _record_failure(parcel: Parcel) -> Row:
-    """The row of a case that failed; nothing of an earlier version stays."""
-    item = parcel.work
-    row = {
-        "case_id": item.case_id,
-        **(parcel.failure or {}),
-        "attempts": parcel.attempts,
-        "seconds": round(parcel.seconds, 3),
-    }
+def _recorded(parcel: Parcel) -> CaseRow:
+    """The row of a case; of one that failed nothing of an earlier version stays."""
+    assert parcel.row is not None
+    if parcel.row.status == "ok":
+        return parcel.row
+    effort = Effort(attempts=parcel.attempts, seconds=parcel.seconds)
     with contextlib.suppress(OSError):
-        _clear(item)
-    return retry.give_up(item, row)
-
-
-def _clear(item: Work) -> None:
-    for name in item.stale:
-        storage.delete(storage.join(item.folder, name))
+        retry.clear(parcel.work)
+    return retry.give_up(parcel.work, retry.with_effort(parcel.row, effort))
 
 
 # --- whatever befalls them -------------------------------------------------------------
@@ -225,7 +209,7 @@ def _clear(item: Work) -> None:
 def _take(batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]) -> Parcel:
     """Take the case of a block through one step; a failure passes by."""
     parcel = Parcel.from_table(batch)
-    if parcel.failure or parcel.put_off:
+    if parcel.row or parcel.put_off:
         return parcel
     name = f"{blocks.notes_prefix(frame.session)}{stage}-{parcel.work.case_id}"
     note, alarm = blocks.Note(name), blocks.Alarm(name, frame.limit_seconds)
@@ -255,7 +239,8 @@ def _died(parcel: Parcel, tried: int, limit: str) -> Parcel:
         why = f"its process died {deaths} times: out of memory, or a crash in native code"
     else:
         return dataclasses.replace(known, put_off=True)
-    return dataclasses.replace(known, failure={"status": "error", "reason": why, "file": ""})
+    row = CaseRow(case_id=parcel.work.case_id, status="error", reason=why)
+    return dataclasses.replace(known, row=row)
 
 
 def _patiently(step: Callable[[Parcel], Parcel], parcel: Parcel) -> Parcel:
@@ -268,8 +253,8 @@ def _patiently(step: Callable[[Parcel], Parcel], parcel: Parcel) -> Parcel:
         except Exception as error:  # noqa: BLE001 - one case must never end the cohort
             if pause is None or not retry.may_pass(error):
                 spent = parcel.seconds + time.monotonic() - began
-                failure = retry.failure(error)
-                return dataclasses.replace(parcel, failure=failure, array=None, seconds=spent)
+                row = retry.failed_row(parcel.work.case_id, error)
+                return dataclasses.replace(parcel, row=row, array=None, seconds=spent)
         time.sleep(pause)
         parcel = dataclasses.replace(parcel, attempts=parcel.attempts + 1)
     raise AssertionError("unreachable")

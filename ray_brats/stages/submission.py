@@ -11,13 +11,14 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, field
 
 from ray_brats.cases import naming, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
-from ray_brats.files import storage
+from ray_brats.files import ledger, retry, storage
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.files.local import FileInfo
 from ray_brats.model import predictions
 from ray_brats.model.predictions import mask_name
@@ -28,9 +29,19 @@ SAME_NAMES = {"brats2024": "brats2023"}
 """Releases that name their cases as another one does."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmitSummary(Summary):
+    """What checking the masks found."""
+
+    submission: str | None = field(metadata=ledger.PLACE)
+    """None where a mask has a problem."""
+    release: str
+    notes: Sequence[str]
+
+
 def submit(
     cohort: Cohort, predictions_uri: str, zip_uri: str, *, release: str | None
-) -> dict[str, Any]:
+) -> SubmitSummary:
     """Check every mask against its case, then write the zip; a problem leaves no zip.
 
     Args:
@@ -38,10 +49,6 @@ def submit(
         predictions_uri: holds `<case_id>.nii.gz`.
         zip_uri: where the zip goes.
         release: whose labels the masks carry, where the cohort's names do not tell.
-
-    Returns:
-        A summary: `submission` (None where a mask has a problem: `--max-rejected` allows none),
-        `counts`, `notes`, `failures`.
 
     Raises:
         UsageError: nobody says whose labels these are, the name is no zip's, or no mask is there.
@@ -54,28 +61,28 @@ def submit(
     masks = predictions.find_masks(predictions_uri)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
-    rows = [row for row, _ in checked] + [dict(row) for row in cohort.rejected]
-    failures = [row for row in rows if row["status"] != "ok"]
+    rows = [*(row for row, _ in checked), *cohort.rejected]
+    failures = [row for row in rows if row.status != "ok"]
     if not failures:
-        content = {mask_name(row["case_id"]): mask for row, mask in checked if mask is not None}
+        content = {mask_name(row.case_id): mask for row, mask in checked if mask is not None}
         storage.write_bytes(zip_uri, zip_bytes(content))
-    return {
-        "submission": None if failures else zip_uri,
-        "release": chosen,
-        "all_or_nothing": True,
-        "counts": {"ok": len(rows) - len(failures), "rejected": len(failures)},
-        "notes": _notes(cohort.cases, masks),
-        "failures": failures,
-    }
+    return SubmitSummary(
+        submission=None if failures else zip_uri,
+        release=chosen,
+        all_or_nothing=True,
+        counts={"ok": len(rows) - len(failures), "rejected": len(failures)},
+        notes=_notes(cohort.cases, masks),
+        failures=failures,
+    )
 
 
-def _check(case: Case, predictions_uri: str, release: str) -> tuple[dict[str, str], bytes | None]:
+def _check(case: Case, predictions_uri: str, release: str) -> tuple[CaseRow, bytes | None]:
     """The row of a case, and the bytes of its mask where that may be handed in."""
-    row = {"case_id": case.case_id, "status": "ok", "reason": "", "file": ""}
     try:
-        return row, _valid_mask(case, predictions_uri, release)
+        content = _valid_mask(case, predictions_uri, release)
+        return CaseRow(case_id=case.case_id), content
     except CaseError as error:
-        return {**row, "status": error.status, "reason": error.reason, "file": error.file}, None
+        return retry.failed_row(case.case_id, error), None
 
 
 def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:

@@ -39,7 +39,7 @@ def train(
     workers: int | None = None,
     existing: Existing = "refuse",
     hang_seconds: float = HANG_SECONDS,
-) -> dict[str, Any]:
+) -> run.TrainSummary:
     """Train, then export the best checkpoint to `run/bundle/`.
 
     Args:
@@ -50,9 +50,6 @@ def train(
         workers: training processes, one replica each; by default one a GPU, else two.
         existing: what to do where there is a run already; without one, it is started.
         hang_seconds: a rank that makes no step for so long is ended and started again.
-
-    Returns:
-        A summary: `run`, `bundle`, `step`, `validation`, `skipped`, `failures`.
 
     Raises:
         UsageError: there is a run, and it is another one or is not to be gone on with.
@@ -67,7 +64,7 @@ def train(
     claimed = run.begin(run_uri, run.describe(data, recipe, workers), existing=existing)
     if claimed is None:
         say(f"train: {run_uri} is finished; nothing to do")
-        return {**run.read(run_uri).summary(), "skipped": True}
+        return run.read(run_uri).summary(skipped=True)
     _say_plan(data, recipe, workers, cluster)
     settings = RankSettings(
         recipe=recipe,
@@ -85,7 +82,7 @@ def train(
     claimed.delete_notes()
     parameters = _export(claimed)["parameters"]
     claimed.finish()
-    return {**claimed.run.summary(), "skipped": False, "parameters": parameters}
+    return claimed.run.summary(skipped=False, parameters=parameters)
 
 
 def _say_plan(data: Dataset, recipe: Recipe, workers: int, cluster: Resources) -> None:

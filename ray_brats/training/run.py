@@ -17,13 +17,13 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import ray_brats
 from ray_brats.errors import UsageError
-from ray_brats.files import claims, storage
+from ray_brats.files import claims, ledger, storage
 from ray_brats.files.claims import Attempt
 from ray_brats.model.card import CARD
 from ray_brats.recipes import jsonform
@@ -36,6 +36,21 @@ KEPT_CHECKPOINTS = 3
 """So many of the newest stay, and the best."""
 Existing = Literal["refuse", "resume", "extend"]
 """What to do where the run is there: refuse, go on with it, or also make it longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary(ledger.Summary):
+    """What training left."""
+
+    run: str = field(metadata=ledger.PLACE)
+    bundle: str = field(metadata=ledger.PLACE)
+    step: int
+    """The step of the checkpoint that was exported."""
+    validation: Mapping[str, Any]
+    """Its scores; see `export`."""
+    skipped: bool
+    """Whether the run was finished before."""
+    parameters: int | None = field(default=None, metadata=ledger.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +85,17 @@ class Run:
         """Whether the bundle is there, which comes last."""
         return storage.exists(storage.join(self.bundle_uri, CARD))
 
-    def summary(self) -> dict[str, Any]:
-        """What a finished run gave: `run`, `bundle`, `step`, `validation`, `failures`."""
+    def summary(self, *, skipped: bool, parameters: int | None = None) -> TrainSummary:
+        """What a finished run gave, by the card of its bundle."""
         card = storage.read_json(storage.join(self.bundle_uri, CARD))
-        return {
-            "run": self.uri,
-            "bundle": self.bundle_uri,
-            "step": card["measured"]["step"],
-            "validation": card["measured"]["validation"],
-            "failures": [],
-        }
+        return TrainSummary(
+            run=self.uri,
+            bundle=self.bundle_uri,
+            step=card["measured"]["step"],
+            validation=card["measured"]["validation"],
+            skipped=skipped,
+            parameters=parameters,
+        )
 
 
 def read(run_uri: str) -> Run:

@@ -35,7 +35,7 @@ def test_a_length_is_known_only_of_files_that_were_seen() -> None:
 
 def test_the_row_of_a_rejected_case_can_be_written_down() -> None:
     row = rejection("a", "its folder is odd", os.fsdecode(b"caf\xe9"))
-    assert row == {
+    assert row.as_json() == {
         "case_id": "a",
         "status": "rejected",
         "reason": "its folder is odd",

@@ -87,8 +87,8 @@ def test_two_cases_of_one_name_are_one_rejected_row(tmp_path: Path) -> None:
     found = cohort.find(str(touch(tmp_path, "x/a_t2.nii.gz", "y/a_t2.nii.gz", "b_t2.nii.gz")))
     assert [case.case_id for case in found.cases] == ["b"]
     (row,) = found.rejected
-    assert (row["case_id"], row["status"]) == ("a", "rejected")
-    assert "one name" in row["reason"]
+    assert (row.case_id, row.status) == ("a", "rejected")
+    assert "one name" in row.reason
 
 
 def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats.cases import cohort, inspection, phantom
 from ray_brats.files import storage
+from ray_brats.files.ledger import CaseRow
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
 
@@ -17,7 +18,7 @@ STANDARD = named.get("standard").preprocess
 BASELINE = named.get("baseline").preprocess
 
 
-def look(folder: Path, config: PreprocessConfig = STANDARD, *, deep: bool = False) -> dict:
+def look(folder: Path, config: PreprocessConfig = STANDARD, *, deep: bool = False) -> CaseRow:
     (case,) = cohort.find(str(folder)).cases
     return inspection.check_case(case, config, deep=deep)
 
@@ -35,7 +36,11 @@ def test_a_sound_case_is_judged_by_headers_and_its_mask(
 
     monkeypatch.setattr(storage, "read_bytes", count)
     row = look(one_case)
-    assert (row["status"], row["shape_vox"], row["masked"]) == ("ok", list(SHAPE_VOX), True)
+    assert (row.status, row.facts["shape_vox"], row.facts["masked"]) == (
+        "ok",
+        list(SHAPE_VOX),
+        True,
+    )
     images = [size for name, size in read if "seg" not in name]
     assert sum(images) <= 3 * (16 << 10) + 3 * 4
     assert sum(images) < sum(file_of(one_case, kind).stat().st_size for kind in ("t1ce", "t2"))
@@ -59,15 +64,15 @@ def test_what_preprocessing_would_reject_is_found(
 ) -> None:
     damage(file_of(one_case, kind))  # type: ignore[operator]
     row = look(one_case, deep=deep)
-    assert row["status"] == "rejected"
-    assert reason in row["reason"]
+    assert row.status == "rejected"
+    assert reason in row.reason
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
 def test_the_recipes_own_rule_is_told(one_case: Path, deep: bool) -> None:
     rewrite(file_of(one_case, "seg"), np.zeros_like)
-    assert look(one_case, BASELINE, deep=deep)["status"] == "filtered"
-    assert look(one_case, STANDARD, deep=deep)["status"] == "ok"
+    assert look(one_case, BASELINE, deep=deep).status == "filtered"
+    assert look(one_case, STANDARD, deep=deep).status == "ok"
 
 
 def test_voxels_are_read_only_when_asked_for(one_case: Path) -> None:
@@ -75,9 +80,9 @@ def test_voxels_are_read_only_when_asked_for(one_case: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(bytes(content))
-    assert look(one_case)["status"] == "ok"
+    assert look(one_case).status == "ok"
     deep = look(one_case, deep=True)
-    assert (deep["status"], "gzip" in deep["reason"]) == ("rejected", True)
+    assert (deep.status, "gzip" in deep.reason) == ("rejected", True)
 
 
 def test_empty_integer_images_are_noticed_by_their_size(tmp_path: Path) -> None:
@@ -88,4 +93,4 @@ def test_empty_integer_images_are_noticed_by_their_size(tmp_path: Path) -> None:
     path = file_of(case, "flair")
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
-    assert "zero everywhere" in look(case)["reason"]
+    assert "zero everywhere" in look(case).reason

@@ -16,7 +16,7 @@ from ray_brats.errors import CaseRejected, UsageError
 def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / "c.csv").write_text(f"case_id,t2\n{name},a.nii.gz\ngood,b.nii.gz\n")
     found = cohort.find(str(tmp_path / "c.csv"))
-    assert [row["case_id"] for row in found.rejected] == [name]
+    assert [row.case_id for row in found.rejected] == [name]
     assert [case.case_id for case in found.cases] == ["good"]
 
 
@@ -64,4 +64,4 @@ def test_a_file_that_must_not_be_looked_at_rejects_its_case_with_the_reason(
     )
     assert [case.case_id for case in found.cases] == ["b"]
     (row,) = found.rejected
-    assert (row["reason"], row["file"], row["split"]) == ("not here", "/etc/x.nii", "val")
+    assert (row.reason, row.file, row.facts["split"]) == ("not here", "/etc/x.nii", "val")

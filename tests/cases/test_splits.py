@@ -64,5 +64,5 @@ def test_a_rejected_case_of_a_cohort_csv_stays_in_its_subset(tmp_path: Path) -> 
     path.write_text("\n".join(["case_id,t2,split", *rows]) + "\n")
     found = splits.select(cohort.find(str(path)), None, "test")
     assert [case.case_id for case in found.cases] == ["b"]
-    assert [row["case_id"] for row in found.rejected] == ["c"]
+    assert [(row.case_id, row.facts) for row in found.rejected] == [("c", {"split": "test"})]
     assert splits.select(cohort.find(str(path)), None, "train").rejected == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -53,16 +54,16 @@ def test_files_and_their_folder_give_the_same_mask(one_case: Path, tmp_path: Pat
     told = command.segment(SegmentOptions(**files(one_case), out=str(first)))
     again = command.segment(SegmentOptions(folder=str(one_case), out=str(second)))
     assert first.read_bytes() == second.read_bytes()
-    assert told == {**again, "mask": str(first)}
-    assert (told["case_id"], told["release"]) == ("BraTS20_Training_001", "brats2020")
+    assert told == dataclasses.replace(again, mask=str(first))
+    assert (told.case_id, told.release) == ("BraTS20_Training_001", "brats2020")
     mask, image = nib.load(first), nib.load(file_of(one_case, "flair"))
     assert mask.shape == image.shape
     assert (mask.affine == image.affine).all()
-    assert told["volumes_ml"]["WT"] == pytest.approx(np.count_nonzero(mask.dataobj) / 1000)
-    assert told["volumes_ml"]["ET"] == 0
-    assert list(told["bundles"]) == ["starter"]
-    assert "such masks were measured on" in told["quality"]
-    json.dumps(told, allow_nan=False)
+    assert told.volumes_ml["WT"] == pytest.approx(np.count_nonzero(mask.dataobj) / 1000)
+    assert told.volumes_ml["ET"] == 0
+    assert list(told.bundles) == ["starter"]
+    assert "such masks were measured on" in str(told.quality)
+    json.dumps(told.as_json(), allow_nan=False)
 
 
 @pytest.mark.usefixtures("predicted")
@@ -73,7 +74,7 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
     picture = tmp_path / "case.png"
     options = SegmentOptions(**given, out=str(tmp_path / "mask.nii.gz"), show=str(picture))
     told = command.segment(options)
-    assert (told["case_id"], told["release"], told["picture"]) == (
+    assert (told.case_id, told.release, told.picture) == (
         "mask",
         "brats2018",
         str(picture),
@@ -85,7 +86,7 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
 def test_the_labels_are_those_that_are_asked_for(one_case: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mask.nii.gz")
     told = command.segment(SegmentOptions(folder=str(one_case), out=out, release="brats2023"))
-    assert told["release"] == "brats2023"
+    assert told.release == "brats2023"
 
 
 @pytest.mark.usefixtures("predicted")
@@ -93,9 +94,8 @@ def test_what_nobody_measured_is_not_said_to_be_measured(one_case: Path, tmp_pat
     bundles = Bundles(inference=Inference(tta="flips"))
     out = str(tmp_path / "mask.nii.gz")
     told = command.segment(SegmentOptions(folder=str(one_case), out=out, bundles=bundles))
-    assert "quality" not in told
-    assert "measured" not in told
-    assert told["options"] == {"tta": "flips", "overlap": None}
+    assert not {"quality", "measured"} & set(told.as_json())
+    assert told.options == {"tta": "flips", "overlap": None}
 
 
 def refused(sentence: str, **given: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from commands.test_cli import ray_brats
 from commands.test_help import imported_by
 from ray_brats import labels
-from ray_brats.commands import guide, info
+from ray_brats.commands import guide, info, registry
 from ray_brats.commands.registry import COMMANDS
 from ray_brats.errors import UsageError
 from ray_brats.model import card
@@ -36,7 +36,7 @@ def test_info_tells_what_programs_ask_for() -> None:
 
 
 def test_info_is_told_to_people_too(capsys: pytest.CaptureFixture[str]) -> None:
-    info.tell(info.info(info.InfoOptions()))
+    info.tell(registry.info(info.InfoOptions()))
     text = capsys.readouterr().out
     for word in ("ray-brats", "score", "brats2024", "standard"):
         assert word in text
@@ -46,14 +46,14 @@ def test_an_installation_without_a_starter_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(card, "_STARTER_FOLDER", tmp_path)
-    told = info.info(info.InfoOptions())
-    assert told["starter"] is None
+    told = registry.info(info.InfoOptions())
+    assert told.facts["starter"] is None
     info.tell(told)
     assert "has none" in capsys.readouterr().out
 
 
 def test_info_and_guide_load_no_heavy_library() -> None:
-    code = "from ray_brats.commands import info; info.info(info.InfoOptions())"
+    code = "from ray_brats.commands import info, registry; registry.info(info.InfoOptions())"
     assert imported_by(code) == set()
 
 
@@ -70,7 +70,7 @@ def manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("manual")
 def test_pages_are_listed_with_their_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     told = guide.guide(guide.GuideOptions())
-    assert told["pages"] == [
+    assert told.as_json()["pages"] == [
         {"page": "scoring", "title": "Scoring at last"},
         {"page": "training", "title": "Training **well**"},
     ]

@@ -49,7 +49,7 @@ def test_an_open_address_without_keys_is_refused_with_the_remedy(
 
 def test_key_writes_a_hash_and_tells_the_key_once(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    made = services.key(services.KeyOptions(file=str(file), name="clinic"))["key"]
+    made = services.key(services.KeyOptions(file=str(file), name="clinic")).facts["key"]
     assert made not in file.read_text()
     assert access.Keys(str(file)).caller({"authorization": f"Bearer {made}"}) == "clinic"
     with pytest.raises(UsageError, match="clinic"):

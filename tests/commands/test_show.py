@@ -27,7 +27,7 @@ def test_the_extension_decides_the_format(
         ShowOptions(case=str(case), picture=str(tmp_path / name), plane="coronal")
     )
     assert (tmp_path / name).read_bytes().startswith(start)
-    assert summary == {
+    assert summary.as_json() == {
         "picture": str(tmp_path / name),
         "case_id": "BraTS20_Training_001",
         "failures": [],

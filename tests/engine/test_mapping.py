@@ -16,7 +16,7 @@ import pytest
 from ray_brats.engine import blocks, cluster, mapping
 from ray_brats.errors import CaseRejected, StageFailed, UsageError
 from ray_brats.files import ledger, retry
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {"num_cpus": 1, "memory": 200 << 20}
@@ -35,8 +35,8 @@ def cases(folder: Path, *names: str) -> list[Work]:
     ]
 
 
-def by_case(rows: list[Row]) -> dict[str, Row]:
-    return {row["case_id"]: row for row in rows}
+def by_case(rows: list[CaseRow]) -> dict[str, CaseRow]:
+    return {row.case_id: row for row in rows}
 
 
 def trace(item: Work) -> int:
@@ -46,7 +46,7 @@ def trace(item: Work) -> int:
     return calls.stat().st_size
 
 
-def troubled(item: Work, *_: object) -> tuple[Row, list[str]]:
+def troubled(item: Work, *_: object) -> tuple[CaseRow, list[str]]:
     """Does what the case is called."""
     calls = trace(item)
     if item.case_id == "bad":
@@ -57,7 +57,11 @@ def troubled(item: Work, *_: object) -> tuple[Row, list[str]]:
         ctypes.PyDLL(None).sleep(600)  # in native code, and it keeps the GIL
     if item.case_id == "poison" or (item.case_id == "dies_once" and calls == 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"calls": calls}, []
+    return CaseRow(case_id=item.case_id, facts={"calls": calls}), []
+
+
+def nothing(item: Work) -> tuple[CaseRow, list[str]]:
+    return CaseRow(case_id=item.case_id), []
 
 
 class Troubled:
@@ -66,7 +70,7 @@ class Troubled:
     def __init__(self, first: str) -> None:
         self.first = first
 
-    def __call__(self, item: Work) -> tuple[Row, list[str]]:
+    def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
         return troubled(item)
 
 
@@ -94,7 +98,7 @@ def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
             timed=True,
         )
     )
-    assert {name: row["status"] for name, row in rows.items()} == {
+    assert {name: row.status for name, row in rows.items()} == {
         "good": "ok",
         "dies_once": "ok",
         "bad": "rejected",
@@ -103,15 +107,20 @@ def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
         "poison": "error",
         "last": "ok",
     }
-    assert "longer than 6 s" in rows["hang"]["reason"]
-    assert f"died {retry.MAX_ATTEMPTS} times" in rows["poison"]["reason"]
-    effort = {name: row["attempts"] for name, row in rows.items()}
+    assert "longer than 6 s" in rows["hang"].reason
+    assert f"died {retry.MAX_ATTEMPTS} times" in rows["poison"].reason
+    effort = {name: row.attempts for name, row in rows.items()}
     assert effort == {
         **dict.fromkeys(rows, 1),
         "dies_once": 2,
         "poison": retry.MAX_ATTEMPTS,
     }
-    assert [rows[name]["calls"] for name in ("good", "fine", "last", "dies_once")] == [1, 1, 1, 2]
+    assert [rows[name].facts["calls"] for name in ("good", "fine", "last", "dies_once")] == [
+        1,
+        1,
+        1,
+        2,
+    ]
     assert all(ledger.finished_row(item) == rows[item.case_id] for item in work)
 
 
@@ -136,8 +145,8 @@ def test_a_long_manifest_costs_little_a_case(
 ) -> None:
     monkeypatch.setattr(mapping, "MAX_BLOCKS", 20)
     work = cases(tmp_path, *[f"case{n:04}" for n in range(1000)])
-    rows = mapping.map_cases(work, lambda item: ({}, []), title="test", options=OPTIONS)
-    assert [row["case_id"] for row in rows] == [item.case_id for item in work]
+    rows = mapping.map_cases(work, nothing, title="test", options=OPTIONS)
+    assert [row.case_id for row in rows] == [item.case_id for item in work]
 
 
 @pytest.mark.ray
@@ -158,10 +167,8 @@ def test_the_memory_of_a_task_is_said_before_the_start(
     ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"num_cpus": 1, "memory": 1 << 50}
-    rows = mapping.map_cases(
-        cases(tmp_path, "a"), lambda item: ({}, []), title="test", options=options
-    )
-    assert [row["status"] for row in rows] == ["ok"]
+    rows = mapping.map_cases(cases(tmp_path, "a"), nothing, title="test", options=options)
+    assert [row.status for row in rows] == ["ok"]
     said = capsys.readouterr().err
     assert "1 case(s), 1 at a time" in said
     assert "1048576.0 GiB each" in said
@@ -172,7 +179,7 @@ INTERRUPTED = """
 import sys, time
 from ray_brats import cli
 from ray_brats.engine import cluster, mapping
-from ray_brats.files.ledger import Work
+from ray_brats.files.ledger import CaseRow, Work
 
 folder = sys.argv[1]
 work = [Work(case_id=f"c{n}", sidecar_uri=f"{folder}/c{n}.json", key="k", payload={})
@@ -180,7 +187,7 @@ work = [Work(case_id=f"c{n}", sidecar_uri=f"{folder}/c{n}.json", key="k", payloa
 
 def slow(item):
     time.sleep(0 if item.case_id == "c0" else 2)
-    return {}, []
+    return CaseRow(case_id=item.case_id), []
 
 def call():
     with cluster.running():

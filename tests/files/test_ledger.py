@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from ray_brats.errors import ArtefactError
 from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.model import card
 
 ROWS = [{"case_id": "a", "status": "ok"}, {"case_id": "b", "status": "error"}]
@@ -28,10 +31,49 @@ def test_a_table_gives_back_its_rows(table: Path) -> None:
 
 
 def test_rows_share_their_names_and_words() -> None:
-    first, second = (ledger.parse_row(f'{{"status": "ok", "n": {n}}}') for n in range(2))
-    assert (first, second) == ({"status": "ok", "n": 0}, {"status": "ok", "n": 1})
-    assert first["status"] is second["status"]
-    assert all(a is b for a, b in zip(first, second, strict=True))
+    texts = [f'{{"case_id": "a", "status": "ok!", "n": {n}}}' for n in range(2)]
+    first, second = (CaseRow.from_json(json.loads(text)) for text in texts)
+    assert (first.facts, second.facts) == ({"n": 0}, {"n": 1})
+    assert first.status is second.status
+    assert all(a is b for a, b in zip(first.facts, second.facts, strict=True))
+
+
+def test_a_row_is_one_flat_object_and_comes_back() -> None:
+    row = CaseRow(case_id="a", status="error", reason="r", file="f", facts={"wt_ml": 1.5})
+    flat = {"case_id": "a", "status": "error", "reason": "r", "file": "f", "wt_ml": 1.5}
+    assert row.as_json() == flat, "no effort where none was kept"
+    timed = dataclasses.replace(row, attempts=2, seconds=0.5)
+    assert timed.as_json() == {**flat, "attempts": 2, "seconds": 0.5}
+    for given in (row, timed):
+        assert CaseRow.from_json(given.as_json()) == given
+    assert [timed.get(name) for name in ("file", "attempts", "wt_ml", "et_ml")] == [
+        *("f", 2, 1.5, None)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told(Summary):
+    """A stage's."""
+
+    out: str = dataclasses.field(metadata=ledger.PLACE)
+    submission: str | None = dataclasses.field(metadata=ledger.PLACE)
+    first: Summary
+    measured: int | None = dataclasses.field(default=None, metadata=ledger.OPTIONAL)
+
+
+def test_a_summary_is_one_object_of_what_there_is_to_tell() -> None:
+    row = CaseRow(case_id="a", status="error")
+    inner = Summary(counts={"ok": 1}, failures=[row])
+    told = Told(out="o", submission=None, first=inner, facts={"x": 1})
+    assert told.as_json() == {
+        "out": "o",
+        "submission": None,
+        "first": {"counts": {"ok": 1}, "failures": [row.as_json()]},
+        "x": 1,
+        "failures": [],
+    }
+    assert told.places() == {"out": "o"}
+    assert dataclasses.replace(told, measured=0).as_json()["measured"] == 0
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from ray_brats.errors import CaseFailed, CaseFiltered, CaseRejected
 from ray_brats.files import ledger, retry, storage
-from ray_brats.files.ledger import Work
+from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.files.retry import Effort
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +32,12 @@ class Failing:
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.calls = list(errors), 0
 
-    def __call__(self, item: Work) -> tuple[dict[str, object], list[str]]:
+    def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
         storage.write_bytes(storage.join(item.folder, "a.bin"), b"x")
-        return {"size": 1}, ["a.bin"]
+        return CaseRow(case_id=item.case_id, facts={"size": 1}), ["a.bin"]
 
 
 def by(cause: Exception) -> CaseFailed:
@@ -58,7 +60,7 @@ def test_what_can_pass_is_tried_again_with_growing_pauses(
     tmp_path: Path, error: Exception, pauses: list[float]
 ) -> None:
     row = retry.complete(work(tmp_path), Failing(error, error), timed=True)
-    assert (row["status"], row["attempts"], row["size"]) == ("ok", 3, 1)
+    assert (row.status, row.attempts, row.facts["size"]) == ("ok", 3, 1)
     assert pauses == sorted(pauses)
     assert len(pauses) == 2
     assert ledger.finished_row(work(tmp_path)) == row
@@ -81,23 +83,24 @@ def test_what_cannot_pass_is_tried_once(
     task = Failing(error)
     row = retry.complete(work(tmp_path), task)
     assert (task.calls, pauses) == (1, [])
-    assert row["status"] == status
-    assert row["reason"]
-    assert "attempts" not in row
+    assert row.status == status
+    assert row.reason
+    assert (row.attempts, row.seconds) == (None, None)
 
 
 def test_attempts_are_bounded_and_the_last_reason_stays(tmp_path: Path) -> None:
     task = Failing(*[CaseFailed(f"no answer {n}", "s3://b/a") for n in range(9)])
     row = retry.complete(work(tmp_path), task, earlier=1, timed=True)
     assert task.calls == retry.MAX_ATTEMPTS - 1
-    assert (row["status"], row["attempts"]) == ("error", retry.MAX_ATTEMPTS)
-    assert (row["reason"], row["file"]) == ("no answer 1", "s3://b/a")
+    assert (row.status, row.attempts) == ("error", retry.MAX_ATTEMPTS)
+    assert (row.reason, row.file) == ("no answer 1", "s3://b/a")
 
 
 def test_what_an_earlier_version_left_is_gone_before_the_task_starts(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"old")
     (tmp_path / "b.bin").write_bytes(b"old")
-    ledger.finish(f"{tmp_path}/a.json", "old", {"case_id": "a", "status": "ok"}, ["a.bin", "b.bin"])
+    old = dataclasses.replace(work(tmp_path), key="old")
+    ledger.finish(old, CaseRow(case_id="a"), ["a.bin", "b.bin"])
     (tmp_path / ".a.bin.0123abcd.tmp").write_bytes(b"ha")
     (item,) = ledger.split_finished(
         [work(tmp_path, outputs=("a.bin", "b.bin", "c.bin"))], str(tmp_path)
@@ -106,7 +109,7 @@ def test_what_an_earlier_version_left_is_gone_before_the_task_starts(tmp_path: P
     assert not (tmp_path / ".a.bin.0123abcd.tmp").exists()
     seen = []
 
-    def look(_: Work) -> tuple[dict[str, object], list[str]]:
+    def look(_: Work) -> tuple[CaseRow, list[str]]:
         seen.extend(path.name for path in tmp_path.iterdir())
         raise CaseRejected("damaged")
 
@@ -123,11 +126,19 @@ def test_a_sidecar_that_cannot_be_written_is_an_error_row(
 
     monkeypatch.setattr(ledger, "finish", full)
     row = retry.complete(work(tmp_path), Failing())
-    assert (row["status"], row["file"]) == ("error", str(tmp_path / "a.json"))
-    assert "No space left" in row["reason"]
+    assert (row.status, row.file) == ("error", str(tmp_path / "a.json"))
+    assert "No space left" in row.reason
 
 
 def test_work_survives_the_trip_through_arrow(tmp_path: Path) -> None:
     item = Work(case_id="a", sidecar_uri="u/a", key="k", payload={"x": [1]}, stale=("b",))
     back = Work.from_row(item.as_row())
     assert (back.payload, list(back.stale), back.folder) == ({"x": [1]}, ["b"], "u")
+
+
+def test_what_was_spent_before_is_part_of_the_row_and_costs_no_patience(tmp_path: Path) -> None:
+    spent = Effort(attempts=5, seconds=100)
+    row = retry.complete(work(tmp_path), Failing(CaseFailed("no")), timed=True, spent=spent)
+    assert (row.status, row.attempts) == ("ok", 7)
+    assert row.seconds is not None
+    assert 100 <= row.seconds < 101

@@ -121,7 +121,7 @@ def test_checking_headers_moves_few_bytes(phantoms: str, endpoint: FaultyS3) -> 
     case = cohort.find(phantoms).cases[0]
     sizes = {uri: size for uri, size in case.sizes_bytes.items() if "seg" not in uri}
     endpoint.forget()
-    assert inspection.check_case(case, STANDARD)["status"] == "ok"
+    assert inspection.check_case(case, STANDARD).status == "ok"
     assert endpoint.requests["HEAD"] == 0
     assert endpoint.bytes_sent < sum(sizes.values())
 
@@ -146,13 +146,13 @@ def test_a_fault_that_passes_changes_nothing(
     work = dataset._work(case, str(tmp_path / "far"), STANDARD, False)
     endpoint.faults = {"_t2": [fault, fault], "_seg": [fault]}
     row = retry.complete(work, dataset.prepare, timed=True)
-    assert row["status"] == "ok"
+    assert row.status == "ok"
     assert not any(endpoint.faults.values())
     near = cohort.find(str(cohort_folder)).cases[1]
     expected = retry.complete(
         dataset._work(near, str(tmp_path / "near"), STANDARD, False), dataset.prepare
     )
-    assert row["image_sha256"] == expected["image_sha256"]
+    assert row.facts["image_sha256"] == expected.facts["image_sha256"]
 
 
 def test_a_fault_that_stays_is_a_row_after_bounded_attempts(
@@ -163,13 +163,13 @@ def test_a_fault_that_stays_is_a_row_after_bounded_attempts(
     work = dataset._work(case, str(tmp_path), STANDARD, False)
     endpoint.faults = {"_flair": ["500"] * 1000}
     row = retry.complete(work, dataset.prepare, timed=True)
-    assert (row["status"], row["attempts"]) == ("error", retry.MAX_ATTEMPTS)
-    assert row["file"].endswith("_flair.nii.gz")
-    assert "injected" in row["reason"]
+    assert (row.status, row.attempts) == ("error", retry.MAX_ATTEMPTS)
+    assert row.file.endswith("_flair.nii.gz")
+    assert "injected" in row.reason
     assert 1000 - len(endpoint.faults["_flair"]) <= 30
     assert storage.list_files(f"{tmp_path}/cases/{case.case_id}")[-1].uri.endswith("done.json")
     endpoint.faults.clear()
-    assert retry.complete(work, dataset.prepare)["status"] == "ok"
+    assert retry.complete(work, dataset.prepare).status == "ok"
 
 
 def test_writes_survive_faults_and_a_reader_never_sees_half(

@@ -8,7 +8,7 @@ import pytest
 
 from ray_brats.errors import ArtefactError
 from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import Work
+from ray_brats.files.ledger import CaseRow, Work
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(
@@ -72,9 +72,9 @@ def left(item: Work, folder: Path) -> list[str]:
 
 
 def test_finished_work_is_skipped_only_with_equal_key_and_all_files(tmp_path: Path) -> None:
-    row = {"case_id": "a", "status": "ok"}
+    row = CaseRow(case_id="a")
     (tmp_path / "a.bin").write_bytes(b"x")
-    ledger.finish(f"{tmp_path}/a.json", "k", row, ["a.bin"])
+    ledger.finish(work(tmp_path), row, ["a.bin"])
     assert ledger.split_finished([work(tmp_path)], str(tmp_path)) == ([row], [])
     changed = work(tmp_path, "other")
     assert left(changed, tmp_path) == ["a"]
@@ -86,7 +86,7 @@ def test_finished_work_is_skipped_only_with_equal_key_and_all_files(tmp_path: Pa
 
 def test_errors_are_tried_again_and_rejections_are_not(tmp_path: Path) -> None:
     for status, again in (("error", 1), ("rejected", 0), ("filtered", 0)):
-        ledger.finish(f"{tmp_path}/a.json", "k", {"case_id": "a", "status": status}, [])
+        ledger.finish(work(tmp_path), CaseRow(case_id="a", status=status), [])
         assert len(left(work(tmp_path), tmp_path)) == again
 
 

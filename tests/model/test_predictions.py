@@ -15,6 +15,7 @@ from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.preprocess import preprocess_case
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, storage
+from ray_brats.files.ledger import CaseRow
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import named
@@ -70,24 +71,25 @@ def test_a_mask_is_written_with_its_volumes(one_case: Path, tmp_path: Path) -> N
     index = np.zeros(geometry.crop(np.zeros(geometry.canonical_shape)).shape, np.uint8)
     index[:10, 0, 0] = 2
     item = folder(str(tmp_path)).work_of(case)
-    facts, files = predictions.save(item, index, geometry)
+    row, files = predictions.save(item, index, geometry)
     assert files == [f"{case.case_id}.nii.gz"]
-    assert facts == {"wt_ml": round(10 * geometry.voxel_ml, 6), "tc_ml": 0, "et_ml": 0}
+    assert row.facts == {"wt_ml": round(10 * geometry.voxel_ml, 6), "tc_ml": 0, "et_ml": 0}
     content = storage.read_bytes(f"{tmp_path}/{files[0]}")
-    given = predictions.put(item, content, {"WT": 1.23456789, "TC": 0.5, "ET": 0.0})
-    assert given == ({"wt_ml": 1.234568, "tc_ml": 0.5, "et_ml": 0.0}, files)
+    again = predictions.put(item, content, {"WT": 1.23456789, "TC": 0.5, "ET": 0.0})
+    facts = {"wt_ml": 1.234568, "tc_ml": 0.5, "et_ml": 0.0}
+    assert again == (CaseRow(case_id=case.case_id, facts=facts), files)
 
 
 def test_the_ledger_holds_every_case_and_what_made_the_masks(tmp_path: Path) -> None:
-    rejected = {"case_id": "0", "status": "rejected", "reason": "two files", "file": "x"}
+    rejected = CaseRow(case_id="0", status="rejected", reason="two files", file="x")
     cohort = Cohort(uri="x", cases=(CASE,), rejected=(rejected,))
     target = folder(str(tmp_path))
     assert target.split_finished(cohort) == ([], [target.work_of(CASE)])
-    row = {"case_id": "a", "status": "ok", "reason": "", "file": "", "wt_ml": 1.0}
+    row = CaseRow(case_id="a", facts={"wt_ml": 1.0})
     summary = target.conclude(cohort, [], [row])
-    assert summary["counts"] == {"ok": 1, "rejected": 1}
-    assert (summary["processed"], summary["skipped"]) == (1, 0)
-    assert [row["case_id"] for row in summary["failures"]] == ["0"]
+    assert summary.counts == {"ok": 1, "rejected": 1}
+    assert (summary.processed, summary.skipped) == (1, 0)
+    assert list(summary.failures) == [rejected]
     table = ledger.read_table(f"{tmp_path}/scores.parquet")
     assert [(row["case_id"], row["wt_ml"]) for row in table] == [("0", None), ("a", 1.0)]
     assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.COLUMNS)

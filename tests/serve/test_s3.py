@@ -137,7 +137,7 @@ def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
     with listening(double.app) as url:
         found = cohorts.find(phantoms)
         summary = remote.score_through(remote.connect(url), found, out)
-        assert (summary["counts"], summary["processed"]) == ({"ok": 3}, 3)
+        assert (summary.counts, summary.processed) == ({"ok": 3}, 3)
         # A job of the same service goes on where the client ended: nothing is left to do.
         double.asked.clear()
         body = {"cohort": phantoms, "output": out}

@@ -24,6 +24,7 @@ from ray_brats.files import ledger
 from ray_brats.labels import CLASS_NAMES, REGIONS
 from ray_brats.metrics import scores
 from ray_brats.stages import evaluate
+from ray_brats.stages.evaluate import EvaluateSummary, Options
 
 pytestmark = pytest.mark.ray
 
@@ -78,7 +79,7 @@ def others(cohort_folder: Path, predictions: Path) -> Path:
 @pytest.fixture(scope="module")
 def done(
     ray_here: None, cohort_folder: Path, predictions: Path, others: Path
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, EvaluateSummary]:
     report = predictions.parents[1] / "report"
     found = cohorts.find(str(cohort_folder))
     training = [{"step": step, "loss": 1 / (step + 1)} for step in range(9)]
@@ -98,7 +99,7 @@ def test_every_selected_case_has_its_rows_and_no_other_has(done: tuple[Path, Any
     report, summary = done
     rows = rows_of(report)
     assert list(rows) == [(case_id, region) for case_id in CASES for region in REGIONS]
-    assert summary["counts"] == {"ok": 3, "rejected": 2}
+    assert summary.counts == {"ok": 3, "rejected": 2}
     assert [rows[PERFECT, region]["dice"] for region in REGIONS] == [1.0] * 3
     assert 0 < rows[SHIFTED, "WT"]["dice"] < 1
     for region in REGIONS:
@@ -113,7 +114,7 @@ def test_missing_and_misplaced_predictions_count_as_nothing_found(done: tuple[Pa
             row = rows[case_id, region]
             assert (row["dice"], row["hd95_mm"], row["lesionwise_dice"]) == (0, 373.12866, 0)
             assert (row["lesionwise_hd95_mm"], row["precision"]) == (374, None)
-    reasons = {row["case_id"]: row["reason"] for row in summary["failures"]}
+    reasons = {row.case_id: row.reason for row in summary.failures}
     assert set(reasons) == {MISSING, MISPLACED}
     assert "no prediction" in reasons[MISSING]
     assert "(63, 64, 48) against (64, 64, 48)" in reasons[MISPLACED]
@@ -134,7 +135,7 @@ def test_the_tables_agree_with_the_metrics_and_with_each_other(
     enhancing, region = labels[SHIFTED, CLASS_NAMES[3]], rows_of(report)[SHIFTED, "ET"]
     assert enhancing["dice"] == region["dice"]
     assert (report / "labels.csv").read_text().startswith("case_id,label,dice")
-    assert json.loads((report / "summary.json").read_text()) == summary["summary"]
+    assert json.loads((report / "summary.json").read_text()) == summary.summary
 
 
 def test_the_summary_has_the_agreed_form(done: tuple[Path, Any]) -> None:
@@ -161,7 +162,7 @@ def test_the_summary_has_the_agreed_form(done: tuple[Path, Any]) -> None:
 def test_the_better_set_ranks_first(done: tuple[Path, Any]) -> None:
     report, summary = done
     compared = json.loads((report / "comparison.json").read_text())
-    assert compared == summary["comparison"]
+    assert compared == summary.comparison
     assert compared["set"] == "ours/predictions"
     ranks = {row["name"]: row["mean_rank"] for row in compared["ranking"]}
     assert list(ranks) == ["theirs/predictions", "ours/predictions"]
@@ -191,16 +192,16 @@ def test_nothing_is_measured_twice_and_a_new_mask_is(
     shutil.copytree(report, tmp_path / "report")
     found = cohorts.find(str(cohort_folder))
     again = evaluate.evaluate(str(predictions), found, str(tmp_path / "report"))
-    assert (again["processed"], again["skipped"]) == (0, 5)
-    assert again["summary"] == summary["summary"]
-    assert "comparison" not in again
+    assert (again.processed, again.skipped) == (0, 5)
+    assert again.summary == summary.summary
+    assert again.comparison is None
     assert not (tmp_path / "report" / "comparison.json").exists(), "what is stale is removed"
     shutil.copytree(predictions, tmp_path / "masks", copy_function=shutil.copy2)
     shutil.copy(file_of(cohort_folder / MISSING, "seg"), tmp_path / "masks" / f"{MISSING}.nii.gz")
     os.utime(tmp_path / "masks" / f"{PERFECT}.nii.gz", ns=(1, 1))
     mended = evaluate.evaluate(str(tmp_path / "masks"), found, str(tmp_path / "report"))
-    assert mended["processed"] == 2
-    assert {row["case_id"] for row in mended["failures"]} == {MISPLACED}
+    assert mended.processed == 2
+    assert {row.case_id for row in mended.failures} == {MISPLACED}
 
 
 def test_a_report_that_lost_a_file_is_written_again(
@@ -214,7 +215,7 @@ def test_a_report_that_lost_a_file_is_written_again(
     for name, content in whole.items():
         (report / name).unlink()
         again = evaluate.evaluate(str(predictions), found, str(report))
-        assert again["processed"] == 0
+        assert again.processed == 0
         assert (report / name).read_bytes() == content
 
 
@@ -228,11 +229,11 @@ def test_references_with_the_raw_3_that_a_recipe_reads_as_enhancing_are_scored(
     rewrite(seg, lambda voxels: np.where(voxels == 4, 3, voxels))
     found = cohorts.find(str(tmp_path / "cohort"))
     places = (str(tmp_path / "masks"), found, str(tmp_path / "report"))
-    (refused,) = evaluate.evaluate(*places)["failures"]
-    assert "label 3" in refused["reason"]
-    read = evaluate.evaluate(*places, raw_3_is_enhancing=True)
-    assert read["failures"] == []
-    assert read["summary"]["regions"]["ET"]["dice"]["mean"] == 1
+    (refused,) = evaluate.evaluate(*places).failures
+    assert "label 3" in refused.reason
+    read = evaluate.evaluate(*places, options=Options(raw_3_is_enhancing=True))
+    assert read.failures == []
+    assert read.summary["regions"]["ET"]["dice"]["mean"] == 1
 
 
 def test_a_selection_is_all_that_counts(
@@ -241,10 +242,12 @@ def test_a_selection_is_all_that_counts(
     found = cohorts.find(str(cohort_folder))
     split = {case_id: "val" if case_id in (PERFECT, SHIFTED) else "train" for case_id in CASES}
     selected = splits.select(found, split, "val")
-    summary = evaluate.evaluate(str(predictions), selected, str(tmp_path), rules="legacy")
-    assert summary["failures"] == []
-    assert summary["summary"]["cases"] == 2
-    assert summary["summary"]["regions"]["WT"]["lesionwise_dice"]["mean"] is None
+    summary = evaluate.evaluate(
+        str(predictions), selected, str(tmp_path), options=Options(rules="legacy")
+    )
+    assert summary.failures == []
+    assert summary.summary["cases"] == 2
+    assert summary.summary["regions"]["WT"]["lesionwise_dice"]["mean"] is None
 
 
 def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
@@ -291,5 +294,5 @@ def test_two_hundred_predictions_on_two_cores_take_under_four_minutes(tmp_path: 
         summary = evaluate.evaluate(str(predictions), found, str(tmp_path / "report"))
     seconds = time.perf_counter() - start
     print(f"{PREDICTIONS} predictions: {seconds:.0f} s on {room.cpus} cores")  # noqa: T201
-    assert (summary["counts"], summary["failures"]) == ({"ok": PREDICTIONS}, [])
+    assert (summary.counts, summary.failures) == ({"ok": PREDICTIONS}, [])
     assert seconds * room.cpus < 240 * 2

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,6 +22,7 @@ from conftest import file_of, rewrite
 
 from ray_brats.cases import phantom
 from ray_brats.files import ledger
+from ray_brats.files.ledger import CaseRow
 from ray_brats.recipes import named as recipes
 from ray_brats.stages import preprocess
 
@@ -89,20 +89,24 @@ def test_filtered_cases_stay_in_the_table_and_can_be_kept(tmp_path: Path) -> Non
 
 
 def test_only_what_training_sees_makes_another_dataset_of_it() -> None:
-    rows: list[dict[str, Any]] = [
-        {"case_id": name, "status": "ok", "split": split, "image_sha256": name, "label_sha256": "l"}
+    def row(name: str, **facts: str) -> CaseRow:
+        return CaseRow(case_id=name, facts=facts)
+
+    rows = [
+        row(name, split=split, image_sha256=name, label_sha256="l")
         for name, split in (("a", "train"), ("b", "val"), ("c", "test"))
     ]
     options = recipes.get("standard").preprocess
     seen = preprocess._content_fingerprint(rows, options)
     unseen = [
-        {"case_id": "d", "status": "error", "split": "train"},
-        {"case_id": "e", "status": "ok", "split": "train", "image_sha256": "e"},
-        {"case_id": "f", "status": "rejected"},
+        CaseRow(case_id="d", status="error", facts={"split": "train"}),
+        row("e", split="train", image_sha256="e"),
+        CaseRow(case_id="f", status="rejected"),
     ]
     assert preprocess._content_fingerprint([*rows[:2], *unseen], options) == seen
     for change in ({"image_sha256": "x"}, {"label_sha256": "x"}, {"split": "val"}):
-        assert preprocess._content_fingerprint([rows[0] | change, *rows[1:]], options) != seen
+        other = row("a", **{**rows[0].facts, **change})
+        assert preprocess._content_fingerprint([other, *rows[1:]], options) != seen
     assert preprocess._content_fingerprint([rows[0], *rows[2:]], options) != seen
 
 

@@ -39,11 +39,11 @@ def test_masks_of_other_bundles_are_not_taken_for_those_asked_for(
 ) -> None:
     found, out = cohort.find(str(cohort_folder)), str(tmp_path)
     # The service was updated after the first look at it: asking again would change nothing.
-    assert endpoint.score_through(remote("0" * 64), found, out)["counts"] == {"error": 5}
+    assert endpoint.score_through(remote("0" * 64), found, out).counts == {"error": 5}
     assert {row["attempts"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1}
     assert not list(tmp_path.glob("*.nii.gz"))
     summary = endpoint.score_through(remote(SERVED.card["identity"]["bundles"][0]), found, out)
-    assert (summary["counts"], summary["processed"]) == ({"ok": 5}, 5)
+    assert (summary.counts, summary.processed) == ({"ok": 5}, 5)
     assert {row["wt_ml"] for row in ledger.read_table(f"{out}/scores.parquet")} == {1.5}
 
 
@@ -75,8 +75,8 @@ def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_p
     with listening(Double(tmp_path / "state").app) as url:
         summary = endpoint.score_through(endpoint.connect(url), found, str(out))
         again = endpoint.score_through(endpoint.connect(url), found, str(out))
-    assert summary["counts"] == {"ok": 5}
-    assert (again["processed"], again["skipped"]) == (0, 5)
+    assert summary.counts == {"ok": 5}
+    assert (again.processed, again.skipped) == (0, 5)
     for case in found.cases:
         made = predictor().segment(files_of(cohort_folder / case.case_id))
         raw = labels.from_class_index(made.mask_native, "brats2020")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -19,7 +20,8 @@ from ray_brats.engine import capacity, cluster, mapping
 from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger
-from ray_brats.model.predictions import Predictions
+from ray_brats.files.ledger import CaseRow
+from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.recipes import named
 from ray_brats.stages import score, steps
 
@@ -61,7 +63,7 @@ class Troubled:
         return (image[..., 0] > 0).astype(np.uint8) * 2
 
 
-def run(folder: Path, out: Path, names: list[str], **options: Any) -> dict[str, Any]:
+def run(folder: Path, out: Path, names: list[str], **options: Any) -> ScoreSummary:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -114,7 +116,7 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
         "bad": "rejected",
         "raises": "error",
     }
-    assert summary["counts"] == {"error": 3, "ok": 3, "rejected": 1}
+    assert summary.counts == {"error": 3, "ok": 3, "rejected": 1}
     assert "died 2 times" in rows["poison"]["reason"]
     assert "longer than 20 s" in rows["hang"]["reason"]
     assert "no such luck" in rows["raises"]["reason"]
@@ -132,8 +134,8 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
     assert rows["good"]["wt_ml"] == pytest.approx(np.count_nonzero(voxels) / 1000)
 
     again = run(tmp_path / "cohort", out, ["fine"] * len(names), limit_seconds=60)
-    assert (again["processed"], again["skipped"]) == (3, 4), "errors are tried again, nothing else"
-    assert again["counts"] == {"ok": 6, "rejected": 1}
+    assert (again.processed, again.skipped) == (3, 4), "errors are tried again, nothing else"
+    assert again.counts == {"ok": 6, "rejected": 1}
     assert {path.suffix for path in out.iterdir()} == {".json", ".gz", ".parquet"}
 
 
@@ -165,7 +167,7 @@ def test_cheap_cases_share_blocks_and_long_cohorts_go_in_chunks(
     for name in ("_pipeline", "_shared_blocks"):
         monkeypatch.setattr(score, name, watched(name))
     summary = run(tmp_path / "cohort", tmp_path / "out", names)
-    assert summary["counts"] == {"ok": 30}
+    assert summary.counts == {"ok": 30}
     assert taken == [("_pipeline", 4), ("_shared_blocks", 14), ("_shared_blocks", 12)]
     assert sorted(table(tmp_path / "out")) == names
     masks = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.nii.gz")}
@@ -179,20 +181,23 @@ def test_cheap_cases_share_blocks_and_long_cohorts_go_in_chunks(
 @pytest.mark.parametrize(
     ("row", "ways"),
     [
-        ({"status": "ok", "seconds": 0.01}, ["_pipeline", "_shared_blocks", "_shared_blocks"]),
-        ({"status": "ok", "seconds": 5.0}, ["_pipeline", "_pipeline", "_pipeline"]),
-        ({"status": "rejected", "seconds": 0.0}, ["_pipeline", "_pipeline", "_pipeline"]),
+        (CaseRow(case_id="", seconds=0.01), ["_pipeline", "_shared_blocks", "_shared_blocks"]),
+        (CaseRow(case_id="", seconds=5.0), ["_pipeline", "_pipeline", "_pipeline"]),
+        (
+            CaseRow(case_id="", status="rejected", seconds=0.0),
+            ["_pipeline", "_pipeline", "_pipeline"],
+        ),
     ],
 )
 def test_only_what_was_segmented_tells_how_dear_a_case_is(
-    monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], ways: list[str]
+    monkeypatch: pytest.MonkeyPatch, row: CaseRow, ways: list[str]
 ) -> None:
     taken: list[str] = []
 
     def stand_in(name: str) -> Any:
         def way(parcels: Any, *_: Any) -> Any:
             taken.append(name)
-            return ({**row, "case_id": parcel.work.case_id} for parcel in parcels)
+            return (dataclasses.replace(row, case_id=parcel.work.case_id) for parcel in parcels)
 
         return way
 
@@ -208,7 +213,7 @@ def test_only_what_was_segmented_tells_how_dear_a_case_is(
     plan = capacity.plan_for(resources(), None, len(work))
     frame = steps.Frame(session="s", preprocessing=PREPROCESSING, limit_seconds=1)
     rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
-    assert [row["case_id"] for row in rows] == [item.case_id for item in work]
+    assert [row.case_id for row in rows] == [item.case_id for item in work]
     assert taken == ways
 
 
@@ -227,7 +232,7 @@ def test_in_shared_blocks_a_death_costs_one_case(
     order = sorted(names)
     summary = run(tmp_path / "cohort", tmp_path / "out", names)
     assert order[:2] == ["case00", "case01"]
-    assert summary["counts"] == {"error": 2, "ok": 10}
+    assert summary.counts == {"error": 2, "ok": 10}
     rows = table(tmp_path / "out")
     assert "died 2 times" in rows["poison"]["reason"]
     assert "no such luck" in rows["raises"]["reason"]
@@ -236,7 +241,7 @@ def test_in_shared_blocks_a_death_costs_one_case(
     calls = {path.name: path.stat().st_size for path in (tmp_path / "calls").iterdir()}
     assert calls == attempts, "what was finished is not done again"
     again = run(tmp_path / "cohort", tmp_path / "out", ["fine"] * len(names))
-    assert (again["processed"], again["skipped"]) == (2, 10)
+    assert (again.processed, again.skipped) == (2, 10)
 
 
 def resources(**values: int) -> Resources:
@@ -302,7 +307,7 @@ def test_a_parcel_crosses_as_it_is() -> None:
     work = ledger.Work(case_id="a", sidecar_uri="/x/a.json", key="k", payload=payload, stale=["b"])
     array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)[:, ::-1]
     parcel = steps.Parcel(work=work, array=array, attempts=2, seconds=1.5)
-    empty = steps.Parcel(work=work, failure={"status": "error", "reason": "r", "file": ""})
+    empty = steps.Parcel(work=work, row=CaseRow(case_id="a", status="error", reason="r"))
     back = steps.Parcel.from_table(parcel.as_table())
     assert (back.array == array).all()
     assert (back.work, back.attempts, back.seconds) == (work, 2, 1.5)

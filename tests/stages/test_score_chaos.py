@@ -23,7 +23,7 @@ from faulty_s3 import Fault, FaultyS3
 from ray_brats.cases import cohort
 from ray_brats.engine import cluster
 from ray_brats.files import ledger, storage
-from ray_brats.model.predictions import Predictions
+from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.stages import score
 from stages.test_score import FIRST_SIDE, PREPROCESSING, write_cases
 
@@ -48,7 +48,7 @@ class Patient:
 
 def score_all(
     folder: str, out: str, notes: Path, make: type[Any] = Patient, **options: Any
-) -> dict[str, Any]:
+) -> ScoreSummary:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -115,7 +115,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     write_cases(folder / "cohort", NAMES)
     summary = score_all(str(folder / "cohort"), str(folder / "out"), folder / "notes")
-    assert summary["counts"] == {"ok": len(NAMES)}
+    assert summary.counts == {"ok": len(NAMES)}
     return folder
 
 
@@ -128,7 +128,7 @@ def test_killed_workers_lose_nothing_and_redo_one_case_each(
     summary = score_all(str(undisturbed / "cohort"), out, tmp_path / "notes", workers=2)
     killer.join(timeout=60)
     assert killer.killed == 5
-    assert summary["counts"] == {"ok": len(NAMES)}
+    assert summary.counts == {"ok": len(NAMES)}
     assert masks(out) == masks(str(undisturbed / "out"))
     assert rows(out) == rows(str(undisturbed / "out"))
     made = calls(tmp_path / "notes")
@@ -209,9 +209,9 @@ def test_a_bucket_that_fails_one_request_in_twenty_is_scored_once_and_whole(
     summary = score_all("s3://night/cohort", out, tmp_path / "notes")
     assert faults.count >= 5
     endpoint.faults.clear()
-    assert summary["counts"] == {"ok": len(NAMES)}
+    assert summary.counts == {"ok": len(NAMES)}
     assert calls(tmp_path / "notes") == Counter(dict.fromkeys(NAMES, 1))
     assert masks(out) == masks(str(undisturbed / "out"))
     assert rows(out) == rows(str(undisturbed / "out"))
     again = score_all("s3://night/cohort", out, tmp_path / "again")
-    assert (again["processed"], again["skipped"]) == (0, len(NAMES))
+    assert (again.processed, again.skipped) == (0, len(NAMES))

@@ -39,9 +39,9 @@ def test_a_valid_cohort_becomes_a_flat_zip_of_equal_bytes(
     (predictions / "BraTS20_Training_099.nii.gz").write_bytes(b"of another cohort")
     out = tmp_path / "out.zip"
     summary = submit(found, str(predictions), str(out), release=None)
-    assert summary["failures"] == []
-    assert summary["submission"] == str(out)
-    assert "BraTS20_Training_099" in summary["notes"][0]
+    assert summary.failures == []
+    assert summary.submission == str(out)
+    assert "BraTS20_Training_099" in summary.notes[0]
     assert names(out) == [f"BraTS20_Training_{n:03d}.nii.gz" for n in range(1, 6)]
     archive = zipfile.ZipFile(out)
     assert archive.testzip() is None
@@ -68,18 +68,18 @@ def test_every_problem_is_a_row_and_leaves_no_zip(
     found = cohort.find(str(cohort_folder))
     summary = submit(found, str(predictions), str(out), release=None)
     assert not out.exists()
-    assert summary["submission"] is None
-    reasons = {row["case_id"][-1]: row["reason"] for row in summary["failures"]}
+    assert summary.submission is None
+    reasons = {row.case_id[-1]: row.reason for row in summary.failures}
     expected = {"1": "no prediction", "2": "shape", "3": "label 3", "4": "affine", "5": "truncated"}
     assert {n: text in reasons[n] for n, text in expected.items()} == dict.fromkeys(expected, True)
-    assert all(row["file"] for row in summary["failures"])
+    assert all(row.file for row in summary.failures)
 
 
 def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
     found = cohort.find(str(cohort_folder), release="brats2021")
     summary = submit(found, str(predictions), str(tmp_path / "out.zip"), release="brats2021")
-    assert len(summary["failures"]) == 5
-    assert "brats2021 has no case of this name" in summary["failures"][0]["reason"]
+    assert len(summary.failures) == 5
+    assert "brats2021 has no case of this name" in summary.failures[0].reason
 
 
 def test_what_cannot_be_a_submission_is_said_first(cohort_folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ray_brats.commands.preflight import storage as probe
 from ray_brats.commands.preflight.storage import Check, check_row
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import silenced
 from ray_brats.recipes import costs, named
 
@@ -48,7 +49,7 @@ class DoctorOptions:
     that the job needs?"""
 
 
-def doctor(options: DoctorOptions) -> dict[str, Any]:
+def doctor(options: DoctorOptions) -> Summary:
     """Say what a run would find: versions, devices, memory, Ray, storage, and what is used."""
     if "" in options.uris:
         raise UsageError("a URI is empty: expected folders or s3:// prefixes to try")
@@ -61,11 +62,8 @@ def doctor(options: DoctorOptions) -> dict[str, Any]:
         checks += upload.checks(options.working_dir)
     checks += cluster()
     failed = [check for check in checks if check["status"] == "fail"]
-    rows = [
-        {"case_id": row["check"], "status": "fail", "reason": row["remedy"], "file": ""}
-        for row in failed
-    ]
-    return {"checks": checks, "failures": rows}
+    rows = [CaseRow(case_id=row["check"], status="fail", reason=row["remedy"]) for row in failed]
+    return Summary(checks=checks, failures=rows)
 
 
 def versions() -> list[Check]:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -19,6 +19,7 @@ from ray_brats.commands.arguments import CountOption, FileOption, RecipeChoice, 
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates
 from ray_brats.errors import UsageError
+from ray_brats.files.ledger import Summary
 from ray_brats.progress import say
 from ray_brats.recipes import costs
 from ray_brats.recipes.config import Recipe
@@ -76,7 +77,7 @@ class PlanOptions:
     """What the labels mean, where file names do not tell: brats2018 to brats2024."""
 
 
-def plan(options: PlanOptions) -> dict[str, Any]:
+def plan(options: PlanOptions) -> Summary:
     """Estimate hours, memory, storage and cost of preprocess, train and score."""
     groups = [parse_nodes(text) for text in options.nodes]
     if not groups:
@@ -252,7 +253,7 @@ def _gib(size: float) -> str:
 
 def _summary(
     cases: int, groups: Sequence[NodeGroup], estimates: Sequence[Estimate], table: Rates
-) -> dict[str, Any]:
+) -> Summary:
     raw_gb = cases * table.storage_mb["raw"] / 1000
     stored_gb = raw_gb + sum(item.storage_gb for item in estimates)
     known = [item.hours for item in estimates if item.hours is not None]
@@ -273,7 +274,7 @@ def _summary(
         "assumed: time falls with cores and nodes as far as there is work for them; measured were "
         "two cores of one machine",
     ]
-    return {
+    facts = {
         "planned_cases": cases,
         "stages": {
             item.stage: {"hours": item.hours, "storage_gb": item.storage_gb} for item in estimates
@@ -281,9 +282,8 @@ def _summary(
         "hours": hours,
         "storage_gb": stored_gb,
         "cost": cost,
-        "lines": lines,
-        "failures": [],
     }
+    return Summary(facts=facts, lines=lines)
 
 
 def _cost(groups: Sequence[NodeGroup], hours: float | None) -> tuple[float | None, str]:

@@ -17,7 +17,7 @@ from ray_brats.cases import preprocess
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import retry
-from ray_brats.files.ledger import Row, Work
+from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import jsonform
@@ -58,7 +58,7 @@ async def run(
     loop = asyncio.get_running_loop()
     under_way: set[Future[Answer | Refusal]] = set()
 
-    def one_case(item: Work) -> tuple[dict[str, Any], list[str]]:
+    def one_case(item: Work) -> tuple[CaseRow, list[str]]:
         case = predictions.case_of(item)
         uris = preprocess.files_of(case, target.preprocessing, with_mask=False)
         asking = _asking(segment, model.name, uris, predictions.release_of(item))
@@ -76,7 +76,7 @@ async def run(
             raise CaseFailed("the model is being replaced: its old process answered")
         return predictions.put(item, answer.mask, answer.volumes_ml)
 
-    left, done = iter(todo), list[Row]()
+    left, done = iter(todo), list[CaseRow]()
     pool = ThreadPoolExecutor(model.capacity, thread_name_prefix="cohort")
 
     async def work_off() -> None:
@@ -94,17 +94,17 @@ async def run(
             future.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
     summary = await asyncio.to_thread(target.conclude, found, finished, done)
-    failed, rows = len(summary["failures"]), sum(summary["counts"].values())
+    failed, rows = len(summary.failures), len(finished) + len(done) + len(found.rejected)
     error = f"{failed} of {rows} cases failed: see scores.parquet" if failed else None
     return Change(state="failed" if failed else "done", progress=1.0, error=error)
 
 
-def _complete(item: Work, one_case: retry.Task) -> Row:
+def _complete(item: Work, one_case: retry.Task) -> CaseRow:
     try:
         return retry.complete(item, one_case, timed=True)
     except _Stopped:
         # Nobody waits for this thread any more, and none of its loop's tasks may see this.
-        return {"case_id": item.case_id, "status": "error", "reason": "cancelled", "file": ""}
+        return CaseRow(case_id=item.case_id, status="error", reason="cancelled")
 
 
 def _find(request: JobRequest, limits: Limits) -> Cohort:

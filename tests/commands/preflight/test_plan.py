@@ -59,13 +59,13 @@ def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
     )
     # 1,000 × 36 ÷ 10; 4,000 × 9 ÷ 2 cores of a node (two workers, two of five nodes' cores);
     # 1,000 × 72 ÷ 10.
-    hours = {stage: item["hours"] for stage, item in made["stages"].items()}
+    hours = {stage: item["hours"] for stage, item in made.facts["stages"].items()}
     assert hours == {"preprocess": 1.0, "train": 5.0, "score": 2.0}
-    assert made["hours"] == 8.0
-    assert made["cost"] == 8.0 * 5 * 0.5
-    assert made["storage_gb"] == pytest.approx(10 + 20 + 0.5 + 1)
-    assert "1,000 cases × 36 core-s ÷ 10 tasks at a time ÷ 3600 = 1.00 h" in made["lines"][0]
-    assert "a machine, 2026-01-01" in made["lines"][0]
+    assert made.facts["hours"] == 8.0
+    assert made.facts["cost"] == 8.0 * 5 * 0.5
+    assert made.facts["storage_gb"] == pytest.approx(10 + 20 + 0.5 + 1)
+    assert "1,000 cases × 36 core-s ÷ 10 tasks at a time ÷ 3600 = 1.00 h" in made.lines[0]
+    assert "a machine, 2026-01-01" in made.lines[0]
 
 
 def test_workers_get_what_fits_on_unequal_nodes(table: str) -> None:
@@ -75,32 +75,34 @@ def test_workers_get_what_fits_on_unequal_nodes(table: str) -> None:
         )
     )
     # Two workers of 8 on the larger node; 9 each, half of all, would fit nowhere.
-    assert "÷ 8 core(s) of a worker" in "".join(made["lines"])
+    assert "÷ 8 core(s) of a worker" in "".join(made.lines)
 
 
 def test_more_memory_than_a_node_has_is_said(table: str) -> None:
     made = plan.plan(plan.PlanOptions(cases=10, nodes=("2x(2cpu,0.5GiB)",), rates=table))
-    assert "more than a node has (0.5 GiB)" in "".join(made["lines"])
+    assert "more than a node has (0.5 GiB)" in "".join(made.lines)
 
 
 def test_memory_bounds_the_tasks(table: str) -> None:
     made = plan.plan(plan.PlanOptions(cases=1000, nodes=("1x(64cpu,8GiB)",), rates=table))
-    assert "÷ 8 tasks at a time" in made["lines"][0]
+    assert "÷ 8 tasks at a time" in made.lines[0]
 
 
 def test_what_is_not_measured_is_not_guessed() -> None:
     made = plan.plan(plan.PlanOptions(cases=10, nodes=("4x(8cpu,1gpu,32GiB)@1",)))
-    assert made["stages"]["preprocess"]["hours"] > 0
-    assert made["stages"]["train"]["hours"] is made["hours"] is made["cost"] is None
-    assert "not measured" in "\n".join(made["lines"])
+    assert made.facts["stages"]["preprocess"]["hours"] > 0
+    assert (
+        made.facts["stages"]["train"]["hours"] is made.facts["hours"] is made.facts["cost"] is None
+    )
+    assert "not measured" in "\n".join(made.lines)
 
 
 def test_without_a_price_there_is_no_cost(table: str) -> None:
     made = plan.plan(
         plan.PlanOptions(cases=10, nodes=("1x(2cpu,16GiB)@1", "1x(2cpu,16GiB)"), rates=table)
     )
-    assert made["cost"] is None
-    assert "@PRICE" in made["lines"][-2]
+    assert made.facts["cost"] is None
+    assert "@PRICE" in made.lines[-2]
 
 
 def test_every_shipped_rate_says_where_it_comes_from() -> None:
@@ -174,7 +176,7 @@ def test_cases_that_the_recipe_cannot_use_are_not_counted(
     made = plan.plan(
         plan.PlanOptions(cohort=str(tmp_path / "cohort"), nodes=("1x(2cpu,16GiB)",), rates=table)
     )
-    assert made["planned_cases"] == 1
+    assert made.facts["planned_cases"] == 1
     assert "1 case(s) are not usable" in capsys.readouterr().err
 
 
@@ -188,7 +190,7 @@ def test_a_cohort_of_mixed_names_is_counted_where_the_release_is_told(
     with pytest.raises(UsageError, match="--release"):
         plan.plan(asked)
     made = plan.plan(dataclasses.replace(asked, release="brats2023"))
-    assert made["planned_cases"] == 2
+    assert made.facts["planned_cases"] == 2
 
 
 def test_the_command_counts_a_cohort(cohort_folder: Path) -> None:
