@@ -13,7 +13,6 @@ import os
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -191,9 +190,7 @@ def ray_brats_seconds(
                 uri=out, identity={}, preprocessing=recipe.preprocess, release="brats2023"
             )
             work = [target.work_of(case) for case in cohort]
-            frame = steps.Frame(
-                session=uuid.uuid4().hex, preprocessing=recipe.preprocess, limit_seconds=1800
-            )
+            frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
             for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
                 if row.status != "ok":

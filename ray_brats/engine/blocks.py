@@ -1,16 +1,22 @@
-"""The worker's side of `mapping.map_cases`: the cases of a block, whatever befalls their process.
+"""The worker's side of Ray Data: the cases of a block, whatever befalls their process.
 
-A case can end its process (out of memory, a crash in native code, its time limit); Ray then
-runs the block again elsewhere, and what is known of the first try decides what is redone.
+A case can end its process: it runs out of memory, crashes in native code or takes too long. Ray
+then runs the block again elsewhere, for ever and without saying why. A note in the cluster's
+key-value store, which outlives the process, says which case was under way; a block that finds
+one is the successor of a dead process and knows which case that died of. `run` tries such a
+case again at once, the steps of scoring put it off until the others are done; both give it up
+by the same `Block.verdict`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +29,25 @@ from ray_brats.files.ledger import CaseRow, Work
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What every block of one `mapping.map_cases` shares."""
+    """What all blocks of one stage share."""
 
-    session: str
     limit_seconds: float
-    timed: bool
+    """The longest that one block may be at one case."""
+    timed: bool = False
+    """Whether rows carry `attempts` and `seconds`."""
     max_deaths: int = retry.MAX_ATTEMPTS
     """A case that took its process with it so often is an error."""
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the notes of this stage from those of others."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all notes start with; they stay until the driver clears them."""
+        return f"ray-brats-{self.session}-"
+
+    def forget_notes(self) -> None:
+        """Remove every note."""
+        internal_kv._internal_kv_del(self.prefix.encode(), del_by_prefix=True)
 
 
 class Keeper:
@@ -46,46 +64,80 @@ class Keeper:
 def run(batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]) -> dict[str, list[str]]:
     """The task: the cases of one block, one after the other.
 
-    Before each case a note in the cluster's key-value store (which outlives this process)
-    says which one it is. A block that starts with a note there is the successor of a dead one:
-    what that one finished stands in sidecars, and the case it died of is known.
+    What a dead process finished of them stands in sidecars; the block goes on at the case that
+    it died of.
     """
     work = [Work.from_row(row) for row in batch.to_pylist()]
-    name = f"{notes_prefix(frame.session)}{work[0].case_id}"
-    note, alarm = Note(name), Alarm(name, frame.limit_seconds)
-    before = note.read()
+    block = Block(frame, work[0].case_id)
     rows = []
     for number, item in enumerate(work):
-        row, earlier = None, 0
-        if before and number < before["number"]:
-            row = ledger.finished_row(item)
-        elif before and number == before["number"]:
-            earlier = before["attempts"]
-            row = _given_up(item, earlier, frame, too_long=alarm.rang)
+        row = ledger.finished_row(item) if block.is_past(number) else None
+        deaths = block.tries if block.died_at(number) else 0
+        if deaths and (reason := block.verdict(deaths)):
+            row = error_row(item.case_id, reason, attempts=deaths if frame.timed else None)
+            retry.give_up(item, row)
         if row is None:
-            note.write({"number": number, "attempts": earlier + 1})
-            with alarm:
+            with block.under_way(number, deaths):
                 row = retry.complete(
-                    item, lambda item: task(item, *arguments), earlier=earlier, timed=frame.timed
+                    item, lambda item: task(item, *arguments), earlier=deaths, timed=frame.timed
                 )
         rows.append(json.dumps(row.as_json()))
-    # Kept until the driver clears it: a node can still die with this block's rows.
-    note.write({"number": len(work), "attempts": 0})
-    alarm.remove()
+    block.end(len(work))
     return {"row": rows}
 
 
-def _given_up(item: Work, deaths: int, frame: Frame, *, too_long: bool) -> CaseRow | None:
-    """The row of a case that took its process with it too often, or by taking too long."""
-    if too_long:
-        reason = f"took longer than {frame.limit_seconds:g} s and was stopped"
-    elif deaths >= frame.max_deaths:
-        reason = f"its process died {deaths} times: out of memory, or a crash in native code"
-    else:
-        return None
-    attempts = deaths if frame.timed else None
-    row = CaseRow(case_id=item.case_id, status="error", reason=reason, attempts=attempts)
-    return retry.give_up(item, row)
+def error_row(case_id: str, reason: str, *, attempts: int | None = None) -> CaseRow:
+    """The row of a case that its process did not survive."""
+    return CaseRow(case_id=case_id, status="error", reason=reason, attempts=attempts)
+
+
+class Block:
+    """The cases of one block, and what befell them in earlier processes.
+
+    Args:
+        frame: the stage's.
+        name: tells the block from others.
+    """
+
+    def __init__(self, frame: Frame, name: str) -> None:
+        name = frame.prefix + name
+        self._frame, self._note, self._alarm = frame, Note(name), Alarm(name, frame.limit_seconds)
+        before = self._note.read() or {"number": 0, "tries": 0}
+        self._number: int = before["number"]
+        self.tries: int = before["tries"]
+        """How often the last case that earlier processes were at has been begun."""
+
+    def is_past(self, number: int) -> bool:
+        """Whether an earlier process got further than this case."""
+        return number < self._number
+
+    def died_at(self, number: int) -> bool:
+        """Whether an earlier process died of this case."""
+        return number == self._number and self.tries > 0
+
+    def verdict(self, deaths: int) -> str:
+        """Why a case that took so many processes with it is given up; empty where it is not."""
+        if self._alarm.rang:
+            return f"took longer than {self._frame.limit_seconds:g} s and was stopped"
+        if deaths >= self._frame.max_deaths:
+            return f"its process died {deaths} times: out of memory, or a crash in native code"
+        return ""
+
+    @contextlib.contextmanager
+    def under_way(self, number: int, earlier: int) -> Iterator[None]:
+        """Inside, the end of this process is this case's doing, which was begun before so often."""
+        self.tries = earlier + 1
+        self._note.write({"number": number, "tries": self.tries})
+        with self._alarm:
+            yield
+
+    def end(self, cases: int) -> None:
+        """All cases are through: from here a death is not their doing.
+
+        The note stays until the driver clears it: a node can still die with what came out.
+        """
+        self._note.write({"number": cases, "tries": self.tries})
+        self._alarm.remove()
 
 
 class Alarm:
@@ -127,13 +179,3 @@ class Note:
     def write(self, value: Mapping[str, Any]) -> None:
         """Replace the note."""
         internal_kv._internal_kv_put(self._key, json.dumps(value).encode(), overwrite=True)
-
-
-def notes_prefix(session: str) -> str:
-    """What the notes of one session start with; they stay until its driver clears them."""
-    return f"ray-brats-{session}-"
-
-
-def forget_notes(session: str) -> None:
-    """Remove every note of a session."""
-    internal_kv._internal_kv_del(notes_prefix(session).encode(), del_by_prefix=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -26,14 +27,25 @@ LIMIT_SECONDS = 1800.0
 _OWN_ERROR = re.compile(r"^ray_brats\.errors\.\w+: ")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """What is done with each case, and what Ray gives those who do it."""
+
+    task: Any
+    """A `retry.Task`, or with `actors` a class whose instances are such."""
+    options: Mapping[str, Any]
+    """Ray's resources for each task or actor: `memory` in bytes, `num_cpus`, …."""
+    actors: int | None = None
+    """How many instances of the class stay alive."""
+    arguments: Sequence[Any] = ()
+    """What the function gets after the work, or the class when an instance is made."""
+
+
 def map_cases(
     work: Sequence[Work],
-    task: Any,
+    tasks: Tasks,
     *,
     title: str,
-    options: Mapping[str, Any],
-    actors: int | None = None,
-    arguments: Sequence[Any] = (),
     limit_seconds: float = LIMIT_SECONDS,
     timed: bool = False,
 ) -> list[CaseRow]:
@@ -46,11 +58,8 @@ def map_cases(
 
     Args:
         work: the cases.
-        task: a `retry.Task`, or with `actors` a class whose instances are such.
+        tasks: what is done with each.
         title: of the progress bar.
-        options: Ray's resources for each task or actor: `memory` in bytes, `num_cpus`, ….
-        actors: how many instances of the class stay alive.
-        arguments: of the function after the work, or of the class.
         limit_seconds: the longest a case may take, all its attempts together.
         timed: rows carry `attempts` and `seconds`.
 
@@ -63,42 +72,35 @@ def map_cases(
     if not work:
         return []
     results: dict[str, CaseRow] = {}
-    options = _stated(title, len(work), options, actors)
-    frame = blocks.Frame(session=uuid.uuid4().hex, limit_seconds=limit_seconds, timed=timed)
+    tasks = _stated(title, len(work), tasks)
+    frame = blocks.Frame(limit_seconds=limit_seconds, timed=timed)
     with Progress(title, len(work)) as progress, stopped_by_ray(title):
-        for row in stream_cases(work, task, frame, options, actors, arguments):
+        for row in stream_cases(work, tasks, frame):
             results[row.case_id] = row
             remark = "" if row.status == "ok" else f"{row.case_id}: {row.status}"
             progress.update(len(results), note=remark)
     return [results[item.case_id] for item in work]
 
 
-def stream_cases(
-    work: Sequence[Work],
-    task: Any,
-    frame: blocks.Frame,
-    options: Mapping[str, Any],
-    actors: int | None = None,
-    arguments: Sequence[Any] = (),
-) -> Iterator[CaseRow]:
+def stream_cases(work: Sequence[Work], tasks: Tasks, frame: blocks.Frame) -> Iterator[CaseRow]:
     """The rows of `map_cases` as blocks of cases finish; says nothing."""
     quiet_data()
     size = math.ceil(len(work) / MAX_BLOCKS)
     # Ray Data refuses GPUs without a batch size; a block is a batch either way.
-    how = {**options, "batch_size": size, "batch_format": "pyarrow"}
+    how = {**tasks.options, "batch_size": size, "batch_format": "pyarrow"}
     packed = [_table(work[at : at + size]) for at in range(0, len(work), size)]
     rows = ray.data.from_arrow(packed)
-    if actors:
-        pool = ray.data.ActorPoolStrategy(size=min(actors, len(packed)))
-        made = [frame, task, list(arguments)]
+    made = [frame, tasks.task, list(tasks.arguments)]
+    if tasks.actors:
+        pool = ray.data.ActorPoolStrategy(size=min(tasks.actors, len(packed)))
         done = rows.map_batches(blocks.Keeper, fn_constructor_args=made, compute=pool, **how)
     else:
-        done = rows.map_batches(blocks.run, fn_args=[frame, task, list(arguments)], **how)
+        done = rows.map_batches(blocks.run, fn_args=made, **how)
     try:
         for item in done.iter_rows():
             yield CaseRow.from_json(json.loads(item["row"]))
     finally:
-        blocks.forget_notes(frame.session)
+        frame.forget_notes()
 
 
 def quiet_data() -> None:
@@ -129,23 +131,21 @@ def _table(work: Sequence[Work]) -> pa.Table:
     return pa.Table.from_pylist([item.as_row() for item in work])
 
 
-def _stated(
-    title: str, cases: int, options: Mapping[str, Any], actors: int | None
-) -> dict[str, Any]:
-    """The resources of a task, capped to what a node has, and said before the start."""
-    there = cluster.resources()
+def _stated(title: str, cases: int, tasks: Tasks) -> Tasks:
+    """The tasks, their memory capped to what a node has, and said before the start."""
+    offer, asked = cluster.resources(), tasks.options["memory"]
     # A task that asks for more than any node has would wait for ever.
-    memory = min(options["memory"], int(0.9 * there.node_memory_bytes))
-    cpus = options.get("num_cpus", 1)
-    fitting = int(min(there.cpus / max(cpus, 1e-9), there.memory_bytes / max(memory, 1)))
-    at_a_time = max(1, min(cases, actors or fitting))
+    memory = min(asked, int(0.9 * offer.node_memory_bytes))
+    cpus = tasks.options.get("num_cpus", 1)
+    fitting = int(min(offer.cpus / max(cpus, 1e-9), offer.memory_bytes / max(memory, 1)))
+    at_a_time = max(1, min(cases, tasks.actors or fitting))
     say(
         f"{title}: {cases} case(s), {at_a_time} at a time with {cpus} CPU(s) and "
-        f"{options['memory'] / 2**30:.1f} GiB each ({there.memory_bytes / 2**30:.1f} GiB free)"
+        f"{asked / 2**30:.1f} GiB each ({offer.memory_bytes / 2**30:.1f} GiB free)"
     )
-    if memory < options["memory"]:
+    if memory < asked:
         say(
-            f"warning: the largest node offers {there.node_memory_bytes / 2**30:.1f} GiB: "
+            f"warning: the largest node offers {offer.node_memory_bytes / 2**30:.1f} GiB: "
             "cases may run out of memory"
         )
-    return {**options, "memory": memory}
+    return dataclasses.replace(tasks, options={**tasks.options, "memory": memory})

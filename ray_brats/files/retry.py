@@ -122,7 +122,9 @@ def clear(item: Work) -> None:
 
 
 def give_up(item: Work, row: CaseRow) -> CaseRow:
-    """The row of a case that cannot be done now, with its sidecar where that can be written."""
+    """The row of a case that cannot be done now, and, where the storage lets it, all it leaves."""
+    with contextlib.suppress(OSError):
+        clear(item)
     with contextlib.suppress(OSError):
         ledger.finish(item, row, [])
     return row

@@ -175,9 +175,8 @@ def _score(
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
     work = [_work(case, masks.get(case.case_id), folder_uri, options) for case in cohort.cases]
     finished, todo = ledger.split_finished(work, folder_uri)
-    done = mapping.map_cases(
-        todo, measure, title="evaluate", options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES}
-    )
+    tasks = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
+    done = mapping.map_cases(todo, tasks, title="evaluate")
     return _Scored(
         masks=masks,
         keys=[item.key for item in work],

@@ -84,13 +84,8 @@ def preprocess(
     """
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
     finished, todo = ledger.split_finished(work, dataset_uri)
-    done = mapping.map_cases(
-        todo,
-        prepare,
-        title="preprocess",
-        options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES},
-        limit_seconds=limit_seconds,
-    )
+    tasks = mapping.Tasks(task=prepare, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
+    done = mapping.map_cases(todo, tasks, title="preprocess", limit_seconds=limit_seconds)
     facts = {case.case_id: case for case in cases}
     rows = ledger.in_order(
         [_with_facts(row, facts[row.case_id]) for row in [*finished, *done]] + list(cohort.rejected)

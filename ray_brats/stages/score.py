@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import uuid
 from collections.abc import Iterator, Sequence
 
 import ray.data
 
 from ray_brats.cases.case import Cohort
-from ray_brats.engine import blocks, capacity, mapping
+from ray_brats.engine import capacity, mapping
 from ray_brats.engine.cluster import Resources
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.predict import Predictor
@@ -58,9 +57,7 @@ def score(
     """
     finished, todo = target.split_finished(cohort)
     plan = capacity.plan_for(cluster, workers, len(todo))
-    frame = Frame(
-        session=uuid.uuid4().hex, preprocessing=target.preprocessing, limit_seconds=limit_seconds
-    )
+    frame = Frame(preprocessing=target.preprocessing, limit_seconds=limit_seconds)
     done = segment_all(todo, frame, plan, make_segmenter)
     return target.conclude(cohort, finished, done)
 
@@ -123,15 +120,13 @@ def _shared_blocks(
     parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
 ) -> Iterator[CaseRow | Parcel]:
     """Cheap cases: each from its files to its mask in one actor, many to a block."""
-    shared = blocks.Frame(
-        session=uuid.uuid4().hex,
-        limit_seconds=frame.limit_seconds,
-        timed=True,
-        max_deaths=steps.MAX_DEATHS,
+    tasks = mapping.Tasks(
+        task=steps.Whole,
+        options=plan.whole,
+        actors=plan.whole_actors,
+        arguments=(frame.preprocessing, make_segmenter, 1),
     )
-    made = (frame.preprocessing, make_segmenter, 1)
-    work = [parcel.work for parcel in parcels]
-    return mapping.stream_cases(work, steps.Whole, shared, plan.whole, plan.whole_actors, made)
+    return mapping.stream_cases([parcel.work for parcel in parcels], tasks, frame)
 
 
 def _pipeline(
@@ -160,7 +155,7 @@ def _pipeline(
             else:
                 yield steps.resumed(item["parcel"])
     finally:
-        blocks.forget_notes(frame.session)
+        frame.forget_notes()
 
 
 def load_predictor(

@@ -1,24 +1,20 @@
 """The three steps of `score` under Ray Data: CPU tasks read, actors segment, tasks write.
 
 Between them a case travels as a `Parcel`, a row of a few MiB: the prepared image on its way to
-an actor, the class indices on their way back. What goes wrong with a case travels with it, and
-the last step writes it down; so every case leaves one row and one sidecar, whatever befell it.
-Cases that take less time than moving them would go through all three steps in one actor
-(`Whole`), many to a block.
+an actor, the class indices on their way back. The step at which a case fails writes its sidecar,
+and its row passes the other steps by; so every case leaves one row and one sidecar, whatever
+befell it. Cases that take less time than moving them would go through all three steps in one
+actor (`Whole`), many to a block.
 
-A step can end its process (out of memory, a crash in native code, its time limit). Ray then
-runs it again elsewhere, for ever and without saying why; a note stored before each case starts
-tells the successor which case that was. Such a case is put off until all others are done, so
-that a storm of dying nodes hardly meets it twice; `MAX_DEATHS` make it an error.
+A case whose process died (see `engine.blocks`) is put off until all others are done, so that a
+storm of dying nodes hardly meets it twice; `MAX_DEATHS` make it an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +25,7 @@ from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import blocks
-from ray_brats.files import ledger, retry
+from ray_brats.files import retry
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.files.retry import Effort
 from ray_brats.labels import LabelMap
@@ -53,13 +49,12 @@ MakeSegmenter = Callable[[int], Segmenter]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(blocks.Frame):
     """What all steps of one `score` share."""
 
-    session: str
     preprocessing: PreprocessConfig
-    limit_seconds: float
-    """The longest one step may take over one case."""
+    timed: bool = True
+    max_deaths: int = MAX_DEATHS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +66,7 @@ class Parcel:
     """After reading the prepared image, after segmenting the class indices on the same grid."""
     geometry: Geometry | None = None
     row: CaseRow | None = None
-    """The case's end: a failure on its way to the last step, or what that step has done."""
+    """What became of the case, once that is known."""
     put_off: bool = False
     """Its process died: this pass leaves it alone."""
     deaths: int = 0
@@ -125,11 +120,11 @@ def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Par
 def read(batch: pa.Table, frame: Frame) -> pa.Table:
     """The first task: files to prepared images."""
 
-    def step(parcel: Parcel) -> Parcel:
+    def prepare(parcel: Parcel) -> Parcel:
         prepared = predict.read(predictions.case_of(parcel.work), frame.preprocessing)
         return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
 
-    return _take(batch, frame, "read", step).as_table()
+    return _take(batch, frame, "read", lambda parcel: _patiently(prepare, parcel)).as_table()
 
 
 class Segment:
@@ -140,23 +135,25 @@ class Segment:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment the case of a block."""
+        return _take(
+            batch, self._frame, "segment", lambda parcel: _patiently(self._segmented, parcel)
+        ).as_table()
 
-        def step(parcel: Parcel) -> Parcel:
-            assert parcel.array is not None
-            return dataclasses.replace(parcel, array=self._segmenter.class_index(parcel.array))
-
-        return _take(batch, self._frame, "segment", step).as_table()
+    def _segmented(self, parcel: Parcel) -> Parcel:
+        assert parcel.array is not None
+        return dataclasses.replace(parcel, array=self._segmenter.class_index(parcel.array))
 
 
 def write(batch: pa.Table, frame: Frame) -> pa.Table:
-    """The last task: class indices to masks and sidecars; failures to sidecars.
+    """The last task: class indices to masks and sidecars.
 
     Its output has `row`, one of the ledger as JSON, or an empty one and a `parcel` put off.
     """
-    parcel = _take(batch, frame, "write", _write)
-    again = parcel.as_table()["facts"].to_pylist() if parcel.put_off else [""]
-    row = "" if parcel.put_off else json.dumps(_recorded(parcel).as_json())
-    return pa.table({"row": [row], "parcel": again})
+    parcel = _take(batch, frame, "write", _written)
+    if parcel.put_off:
+        return pa.table({"row": [""], "parcel": parcel.as_table()["facts"].to_pylist()})
+    assert parcel.row is not None
+    return pa.table({"row": [json.dumps(parcel.row.as_json())], "parcel": [""]})
 
 
 def resumed(facts: str) -> Parcel:
@@ -165,15 +162,17 @@ def resumed(facts: str) -> Parcel:
     return dataclasses.replace(parcel, put_off=False, attempts=parcel.attempts + 1)
 
 
-def _write(parcel: Parcel) -> Parcel:
-    began, item = time.monotonic(), parcel.work
-    assert parcel.array is not None
-    assert parcel.geometry is not None
-    retry.clear(item)
-    row, files = predictions.save(item, parcel.array, parcel.geometry)
-    seconds = parcel.seconds + time.monotonic() - began
-    row = retry.with_effort(row, Effort(attempts=parcel.attempts, seconds=seconds))
-    ledger.finish(item, row, files)
+def _written(parcel: Parcel) -> Parcel:
+    index, geometry = parcel.array, parcel.geometry
+    assert index is not None
+    assert geometry is not None
+    spent = Effort(attempts=parcel.attempts - 1, seconds=parcel.seconds)
+    row = retry.complete(
+        parcel.work,
+        lambda item: predictions.save(item, index, geometry),
+        timed=True,
+        spent=spent,
+    )
     return dataclasses.replace(parcel, row=row, array=None)
 
 
@@ -192,69 +191,50 @@ class Whole:
         return predictions.save(item, index, prepared.geometry)
 
 
-def _recorded(parcel: Parcel) -> CaseRow:
-    """The row of a case; of one that failed nothing of an earlier version stays."""
-    assert parcel.row is not None
-    if parcel.row.status == "ok":
-        return parcel.row
-    effort = Effort(attempts=parcel.attempts, seconds=parcel.seconds)
-    with contextlib.suppress(OSError):
-        retry.clear(parcel.work)
-    return retry.give_up(parcel.work, retry.with_effort(parcel.row, effort))
-
-
 # --- whatever befalls them -------------------------------------------------------------
 
 
 def _take(batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]) -> Parcel:
-    """Take the case of a block through one step; a failure passes by."""
+    """Take the case of a block through one step, which raises no `Exception`."""
     parcel = Parcel.from_table(batch)
     if parcel.row or parcel.put_off:
         return parcel
-    name = f"{blocks.notes_prefix(frame.session)}{stage}-{parcel.work.case_id}"
-    note, alarm = blocks.Note(name), blocks.Alarm(name, frame.limit_seconds)
-    before: Mapping[str, Any] = note.read() or {}
-    tried: int = before.get("tries", 0)
-    if before.get("under_way"):
-        done = _died(parcel, tried, f"{frame.limit_seconds:g} s" if alarm.rang else "")
+    block = blocks.Block(frame, f"{stage}-{parcel.work.case_id}")
+    if block.died_at(0):
+        done = _died(parcel, block)
     else:
-        note.write({"under_way": True, "tries": tried + 1})
-        with alarm:
-            done = _patiently(step, dataclasses.replace(parcel, attempts=parcel.attempts + tried))
-    # From here a death is not the case's doing, but it costs an attempt all the same.
-    note.write({"under_way": False, "tries": tried + 1})
-    alarm.remove()
+        # Also what an earlier process did is done once more, where its node died with it.
+        begun = dataclasses.replace(parcel, attempts=parcel.attempts + block.tries)
+        with block.under_way(0, block.tries):
+            done = step(begun)
+    block.end(1)
     return done
 
 
-def _died(parcel: Parcel, tried: int, limit: str) -> Parcel:
+def _died(parcel: Parcel, block: blocks.Block) -> Parcel:
     """A case whose process ended: put off, or given up."""
-    deaths = parcel.deaths + 1
-    known = dataclasses.replace(
-        parcel, array=None, deaths=deaths, attempts=parcel.attempts + tried - 1
-    )
-    if limit:
-        why = f"took longer than {limit} and was stopped"
-    elif deaths >= MAX_DEATHS:
-        why = f"its process died {deaths} times: out of memory, or a crash in native code"
-    else:
-        return dataclasses.replace(known, put_off=True)
-    row = CaseRow(case_id=parcel.work.case_id, status="error", reason=why)
-    return dataclasses.replace(known, row=row)
+    deaths, attempts = parcel.deaths + 1, parcel.attempts + block.tries - 1
+    known = dataclasses.replace(parcel, array=None, deaths=deaths, attempts=attempts)
+    if reason := block.verdict(deaths):
+        return _failed(known, blocks.error_row(parcel.work.case_id, reason))
+    return dataclasses.replace(known, put_off=True)
 
 
 def _patiently(step: Callable[[Parcel], Parcel], parcel: Parcel) -> Parcel:
-    """One step over one case, tried again where it may pass; never raises an `Exception`."""
-    began = time.monotonic()
-    for pause in (*retry.PAUSES_SECONDS, None):
-        try:
-            done = step(parcel)
-            return dataclasses.replace(done, seconds=done.seconds + time.monotonic() - began)
-        except Exception as error:  # noqa: BLE001 - one case must never end the cohort
-            if pause is None or not retry.may_pass(error):
-                spent = parcel.seconds + time.monotonic() - began
-                row = retry.failed_row(parcel.work.case_id, error)
-                return dataclasses.replace(parcel, row=row, array=None, seconds=spent)
-        time.sleep(pause)
-        parcel = dataclasses.replace(parcel, attempts=parcel.attempts + 1)
-    raise AssertionError("unreachable")
+    """Do one step over one case, again where it may pass; never raises an `Exception`."""
+    tried = retry.patiently(lambda _: step(parcel))
+    done = dataclasses.replace(
+        tried.result or parcel,
+        attempts=parcel.attempts + tried.effort.attempts - 1,
+        seconds=parcel.seconds + tried.effort.seconds,
+    )
+    if tried.error is None:
+        return done
+    return _failed(done, retry.failed_row(parcel.work.case_id, tried.error))
+
+
+def _failed(parcel: Parcel, row: CaseRow) -> Parcel:
+    """A case that leaves this row, and its sidecar."""
+    effort = Effort(attempts=parcel.attempts, seconds=parcel.seconds)
+    row = retry.give_up(parcel.work, retry.with_effort(row, effort))
+    return dataclasses.replace(parcel, row=row, array=None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ray_brats.engine import blocks, cluster, mapping
+from ray_brats.engine.mapping import Tasks
 from ray_brats.errors import CaseRejected, StageFailed, UsageError
 from ray_brats.files import ledger, retry
 from ray_brats.files.ledger import CaseRow, Work
@@ -89,11 +90,13 @@ def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
     rows = by_case(
         mapping.map_cases(
             work,
-            Troubled if actors else troubled,
+            Tasks(
+                task=Troubled if actors else troubled,
+                options=OPTIONS,
+                actors=actors,
+                arguments=("first",),
+            ),
             title="test",
-            options=OPTIONS,
-            actors=actors,
-            arguments=("first",),
             limit_seconds=6,
             timed=True,
         )
@@ -135,7 +138,7 @@ def test_a_block_that_must_run_again_after_its_end_redoes_nothing(
     )
     assert [row["status"] for row in first] == ["ok", "rejected", "ok"]
     assert second == first
-    blocks.forget_notes(frame.session)
+    frame.forget_notes()
     assert [path.stat().st_size for path in tmp_path.glob("*.calls")] == [1, 1, 1]
 
 
@@ -145,7 +148,7 @@ def test_a_long_manifest_costs_little_a_case(
 ) -> None:
     monkeypatch.setattr(mapping, "MAX_BLOCKS", 20)
     work = cases(tmp_path, *[f"case{n:04}" for n in range(1000)])
-    rows = mapping.map_cases(work, nothing, title="test", options=OPTIONS)
+    rows = mapping.map_cases(work, Tasks(task=nothing, options=OPTIONS), title="test")
     assert [row.case_id for row in rows] == [item.case_id for item in work]
 
 
@@ -159,7 +162,9 @@ def test_an_actor_that_cannot_start_stops_the_stage_with_its_reason(
             raise error
 
     with pytest.raises((UsageError, StageFailed), match=str(error)):
-        mapping.map_cases(cases(tmp_path, "a"), Broken, title="test", options=OPTIONS, actors=1)
+        mapping.map_cases(
+            cases(tmp_path, "a"), Tasks(task=Broken, options=OPTIONS, actors=1), title="test"
+        )
 
 
 @pytest.mark.ray
@@ -167,7 +172,9 @@ def test_the_memory_of_a_task_is_said_before_the_start(
     ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"num_cpus": 1, "memory": 1 << 50}
-    rows = mapping.map_cases(cases(tmp_path, "a"), nothing, title="test", options=options)
+    rows = mapping.map_cases(
+        cases(tmp_path, "a"), Tasks(task=nothing, options=options), title="test"
+    )
     assert [row.status for row in rows] == ["ok"]
     said = capsys.readouterr().err
     assert "1 case(s), 1 at a time" in said
@@ -191,7 +198,8 @@ def slow(item):
 
 def call():
     with cluster.running():
-        mapping.map_cases(work, slow, title="test", options={"num_cpus": 1, "memory": 1})
+        tasks = mapping.Tasks(task=slow, options={"num_cpus": 1, "memory": 1})
+        mapping.map_cases(work, tasks, title="test")
     return 0
 
 sys.exit(cli.guarded(call))

@@ -211,7 +211,7 @@ def test_only_what_was_segmented_tells_how_dear_a_case_is(
         for n in range(20)
     ]
     plan = capacity.plan_for(resources(), None, len(work))
-    frame = steps.Frame(session="s", preprocessing=PREPROCESSING, limit_seconds=1)
+    frame = steps.Frame(preprocessing=PREPROCESSING, limit_seconds=1)
     rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
     assert [row.case_id for row in rows] == [item.case_id for item in work]
     assert taken == ways

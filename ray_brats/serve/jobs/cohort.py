@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import retry
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model import predictions
-from ray_brats.model.predictions import Predictions
+from ray_brats.model.predictions import TABLE, Predictions
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.jobs.store import Change, JobRequest
@@ -46,65 +46,84 @@ async def run(
         limits: whose prefixes hold for a CSV's files too.
         told: called after every case.
     """
-    found = await asyncio.to_thread(_find, request, limits)
+    cohort = await asyncio.to_thread(_find, request, limits)
     release = request.asked_release or model.release
     target = Predictions(
         uri=str(request.output),
         identity=model.card["identity"],
         preprocessing=jsonform.from_json(Recipe, model.card["recipe"]).preprocess,
-        release=found.release_or(release) or release,
+        release=cohort.release_or(release) or release,
     )
-    finished, todo = await asyncio.to_thread(target.split_finished, found)
-    loop = asyncio.get_running_loop()
-    under_way: set[Future[Answer | Refusal]] = set()
+    finished, todo = await asyncio.to_thread(target.split_finished, cohort)
 
-    def one_case(item: Work) -> tuple[CaseRow, list[str]]:
+    async def tell(done: int) -> None:
+        await told(round((len(finished) + done) / len(cohort.cases), 4))
+
+    done = await _Scorer(model, segment, target).score(todo, tell)
+    summary = await asyncio.to_thread(target.conclude, cohort, finished, done)
+    failed, rows = len(summary.failures), len(finished) + len(done) + len(cohort.rejected)
+    error = f"{failed} of {rows} cases failed: see {TABLE}" if failed else None
+    return Change(state="failed" if failed else "done", progress=1.0, error=error)
+
+
+class _Scorer:
+    """Takes cases through the model, as many at a time as its replicas work on.
+
+    Each is a thread's, which waits for the answer that the event loop asks for.
+    """
+
+    def __init__(self, model: ServedModel, segment: Segment, target: Predictions) -> None:
+        self._model, self._segment, self._target = model, segment, target
+        self._loop = asyncio.get_running_loop()
+        self._under_way: set[Future[Answer | Refusal]] = set()
+
+    async def score(
+        self, todo: Sequence[Work], told: Callable[[int], Awaitable[None]]
+    ) -> list[CaseRow]:
+        """A row for every case; `told` hears how many there are, after each."""
+        left, done = iter(todo), list[CaseRow]()
+        pool = ThreadPoolExecutor(self._model.capacity, thread_name_prefix="cohort")
+
+        async def work_off() -> None:
+            for item in left:
+                done.append(await self._loop.run_in_executor(pool, self._complete, item))
+                await told(len(done))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._model.capacity):
+                    group.create_task(work_off())
+        finally:
+            for future in list(self._under_way):
+                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return done
+
+    def _complete(self, item: Work) -> CaseRow:
+        try:
+            return retry.complete(item, self._one_case, timed=True)
+        except _Stopped:
+            # Nobody waits for this thread any more, and none of its loop's tasks may see this.
+            return CaseRow(case_id=item.case_id, status="error", reason="cancelled")
+
+    def _one_case(self, item: Work) -> tuple[CaseRow, list[str]]:
+        """The task: what the model's replicas make of one case."""
         case = predictions.case_of(item)
-        uris = preprocess.files_of(case, target.preprocessing, with_mask=False)
-        asking = _asking(segment, model.name, uris, predictions.release_of(item))
-        future = asyncio.run_coroutine_threadsafe(asking, loop)
-        under_way.add(future)
+        uris = preprocess.files_of(case, self._target.preprocessing, with_mask=False)
+        asking = _asking(self._segment, self._model.name, uris, predictions.release_of(item))
+        future = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        self._under_way.add(future)
         try:
             answer = future.result()
         except concurrent.futures.CancelledError:
             raise _Stopped from None
         finally:
-            under_way.discard(future)
+            self._under_way.discard(future)
         if isinstance(answer, Refusal):
             raise _error_of(answer, uris)
-        if answer.bundles != model.bundles:
+        if answer.bundles != self._model.bundles:
             raise CaseFailed("the model is being replaced: its old process answered")
         return predictions.put(item, answer.mask, answer.volumes_ml)
-
-    left, done = iter(todo), list[CaseRow]()
-    pool = ThreadPoolExecutor(model.capacity, thread_name_prefix="cohort")
-
-    async def work_off() -> None:
-        for item in left:
-            row = await loop.run_in_executor(pool, _complete, item, one_case)
-            done.append(row)
-            await told(round((len(finished) + len(done)) / len(found.cases), 4))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(model.capacity):
-                group.create_task(work_off())
-    finally:
-        for future in list(under_way):
-            future.cancel()
-        pool.shutdown(wait=False, cancel_futures=True)
-    summary = await asyncio.to_thread(target.conclude, found, finished, done)
-    failed, rows = len(summary.failures), len(finished) + len(done) + len(found.rejected)
-    error = f"{failed} of {rows} cases failed: see scores.parquet" if failed else None
-    return Change(state="failed" if failed else "done", progress=1.0, error=error)
-
-
-def _complete(item: Work, one_case: retry.Task) -> CaseRow:
-    try:
-        return retry.complete(item, one_case, timed=True)
-    except _Stopped:
-        # Nobody waits for this thread any more, and none of its loop's tasks may see this.
-        return CaseRow(case_id=item.case_id, status="error", reason="cancelled")
 
 
 def _find(request: JobRequest, limits: Limits) -> Cohort:

@@ -1,0 +1,98 @@
+"""The steps of `score`, one after the other in this process: failures, deaths, patience."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine.test_blocks import Died, store  # noqa: F401 - a fixture
+
+from ray_brats.cases import cohort
+from ray_brats.errors import CaseFailed
+from ray_brats.files import ledger
+from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.model.predictions import Predictions
+from ray_brats.stages import steps
+from ray_brats.stages.steps import Frame, Parcel, Segment
+from stages.test_score import PREPROCESSING, write_cases
+
+FRAME = Frame(preprocessing=PREPROCESSING, limit_seconds=60)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    write_cases(tmp_path / "cohort", ["a"])
+    target = Predictions(
+        uri=str(tmp_path / "out"), identity={}, preprocessing=PREPROCESSING, release="brats2020"
+    )
+    (item,) = target.split_finished(cohort.find(str(tmp_path / "cohort")))[1]
+    return item
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+class Model:
+    """Raises these errors in turn, then finds nothing."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def class_index(self, image: np.ndarray) -> np.ndarray:
+        if self.errors:
+            raise self.errors.pop(0)
+        return np.zeros(image.shape[:3], np.uint8)
+
+
+def taken(parcel: Parcel, model: Model) -> CaseRow | Parcel:
+    """The end of one pass of a case; where its process dies, in the next one."""
+    actor = Segment(FRAME, lambda threads: model, 1)
+    image = steps.read(parcel.as_table(), FRAME)
+    try:
+        index = actor(image)
+    except Died:
+        index = actor(image)
+    done = steps.write(index, FRAME).to_pylist()[0]
+    if done["row"]:
+        return CaseRow.from_json(json.loads(done["row"]))
+    return steps.resumed(done["parcel"])
+
+
+def test_a_case_leaves_its_mask_and_what_it_took(work: Work) -> None:
+    row = taken(Parcel(work=work), Model())
+    assert isinstance(row, CaseRow)
+    assert (row.status, row.attempts, row.facts["wt_ml"]) == ("ok", 1, 0)
+    assert ledger.finished_row(work) == row
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_what_can_pass_is_tried_again_and_counted(work: Work) -> None:
+    row = taken(Parcel(work=work), Model(CaseFailed("no answer"), CaseFailed("no answer")))
+    assert isinstance(row, CaseRow)
+    assert (row.status, row.attempts) == ("ok", 3)
+
+
+def test_a_failure_passes_the_other_steps_by(work: Work) -> None:
+    row = taken(Parcel(work=work), Model(ValueError("a bug")))
+    assert isinstance(row, CaseRow)
+    assert (row.status, row.reason, row.attempts) == ("error", "ValueError: a bug", 1)
+    assert ledger.finished_row(work) == row
+
+
+def test_a_case_whose_process_died_is_put_off_and_then_given_up(
+    work: Work,
+    store: dict[bytes, bytes],  # noqa: F811
+) -> None:
+    parcel = taken(Parcel(work=work), Model(Died()))
+    assert isinstance(parcel, Parcel)
+    assert (parcel.deaths, parcel.attempts, parcel.row) == (1, 2, None)
+    assert ledger.finished_row(work) is None
+    store.clear()  # as the driver does between two passes
+    row = taken(parcel, Model(Died()))
+    assert isinstance(row, CaseRow)
+    assert (row.status, row.attempts) == ("error", 2)
+    assert "its process died 2 times" in row.reason
