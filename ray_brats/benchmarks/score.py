@@ -192,7 +192,9 @@ def ray_brats_seconds(
             work = [target.work_of(case) for case in cohort]
             frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
-            for row in stage.stream(work, frame, capacity.plan_for(there, None, len(work)), make):
+            for row in stage.stream(
+                work, frame, capacity.for_scoring(there, None, len(work)), make
+            ):
                 if row.status != "ok":
                     raise UsageError(f"{row.case_id} cannot be scored: {row.reason}")
         masks = [Path(out) / mask_name(case.case_id) for case in cohort]

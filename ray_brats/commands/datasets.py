@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ray_brats.stages.preprocess import PreprocessSummary
 
 CHECK_THREADS = 16
-"""Against a bucket, where waiting takes the time."""
+"""Cases looked at side by side in a bucket, where waiting takes the time."""
 
 
 @dataclass(frozen=True, kw_only=True)

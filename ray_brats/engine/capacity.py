@@ -17,22 +17,22 @@ CPUS_A_GPU = 8
 CPUS_AN_ACTOR = 2
 """Two cores share one forward pass well; more actors need more memory."""
 SEGMENT_SHARE, READ_SHARE, WRITE_SHARE = 0.5, 0.25, 0.25
-"""Of the CPUs behind one actor, as Ray counts them; the system shares the cores themselves."""
+"""Parts of the CPUs behind one actor, as Ray counts them; the system shares the cores."""
 RESERVATION = 0.5
 """Ray Data's own: the share of all resources that it sets aside for the steps, in equal parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many actors, and what each step may take."""
+class Capacity:
+    """How many actors score, and what each step may take."""
 
     actors: int
     threads: int
-    """Of one actor."""
+    """Threads of one actor."""
     read: Mapping[str, float]
     segment: Mapping[str, float]
     write: Mapping[str, float]
-    """Ray's resources of one task or actor."""
+    """What Ray gives one task, or one actor, of each step."""
     reservation: float
     """Share of all resources that Ray Data sets aside for the steps. The first ones are served
     first: were a part more than a task of the last step asks for, nothing might be left for that,
@@ -42,19 +42,19 @@ class Plan:
     """The same for actors that take cheap cases through all steps, with one thread each."""
 
 
-def default_workers(there: Resources) -> int:
+def default_workers(cluster: Resources) -> int:
     """One worker a GPU, else two where two cores are free: data-parallel is what all run."""
-    return there.gpus or min(2, max(1, there.cpus))
+    return cluster.gpus or min(2, max(1, cluster.cpus))
 
 
-def workers_for(asked: int | None, there: Resources) -> int:
+def workers_for(asked: int | None, cluster: Resources) -> int:
     """How many workers train: as many as asked for, or the default.
 
     Raises:
         UsageError: the cluster has no GPUs or CPUs for so many, or not on the same nodes.
     """
-    workers = default_workers(there) if asked is None else asked
-    units, kind = _units(there)
+    workers = default_workers(cluster) if asked is None else asked
+    units, kind = _units(cluster)
     if units == 0:
         raise UsageError("the cluster has no CPUs: add nodes, or start its head with --num-cpus")
     if not 1 <= workers <= units:
@@ -62,11 +62,11 @@ def workers_for(asked: int | None, there: Resources) -> int:
             f"--workers {workers}: expected 1 to {units}, as the cluster has {units} {kind} and "
             "each worker needs one"
         )
-    cpus_of_worker(workers, there)
+    cpus_of_worker(workers, cluster)
     return workers
 
 
-def cpus_of_worker(workers: int, there: Resources) -> int:
+def cpus_of_worker(workers: int, cluster: Resources) -> int:
     """The most CPUs that each of so many training workers can have, all of them placed at once.
 
     Nodes may differ: what counts is how many workers fit on each of them.
@@ -74,69 +74,70 @@ def cpus_of_worker(workers: int, there: Resources) -> int:
     Raises:
         UsageError: not even one CPU each, beside a GPU where there are any.
     """
-    most = min(there.cpus // workers, there.node_cpus)
-    if there.gpus:
+    most = min(cluster.cpus // workers, cluster.node_cpus)
+    if cluster.gpus:
         most = min(most, CPUS_A_GPU)
     for each in range(most, 0, -1):
         rooms = (
-            min(cpus // each, gpus) if there.gpus else cpus // each for cpus, gpus in there.shapes
+            min(cpus // each, gpus) if cluster.gpus else cpus // each
+            for cpus, gpus in cluster.shapes
         )
         if sum(rooms) >= workers:
             return each
-    kind = "a GPU and a CPU" if there.gpus else "a CPU"
+    kind = "a GPU and a CPU" if cluster.gpus else "a CPU"
     raise UsageError(
-        f"{workers} worker(s) with {kind} each do not fit on the {there.nodes} node(s): lower "
+        f"{workers} worker(s) with {kind} each do not fit on the {cluster.nodes} node(s): lower "
         "--workers, or give the nodes with GPUs more CPUs"
     )
 
 
-def _units(there: Resources) -> tuple[int, str]:
-    return (there.gpus, "GPUs") if there.gpus else (there.cpus, "CPUs")
+def _units(cluster: Resources) -> tuple[int, str]:
+    return (cluster.gpus, "GPUs") if cluster.gpus else (cluster.cpus, "CPUs")
 
 
-def plan_for(there: Resources, workers: int | None, cases: int) -> Plan:
+def for_scoring(cluster: Resources, workers: int | None, cases: int) -> Capacity:
     """Actors and resources that fit the cluster, with room left for reading and writing.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
     """
-    units, kind = _units(there)
+    units, kind = _units(cluster)
     if workers is not None and not 1 <= workers <= units:
         raise UsageError(
             f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
         )
     together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
-    default = there.gpus or max(
-        1, min(there.cpus // CPUS_AN_ACTOR, int(there.memory_bytes // together))
+    default = cluster.gpus or max(
+        1, min(cluster.cpus // CPUS_AN_ACTOR, int(cluster.memory_bytes // together))
     )
     actors = min(workers or default, max(1, cases))
-    cpus = max(1.0, min(there.cpus / actors, there.node_cpus))
+    cpus = max(1.0, min(cluster.cpus / actors, cluster.node_cpus))
     # What no node has would be waited for for ever.
-    share = min(1.0, 0.9 * there.node_memory_bytes / together)
+    share = min(1.0, 0.9 * cluster.node_memory_bytes / together)
     if share < 1:
         say(
             f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
-            f"{there.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
+            f"{cluster.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
         )
     # A GPU takes the work: more than a whole CPU is of no use to a step beside it.
-    most = 1.0 if there.gpus else cpus
+    most = 1.0 if cluster.gpus else cpus
     held, read_cpus, write_cpus = (
         min(most, share * cpus) for share in (SEGMENT_SHARE, READ_SHARE, WRITE_SHARE)
     )
     together = int(share * together)
     whole_actors = actors
-    if workers is None and not there.gpus:
-        whole_actors = max(1, min(there.cpus, int(there.memory_bytes // together)))
-    return Plan(
+    if workers is None and not cluster.gpus:
+        whole_actors = max(1, min(cluster.cpus, int(cluster.memory_bytes // together)))
+    return Capacity(
         whole_actors=whole_actors,
-        whole={"num_cpus": 1.0, "num_gpus": 1.0 if there.gpus else 0.0, "memory": together},
+        whole={"num_cpus": 1.0, "num_gpus": 1.0 if cluster.gpus else 0.0, "memory": together},
         actors=actors,
-        reservation=min(RESERVATION, 3 * min(read_cpus, write_cpus) / max(1, there.cpus)),
+        reservation=min(RESERVATION, 3 * min(read_cpus, write_cpus) / max(1, cluster.cpus)),
         threads=max(1, int(cpus)),
         read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
         segment={
             "num_cpus": held,
-            "num_gpus": 1.0 if there.gpus else 0.0,
+            "num_gpus": 1.0 if cluster.gpus else 0.0,
             "memory": int(share * ACTOR_BYTES),
         },
         write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},

@@ -43,9 +43,9 @@ NODE_ENV = {
     "RAY_event_stats": "0",
     "RAY_local_fs_monitor_interval_ms": "1000",
 }
-"""Of a local Ray itself. Where actors hold most CPUs, it would end every process that has been idle
-for a second, and a new one costs more than a case's reading and writing. What it counts for a
-dashboard nobody sees: there is none."""
+"""Settings of a local Ray itself. Where actors hold most CPUs, it would end every process that has
+been idle for a second, and a new one costs more than a case's reading and writing. What it counts
+for a dashboard nobody sees: there is none."""
 NODES_SECONDS = 900.0
 """How long a cluster's first worker node may take to join."""
 
@@ -65,7 +65,7 @@ class Resources:
 
 
 def object_store_bytes(cpus: int) -> int:
-    """Of a local Ray on so many CPUs.
+    """Size of the object store of a local Ray on so many CPUs.
 
     Rows are small; what fills it are prepared images that wait for an actor, a few for each. The
     cap is for containers that see all cores of a machine and little of its memory.
@@ -104,10 +104,10 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
                 **quiet,
             )
     try:
-        found = _with_nodes(resources, patience_seconds) if address else resources()
+        cluster = _with_nodes(resources, patience_seconds) if address else resources()
         place = f"the cluster at {address}" if address else "this machine"
-        say(f"Ray on {place}: {found.nodes} node(s), {found.cpus} CPUs, {found.gpus} GPUs")
-        yield found
+        say(f"Ray on {place}: {cluster.nodes} node(s), {cluster.cpus} CPUs, {cluster.gpus} GPUs")
+        yield cluster
     except BaseException as error:
         _let_go(error)
         raise
@@ -119,18 +119,18 @@ def _with_nodes(
     look: Callable[[], Resources], patience_seconds: float, pause_seconds: float = 5.0
 ) -> Resources:
     """What the cluster offers once any node offers CPUs."""
-    until, told = time.monotonic() + patience_seconds, False
-    while (found := look()).cpus == 0 and time.monotonic() < until:
-        if not told:
+    until, said = time.monotonic() + patience_seconds, False
+    while (cluster := look()).cpus == 0 and time.monotonic() < until:
+        if not said:
             say(f"Ray: no node with CPUs has joined yet; waiting up to {patience_seconds:g} s")
-            told = True
+            said = True
         time.sleep(pause_seconds)
-    if found.cpus == 0 and patience_seconds > 0:
+    if cluster.cpus == 0 and patience_seconds > 0:
         raise UsageError(
             f"RAY_ADDRESS: the cluster has no CPUs, and no node with any joined within "
             f"{patience_seconds:g} s: look at `ray status`, or start the head with --num-cpus"
         )
-    return found
+    return cluster
 
 
 def _let_go(error: BaseException) -> None:
@@ -178,25 +178,25 @@ def resources() -> Resources:
 
 
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
-    """Of a task or actor that runs on this node or not at all."""
+    """The strategy of a task or actor that runs on this node or not at all."""
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def check_shared(folder_uri: str, there: Resources) -> None:
+def check_shared(folder_uri: str, cluster: Resources) -> None:
     """`UsageError` for an output folder that not all nodes see: its files would be scattered."""
-    if there.nodes == 1 or storage.is_remote(folder_uri):
+    if cluster.nodes == 1 or storage.is_remote(folder_uri):
         return
     probe = storage.join(folder_uri, ".shared-by-all-nodes")
     storage.write_bytes(probe, b"")
     try:
-        check_seen(probe, there)
+        check_seen(probe, cluster)
     finally:
         storage.delete(probe)
 
 
-def check_seen(file_uri: str, there: Resources) -> None:
+def check_seen(file_uri: str, cluster: Resources) -> None:
     """`UsageError` for a file that is here, on a path that not all nodes see."""
-    if there.nodes == 1 or storage.is_remote(file_uri):
+    if cluster.nodes == 1 or storage.is_remote(file_uri):
         return
     look = ray.remote(num_cpus=0)(storage.exists)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]

@@ -90,12 +90,12 @@ def stream_cases(work: Sequence[Work], tasks: Tasks, frame: blocks.Frame) -> Ite
     how = {**tasks.options, "batch_size": size, "batch_format": "pyarrow"}
     packed = [_table(work[at : at + size]) for at in range(0, len(work), size)]
     rows = ray.data.from_arrow(packed)
-    made = [frame, tasks.task, list(tasks.arguments)]
+    arguments = [frame, tasks.task, list(tasks.arguments)]
     if tasks.actors:
         pool = ray.data.ActorPoolStrategy(size=min(tasks.actors, len(packed)))
-        done = rows.map_batches(blocks.Keeper, fn_constructor_args=made, compute=pool, **how)
+        done = rows.map_batches(blocks.Keeper, fn_constructor_args=arguments, compute=pool, **how)
     else:
-        done = rows.map_batches(blocks.run, fn_args=made, **how)
+        done = rows.map_batches(blocks.run, fn_args=arguments, **how)
     try:
         for item in done.iter_rows():
             yield CaseRow.from_json(json.loads(item["row"]))
@@ -133,19 +133,19 @@ def _table(work: Sequence[Work]) -> pa.Table:
 
 def _stated(title: str, cases: int, tasks: Tasks) -> Tasks:
     """The tasks, their memory capped to what a node has, and said before the start."""
-    offer, asked = cluster.resources(), tasks.options["memory"]
+    resources, asked = cluster.resources(), tasks.options["memory"]
     # A task that asks for more than any node has would wait for ever.
-    memory = min(asked, int(0.9 * offer.node_memory_bytes))
+    memory = min(asked, int(0.9 * resources.node_memory_bytes))
     cpus = tasks.options.get("num_cpus", 1)
-    fitting = int(min(offer.cpus / max(cpus, 1e-9), offer.memory_bytes / max(memory, 1)))
+    fitting = int(min(resources.cpus / max(cpus, 1e-9), resources.memory_bytes / max(memory, 1)))
     at_a_time = max(1, min(cases, tasks.actors or fitting))
     say(
         f"{title}: {cases} case(s), {at_a_time} at a time with {cpus} CPU(s) and "
-        f"{asked / 2**30:.1f} GiB each ({offer.memory_bytes / 2**30:.1f} GiB free)"
+        f"{asked / 2**30:.1f} GiB each ({resources.memory_bytes / 2**30:.1f} GiB free)"
     )
     if memory < asked:
         say(
-            f"warning: the largest node offers {offer.node_memory_bytes / 2**30:.1f} GiB: "
+            f"warning: the largest node offers {resources.node_memory_bytes / 2**30:.1f} GiB: "
             "cases may run out of memory"
         )
     return dataclasses.replace(tasks, options={**tasks.options, "memory": memory})

@@ -118,14 +118,14 @@ class Summary:
     def as_json(self) -> Row:
         """One object: what the subclass adds comes first, `failures` last."""
         common = [item.name for item in dataclasses.fields(Summary)]
-        told: Row = {}
+        values: Row = {}
         for item in sorted(dataclasses.fields(self), key=lambda item: item.name in common):
             value = getattr(self, item.name)
             if item.name == "facts":
-                told |= value
+                values |= value
             elif value is not None or not item.metadata.get("optional"):
-                told[item.name] = _as_json(value)
-        return told
+                values[item.name] = _as_json(value)
+        return values
 
 
 def _as_json(value: Any) -> Any:
@@ -273,8 +273,8 @@ def _holds(sidecar: Mapping[str, Any], item: Work, sizes: Mapping[str, int]) -> 
         return False
     if sidecar["row"].get("status") in RETRIED or not isinstance(sidecar["files"], dict):
         return False
-    told = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
-    return all(uri in sizes and size in (None, sizes[uri]) for uri, size in told.items())
+    files = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
+    return all(uri in sizes and size in (None, sizes[uri]) for uri, size in files.items())
 
 
 def in_order(rows: Iterable[CaseRow]) -> list[CaseRow]:

@@ -25,7 +25,7 @@ Task = Callable[[Work], tuple[CaseRow, Sequence[str]]]
 T = TypeVar("T")
 
 PAUSES_SECONDS = (1.0, 5.0)
-"""Before the second and the third attempt."""
+"""Pauses before the second and the third attempt."""
 MAX_ATTEMPTS = 1 + len(PAUSES_SECONDS)
 _LASTING_ERRNO = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}

@@ -90,7 +90,7 @@ class _Scored:
     """One set of predictions, scored."""
 
     masks: Mapping[str, FileInfo]
-    """By `case_id`; also masks that no selected case asks for."""
+    """Files by `case_id`; also masks that no selected case asks for."""
     keys: Sequence[str]
     cases: Sequence[CaseRow]
     """Their facts are `regions`, `labels` and `original` where there is a reference."""
@@ -140,8 +140,8 @@ def evaluate(
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
     sets = {
-        name: _score(found, cohort, folder, options)
-        for name, found, folder in zip(names, masks, folders, strict=True)
+        name: _score(files, cohort, folder, options)
+        for name, files, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
     rows = {name: item.rows("regions") for name, item in sets.items()}

@@ -186,7 +186,7 @@ def _with_facts(row: CaseRow, case: Case) -> CaseRow:
 
 
 def _content_fingerprint(rows: Sequence[CaseRow], options: PreprocessConfig) -> str:
-    """Of what training sees: other cases may come, go or be mended without a new run."""
+    """A hash of what training sees: other cases may come, go or be mended without a new run."""
     named = ("case_id", "split", "patient_id", "grade", "image_sha256", "label_sha256")
     seen = [row for row in rows if row.get("label_sha256") and row.get("split") in SEEN]
     return jsonform.fingerprint([[row.get(name) for name in named] for row in seen], options)

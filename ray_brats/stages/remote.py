@@ -74,12 +74,14 @@ def connect(url: str, model: str | None = None) -> Remote:
     if answer.status_code == 401:
         raise UsageError(f"--endpoint {url} asks for a key: put it into {KEY_VARIABLE}")
     try:
-        listed = answer.raise_for_status().json()["models"]
-        found = [one for one in listed if one["name"] == model or (not model and one["default"])]
-        if not found:
-            names = ", ".join(str(one["name"]) for one in listed)
+        served = answer.raise_for_status().json()["models"]
+        named = [
+            item for item in served if item["name"] == model or (not model and item["default"])
+        ]
+        if not named:
+            names = ", ".join(str(item["name"]) for item in served)
             raise UsageError(f"--endpoint {url} has no model {model!r}: there are {names}")
-        (chosen,) = found
+        (chosen,) = named
         return Remote(
             client=client,
             model=chosen["name"],
@@ -125,7 +127,7 @@ def score_through(
         ThreadPoolExecutor(concurrency) as pool,
     ):
         tasks = [
-            pool.submit(retry.complete, item, lambda one: _segment(remote, one), timed=True)
+            pool.submit(retry.complete, item, lambda item: _segment(remote, item), timed=True)
             for item in todo
         ]
         try:
@@ -145,7 +147,7 @@ def _segment(remote: Remote, item: Work) -> tuple[CaseRow, list[str]]:
     case, config = predictions.case_of(item), remote.recipe.preprocess
     uris = preprocess.files_of(case, config, with_mask=False)
     files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}
-    answer = _patiently(remote, files, predictions.release_of(item))
+    answer = _knock(remote, files, predictions.release_of(item))
     if answer.status_code != httpx.codes.OK:
         raise _refused(answer, uris)
     made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
@@ -164,8 +166,8 @@ def _content(uri: str) -> bytes:
         raise CaseRejected("no such file", uri) from error
 
 
-def _patiently(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.Response:
-    """The answer of a service that may be busy or starting again."""
+def _knock(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.Response:
+    """The answer of a service that may be busy or starting again; it says itself when to ask."""
     query = urllib.parse.urlencode({"model": remote.model, "release": release})
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
     while True:
@@ -175,8 +177,8 @@ def _patiently(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.
             if answer.status_code not in _AGAIN:
                 return answer
             why = f"status {answer.status_code}"
-            told = answer.headers.get("Retry-After", "")
-            asked = float(told) if told.isdecimal() else 0.0
+            seconds = answer.headers.get("Retry-After", "")
+            asked = float(seconds) if seconds.isdecimal() else 0.0
         except httpx.TransportError as error:
             why = f"{type(error).__name__}: {error}"
         if time.monotonic() > deadline:
@@ -190,8 +192,8 @@ def _patiently(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.
 
 def _refused(answer: httpx.Response, uris: Mapping[str, str]) -> CaseRejected | CaseFailed:
     try:
-        told = answer.json()
-        reason, file = str(told["error"]), uris.get(str(told.get("file")), "")
+        message = answer.json()
+        reason, file = str(message["error"]), uris.get(str(message.get("file")), "")
     except (ValueError, KeyError, TypeError):
         return CaseFailed(f"the service answered with status {answer.status_code}")
     if answer.status_code in (400, 413, 415, 422):

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 import ray.data
 
 from ray_brats.cases.case import Cohort
-from ray_brats.engine import capacity, mapping
+from ray_brats.engine import capacity as capacities
+from ray_brats.engine import mapping
+from ray_brats.engine.capacity import Capacity
 from ray_brats.engine.cluster import Resources
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.predict import Predictor
@@ -56,27 +58,27 @@ def score(
         StageFailed: Ray could not run the steps at all.
     """
     finished, todo = target.split_finished(cohort)
-    plan = capacity.plan_for(cluster, workers, len(todo))
+    capacity = capacities.for_scoring(cluster, workers, len(todo))
     frame = Frame(preprocessing=target.preprocessing, limit_seconds=limit_seconds)
-    done = segment_all(todo, frame, plan, make_segmenter)
+    done = segment_all(todo, frame, capacity, make_segmenter)
     return target.conclude(cohort, finished, done)
 
 
 def segment_all(
-    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
 ) -> list[CaseRow]:
     """A row for every case, in the order they finish."""
     if not work:
         return []
-    held, read = capacity.ACTOR_BYTES / 2**30, capacity.READ_BYTES / 2**30
+    held, read = capacities.ACTOR_BYTES / 2**30, capacities.READ_BYTES / 2**30
     say(
-        f"score: {len(work)} case(s), {plan.actors} worker(s) of {plan.threads} thread(s), each up "
-        f"to {held:.0f} GiB, and {read:.0f} GiB a case being read"
+        f"score: {len(work)} case(s), {capacity.actors} worker(s) of {capacity.threads} "
+        f"thread(s), each up to {held:.0f} GiB, and {read:.0f} GiB a case being read"
     )
     rows: list[CaseRow] = []
     failed = 0
     with Progress("score", len(work)) as progress, mapping.stopped_by_ray("score"):
-        for row in stream(work, frame, plan, make_segmenter):
+        for row in stream(work, frame, capacity, make_segmenter):
             rows.append(row)
             failed += row.status != "ok"
             progress.update(len(rows), note=f"{failed} failed" if failed else "")
@@ -84,7 +86,7 @@ def segment_all(
 
 
 def stream(
-    work: Sequence[Work], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+    work: Sequence[Work], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
 ) -> Iterator[CaseRow]:
     """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
     first, cheap = 0, False
@@ -95,7 +97,7 @@ def stream(
         first += len(chunk)
         way = _shared_blocks if cheap else _pipeline
         spent: list[float] = []
-        for done in way([Parcel(work=item) for item in chunk], frame, plan, make_segmenter):
+        for done in way([Parcel(work=item) for item in chunk], frame, capacity, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
                 continue
@@ -109,7 +111,7 @@ def stream(
         say(f"score: {len(put_off)} case(s), whose process died, once more")
     while put_off:
         again, put_off = put_off, []
-        for done in _pipeline(again, frame, plan, make_segmenter):
+        for done in _pipeline(again, frame, capacity, make_segmenter):
             if isinstance(done, Parcel):
                 put_off.append(done)
             else:
@@ -117,36 +119,36 @@ def stream(
 
 
 def _shared_blocks(
-    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+    parcels: Sequence[Parcel], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
 ) -> Iterator[CaseRow | Parcel]:
     """Cheap cases: each from its files to its mask in one actor, many to a block."""
     tasks = mapping.Tasks(
         task=steps.Whole,
-        options=plan.whole,
-        actors=plan.whole_actors,
+        options=capacity.whole,
+        actors=capacity.whole_actors,
         arguments=(frame.preprocessing, make_segmenter, 1),
     )
     return mapping.stream_cases([parcel.work for parcel in parcels], tasks, frame)
 
 
 def _pipeline(
-    parcels: Sequence[Parcel], frame: Frame, plan: capacity.Plan, make_segmenter: MakeSegmenter
+    parcels: Sequence[Parcel], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
 ) -> Iterator[CaseRow | Parcel]:
     """One Ray Data pipeline: read, segment, write; a case a block.
 
     A row for each case, or its parcel where it was put off.
     """
     mapping.quiet_data()
-    ray.data.DataContext.get_current().op_resource_reservation_ratio = plan.reservation
+    ray.data.DataContext.get_current().op_resource_reservation_ratio = capacity.reservation
     how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Two blocks an actor: one in work, the next one there when it is done.
-    pool = ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=2)
-    made = [frame, make_segmenter, plan.threads]
+    pool = ray.data.ActorPoolStrategy(size=capacity.actors, max_tasks_in_flight_per_actor=2)
+    actor = {"fn_constructor_args": [frame, make_segmenter, capacity.threads], "compute": pool}
     done = (
         ray.data.from_arrow([parcel.as_table() for parcel in parcels])
-        .map_batches(steps.read, fn_args=[frame], **how, **plan.read)
-        .map_batches(steps.Segment, fn_constructor_args=made, compute=pool, **how, **plan.segment)
-        .map_batches(steps.write, fn_args=[frame], **how, **plan.write)
+        .map_batches(steps.read, fn_args=[frame], **how, **capacity.read)
+        .map_batches(steps.Segment, **actor, **how, **capacity.segment)
+        .map_batches(steps.write, fn_args=[frame], **how, **capacity.write)
     )
     try:
         for item in done.iter_rows():
@@ -165,7 +167,7 @@ def load_predictor(
     overlap: float | None,
     threads: int,
 ) -> Predictor:
-    """In an actor: TensorFlow with so many threads, and the bundles."""
+    """Load the bundles in an actor, with a TensorFlow of so many threads."""
     from ray_brats.model import bundle
 
     return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)

@@ -63,7 +63,7 @@ class Parcel:
 
     work: Work
     array: Array | None = None
-    """After reading the prepared image, after segmenting the class indices on the same grid."""
+    """The prepared image after reading, the class indices on the same grid after segmenting."""
     geometry: Geometry | None = None
     row: CaseRow | None = None
     """What became of the case, once that is known."""
@@ -185,7 +185,7 @@ class Whole:
         self._preprocessing, self._segmenter = preprocessing, make_segmenter(threads)
 
     def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
-        """From the files of a case to its mask."""
+        """Segment a case: its files to its mask."""
         prepared = predict.read(predictions.case_of(item), self._preprocessing)
         index = self._segmenter.class_index(prepared.image_HWDC)
         return predictions.save(item, index, prepared.geometry)

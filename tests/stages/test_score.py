@@ -210,7 +210,7 @@ def test_only_what_was_segmented_tells_how_dear_a_case_is(
         ledger.Work(case_id=f"{n:02d}", sidecar_uri=f"/x/{n}.json", key="k", payload={})
         for n in range(20)
     ]
-    plan = capacity.plan_for(resources(), None, len(work))
+    plan = capacity.for_scoring(resources(), None, len(work))
     frame = steps.Frame(preprocessing=PREPROCESSING, limit_seconds=1)
     rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
     assert [row.case_id for row in rows] == [item.case_id for item in work]
@@ -264,7 +264,7 @@ def resources(**values: int) -> Resources:
 )
 @pytest.mark.parametrize("workers", [None, 1])
 def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: int | None) -> None:
-    plan = capacity.plan_for(there, workers, 1000)
+    plan = capacity.for_scoring(there, workers, 1000)
     assert plan.actors >= 1
     one = [plan.read, plan.segment, plan.write]
     assert sum(step["memory"] for step in one) <= there.node_memory_bytes
@@ -285,7 +285,7 @@ def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: 
 def test_what_ray_data_sets_aside_leaves_cpus_for_writing(cpus: int, workers: int | None) -> None:
     """By the rule of its ReservationOpResourceAllocator, which serves the first steps first."""
     there = resources(cpus=cpus, node_cpus=cpus, memory_bytes=1 << 40, node_memory_bytes=1 << 40)
-    plan = capacity.plan_for(there, workers, 1000)
+    plan = capacity.for_scoring(there, workers, 1000)
     read, write = plan.read["num_cpus"], plan.write["num_cpus"]
     held = plan.actors * plan.segment["num_cpus"]
     # After some seconds the cluster counts for what the steps ask for, and no more.
@@ -297,9 +297,9 @@ def test_what_ray_data_sets_aside_leaves_cpus_for_writing(cpus: int, workers: in
 
 def test_more_workers_than_cores_are_refused() -> None:
     with pytest.raises(UsageError, match="--workers 3"):
-        capacity.plan_for(resources(), 3, 10)
-    assert capacity.plan_for(resources(), 2, 10).actors == 2
-    assert capacity.plan_for(resources(), 2, 1).actors == 1
+        capacity.for_scoring(resources(), 3, 10)
+    assert capacity.for_scoring(resources(), 2, 10).actors == 2
+    assert capacity.for_scoring(resources(), 2, 1).actors == 1
 
 
 def test_a_parcel_crosses_as_it_is() -> None:

@@ -151,7 +151,7 @@ class Slow:
 
 
 def test_masks_are_written_while_other_cases_are_still_read(tmp_path: Path) -> None:
-    """Ray Data would rather read all of them first: see `capacity.Plan.reservation`."""
+    """Ray Data would rather read all of them first: see `capacity.Capacity.reservation`."""
     rng, count = np.random.default_rng(0), 50
     for kind in PREPROCESSING.modalities:
         voxels = rng.integers(1, 500, (130, 150, 130)).astype(np.int16)

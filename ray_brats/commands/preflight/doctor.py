@@ -240,7 +240,10 @@ def usage(resources: Resources) -> list[Check]:
     from ray_brats.stages import preprocess
 
     standard = named.get("standard")
-    workers, plan = capacity.default_workers(resources), capacity.plan_for(resources, None, 1 << 20)
+    workers, plan = (
+        capacity.default_workers(resources),
+        capacity.for_scoring(resources, None, 1 << 20),
+    )
     tasks = max(1, min(resources.cpus, resources.memory_bytes // preprocess.TASK_MEMORY_BYTES))
     here = -(-workers // max(resources.nodes, 1))
     need = max(costs.training_bytes(standard) * here, capacity.ACTOR_BYTES + capacity.READ_BYTES)

@@ -211,7 +211,7 @@ def scoring(cases: int, resources: Resources, recipe: Recipe, table: Rates) -> E
     """As many actors as `score` would start."""
     from ray_brats.engine import capacity
 
-    placed = capacity.plan_for(resources, None, cases)
+    placed = capacity.for_scoring(resources, None, cases)
     rate = table.find("score", recipe.name, "gpu" if resources.gpus else "cpu")
     units = placed.actors if resources.gpus else placed.actors * placed.threads
     unit, per = ("GPU-s", "GPUs") if resources.gpus else ("core-s", "cores at work")
