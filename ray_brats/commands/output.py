@@ -99,23 +99,16 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-ORIGINAL_TITLES = {
-    "accuracy": "accuracy: share of voxels whose class is right",
-    "iou_score": "IoU score: mean over the four classes at threshold 0.5",
-    "mean_iou": "mean IoU: Keras MeanIoU over the four classes, on the argmax",
-    "dice_loss": "Dice loss: 1 - mean Dice of the four classes",
-    "dice_loss_weighted": "Dice loss as published: 1 - mean(0.25 x Dice)",
-}
-
-
 def _original_table(
     summary: Mapping[str, Any], soft: Mapping[str, float] | None
 ) -> rich.table.Table:
+    from ray_brats.metrics.original import ORIGINAL_TITLES
+
     table = _table("the original project's figures", ("figure", "hard masks, native grid"))
     if soft:
         table.add_column("probabilities, crops")
-    for name, title in ORIGINAL_TITLES.items():
+    for name, (title, definition) in ORIGINAL_TITLES.items():
         value = summary["original"][name]
         cells = [value, soft[name]] if soft else [value]
-        table.add_row(title, *(_number(cell, 4) for cell in cells))
+        table.add_row(f"{title}: {definition}", *(_number(cell, 4) for cell in cells))
     return table

@@ -26,8 +26,18 @@ ORIGINAL_FIGURES: Final = (
     "dice_loss",
     "dice_loss_weighted",
 )
+ORIGINAL_TITLES: Final = {
+    "accuracy": ("Accuracy", "share of voxels whose class is right, background included"),
+    "iou_score": ("IoU score", "soft Jaccard index, mean of four classes, at threshold 0.5"),
+    "mean_iou": ("Mean IoU", "Keras MeanIoU of the argmax over the four classes"),
+    "dice_loss_weighted": ("Dice loss, weighted", "1 − 0.25 × mean Dice, as that project had it"),
+    "dice_loss": ("Dice loss, plain", "1 − mean Dice of the four classes"),
+}
+"""Name and definition of each figure for people, in the order in which they are shown."""
 SMOOTH: Final = 1e-5
+"""Added to numerators and denominators, in the losses too."""
 CLASS_WEIGHT: Final = 0.25
+"""The original project weights each of its four classes so, then averages; in its loss too."""
 THRESHOLD: Final = 0.5
 
 

@@ -14,13 +14,10 @@ from typing import Any
 import tensorflow as tf
 
 from ray_brats.labels import CLASS_COUNT, REGIONS
+from ray_brats.metrics.original import CLASS_WEIGHT, SMOOTH
 
 Tensor = Any
 AllSum = Callable[[Tensor], Tensor]
-
-SMOOTH = 1e-5
-CLASS_WEIGHT = 0.25
-"""The original project weights each of its four classes so, then averages."""
 
 
 def sum_over_replicas(value: Tensor) -> Tensor:

@@ -19,22 +19,15 @@ from html import escape
 from importlib.resources import files
 from numbers import Real
 from string import Template
-from typing import Any, Final
+from typing import Any
 
 from ray_brats.labels import REGION_TITLES, REGIONS
+from ray_brats.metrics.original import ORIGINAL_TITLES
 from ray_brats.report import charts, markup, ranking
 from ray_brats.report.charts import finite
 from ray_brats.report.markup import METRICS
 
 Row = Mapping[str, Any]
-
-_ORIGINAL: Final = (
-    ("accuracy", "Accuracy", "share of voxels whose class is right, background included"),
-    ("iou_score", "IoU score", "soft Jaccard index, mean of four classes, at threshold 0.5"),
-    ("mean_iou", "Mean IoU", "Keras MeanIoU of the argmax over the four classes"),
-    ("dice_loss_weighted", "Dice loss, weighted", "1 − 0.25 × mean Dice, as that project had it"),
-    ("dice_loss", "Dice loss, plain", "1 − mean Dice of the four classes"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +241,7 @@ def _original(summary: Mapping[str, Any]) -> str:
     figures = summary.get("original") or {}
     lines = [
         [markup.row_head(name), markup.cell(figures.get(key), 4), f"<td>{escape(definition)}</td>"]
-        for key, name, definition in _ORIGINAL
+        for key, (name, definition) in ORIGINAL_TITLES.items()
     ]
     heads = (
         markup.heads(["Figure"]) + markup.heads(["Value"], "number") + markup.heads(["Definition"])

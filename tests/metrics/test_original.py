@@ -71,3 +71,7 @@ def test_original_figures_refuse_what_does_not_fit():
         original.original_figures(np.full((2,), 4, np.uint8), np.zeros((2,), np.uint8))
     with pytest.raises(ValueError, match="probabilities"):
         original.original_figures_soft(np.zeros((2,), np.uint8), np.zeros((2, 3)))
+
+
+def test_every_figure_has_a_title() -> None:
+    assert set(original.ORIGINAL_TITLES) == set(original.ORIGINAL_FIGURES)
