@@ -46,7 +46,7 @@ class Attempt:
     """The number that the command itself claimed first."""
 
     def check(self) -> None:
-        """Nothing, while this attempt may write."""
+        """Do nothing, while this attempt may write."""
         newest = _numbers(self.run_uri)[-1]
         if newest == self.number:
             return
@@ -59,12 +59,12 @@ class Attempt:
         raise Replaced(message) if ours else Superseded(message)
 
     def write_bytes(self, uri: str, content: bytes) -> None:
-        """`storage.write_bytes`."""
+        """Write one file, as `storage.write_bytes` does."""
         self.check()
         storage.write_bytes(uri, content)
 
     def write_json(self, uri: str, value: Any) -> None:
-        """`storage.write_json`."""
+        """Write JSON, as `storage.write_json` does."""
         self.check()
         storage.write_json(uri, value)
 
@@ -77,12 +77,12 @@ class Attempt:
             file.write(content)
 
     def put(self, folder: Path, uri: str, *, last: str) -> None:
-        """`folders.put`."""
+        """Copy a local folder, as `folders.put` does."""
         self.check()
         folders.put(folder, uri, last=last)
 
     def delete(self, uri: str) -> None:
-        """`storage.delete`."""
+        """Remove a file or folder, as `storage.delete` does."""
         self.check()
         storage.delete(uri)
 

@@ -33,7 +33,7 @@ class Bundle:
     recipe: Recipe
     card: Mapping[str, Any]
     sha256: str
-    """Of the card, which holds the hashes of all other files."""
+    """Hash of the card, which holds the hashes of all other files."""
 
 
 def forward_of(loaded: Any) -> Forward:
@@ -71,11 +71,11 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
 
 def _check_versions(card: Mapping[str, Any], uri: str) -> None:
     """TensorFlow reads what older versions wrote, and promises nothing for newer ones."""
-    made, here = str(card["versions"]["tensorflow"]), str(tf.__version__)
-    if _release_number(made) > _release_number(here):
+    version, installed = str(card["versions"]["tensorflow"]), str(tf.__version__)
+    if _release_number(version) > _release_number(installed):
         raise ArtefactError(
-            f"{uri} was made with TensorFlow {made}, installed is {here}: install ray-brats "
-            f"{card['versions']['ray_brats']} or newer, or export the bundle again here"
+            f"{uri} was made with TensorFlow {version}, installed is {installed}: install "
+            f"ray-brats {card['versions']['ray_brats']} or newer, or export the bundle again here"
         )
 
 
@@ -89,11 +89,11 @@ def _check_architecture(card: Mapping[str, Any], recipe: Recipe, loaded: Any, ur
     ).count_params()
     # Dropout's random state is stored too, as integers.
     weights = [variable for variable in loaded.variables if variable.dtype.is_floating]
-    there = sum(math.prod(weight.shape) for weight in weights)
-    if not built == card["parameters"] == there:
+    stored = sum(math.prod(weight.shape) for weight in weights)
+    if not built == card["parameters"] == stored:
         raise ArtefactError(
             f"{uri}: the card's architecture has {built} parameters, the card says "
-            f"{card['parameters']} and the SavedModel holds {there}: the bundle was changed or "
+            f"{card['parameters']} and the SavedModel holds {stored}: the bundle was changed or "
             "made by another version"
         )
 

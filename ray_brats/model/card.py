@@ -45,9 +45,9 @@ class Chosen:
     uris: tuple[str, ...]
     cards: tuple[Mapping[str, Any], ...]
     sha256: tuple[str, ...]
-    """Of each card, which pins its bundle."""
+    """Hash of each card, which pins its bundle."""
     recipe: Recipe
-    """The first one's, with the options that were asked for."""
+    """Recipe of the first one, with the options that were asked for."""
     tta: str | None = None
     overlap: float | None = None
 
@@ -101,10 +101,10 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
             f"{uri} is no bundle: it has no {CARD}. Expected what `ray-brats train` or "
             "`ray-brats export` writes"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if pinned is not None and found != pinned.lower():
+    sha256 = hashlib.sha256(content).hexdigest()
+    if pinned is not None and sha256 != pinned.lower():
         raise ArtefactError(
-            f"{uri} is not the bundle that was asked for: the sha256 of its {CARD} is {found}, "
+            f"{uri} is not the bundle that was asked for: the sha256 of its {CARD} is {sha256}, "
             f"expected {pinned}. It was changed or replaced; do not load it unless you know why"
         )
     try:
@@ -120,7 +120,7 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
     lacking = [name for name in REQUIRED if name not in card]
     if lacking:
         raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
-    return card, found
+    return card, sha256
 
 
 def with_pins(uris: Sequence[str], pinned: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -151,8 +151,8 @@ def choose(
         UsageError: another number of pins than of bundles, or an option out of its range.
         ArtefactError: as `read`, or bundles that cannot be averaged.
     """
-    found = [read(uri, pinned=pin) for uri, pin in with_pins(uris, pinned)]
-    recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in found]
+    cards = [read(uri, pinned=pin) for uri, pin in with_pins(uris, pinned)]
+    recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in cards]
     first = recipes[0]
     for uri, other in zip(uris, recipes, strict=True):
         if (other.preprocess, other.network.output) != (first.preprocess, first.network.output):
@@ -162,8 +162,8 @@ def choose(
             )
     return Chosen(
         uris=tuple(uris),
-        cards=tuple(card for card, _ in found),
-        sha256=tuple(sha256 for _, sha256 in found),
+        cards=tuple(card for card, _ in cards),
+        sha256=tuple(sha256 for _, sha256 in cards),
         recipe=_with_options(first, tta, overlap),
         tta=tta,
         overlap=overlap,
@@ -187,22 +187,22 @@ def quality(card: Mapping[str, Any]) -> str:
     if "dice" not in validation:
         return "how good such masks are was not measured: the model has seen no validation case"
     intervals = validation.get("dice_ci95", {})
-    told = []
+    measures = []
     for region in REGIONS:
         value = validation["dice"][region]
         low, high = intervals.get(region, (None, None))
-        told.append(
+        measures.append(
             f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
         )
     count = card["measured"]["cases"]["validation"]
     return (
         f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
-        f"Dice {', '.join(told)}" + (" (95 % interval)" if intervals else "")
+        f"Dice {', '.join(measures)}" + (" (95 % interval)" if intervals else "")
     )
 
 
 def check_target(uri: str) -> None:
-    """`UsageError` where a bundle would replace what is none."""
+    """Raise `UsageError` where a bundle would replace what is none."""
     prefix = uri.rstrip("/") + "/"
     parts = {file.uri.removeprefix(prefix).split("/")[0] for file in storage.list_files(uri)}
     if foreign := sorted(parts - set(PARTS)):
@@ -213,11 +213,11 @@ def check_target(uri: str) -> None:
 
 
 def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
-    """`ArtefactError` unless a bundle's local files are exactly those of its card."""
-    expected, there = card["sha256"], hashes(folder)
-    if expected == there:
+    """Raise `ArtefactError` unless a bundle's local files are exactly those of its card."""
+    expected, files = card["sha256"], hashes(folder)
+    if expected == files:
         return
-    names = sorted(name for name in {*expected, *there} if expected.get(name) != there.get(name))
+    names = sorted(name for name in {*expected, *files} if expected.get(name) != files.get(name))
     raise ArtefactError(
         f"{uri} does not match its card ({CARD}): {', '.join(names[:3])} was changed, added or "
         "is missing. Do not load it; copy the bundle again or export it anew"

@@ -27,7 +27,7 @@ from ray_brats.recipes.config import InferenceConfig, PreprocessConfig, Recipe
 
 Tensor = Any
 Network = Callable[[Tensor], Tensor]
-"""From `(N, H, W, D, C)` to probabilities `(N, H, W, D, K)`, both symbolic."""
+"""A network from `(N, H, W, D, C)` to probabilities `(N, H, W, D, K)`, both symbolic."""
 
 
 def obstacle(recipe: Recipe) -> str:
@@ -76,7 +76,7 @@ class _Box:
     start: Tensor
     stop: Tensor
     shape: Tensor
-    """Of the volume; three integers each."""
+    """Shape of the volume; three integers, as of the others."""
 
     def crop(self, image: Tensor) -> Tensor:
         """The crop of `(H, W, D, C)`, zeros where it reaches past the volume."""
@@ -150,7 +150,7 @@ def _zscore_nonzero(image: Tensor) -> Tensor:
 
 
 def _probabilities(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
-    """As `Predictor.probabilities`."""
+    """Probabilities of a prepared case, as `Predictor.probabilities`."""
     flips: list[tuple[int, ...]] = [()]
     if recipe.inference.tta == "flips":
         flips = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]

@@ -57,9 +57,9 @@ class Prediction:
         """Volume of each region in millilitres."""
         mask, voxel_ml = self.mask_native, self.geometry.voxel_ml
         # A comparison a class: `bincount` takes ten times as long over bytes.
-        counts = [int(np.count_nonzero(mask == one)) for one in range(labels.CLASS_COUNT)]
+        counts = [int(np.count_nonzero(mask == index)) for index in range(labels.CLASS_COUNT)]
         return {
-            region: sum(counts[one] for one in members) * voxel_ml
+            region: sum(counts[index] for index in members) * voxel_ml
             for region, members in labels.REGIONS.items()
         }
 
@@ -131,8 +131,8 @@ class Predictor:
             flipped = np.flip(image, axes)
             where = None if brain is None else np.flip(brain, axes)
             for forward in self.forwards:
-                one = np.flip(self._one_pass(forward, flipped, where), axes)
-                total = one if total is None else np.add(total, one, out=total)
+                probabilities = np.flip(self._one_pass(forward, flipped, where), axes)
+                total = probabilities if total is None else np.add(total, probabilities, out=total)
         assert total is not None
         passes = len(self.forwards) * len(flips)
         if passes > 1:
@@ -159,18 +159,18 @@ class Predictor:
         index: LabelMap = np.zeros(probabilities.shape[:3], np.uint8)
 
         def work(rows: slice) -> None:
-            found = probabilities[rows]
+            part = probabilities[rows]
             if self._recipe.network.output == "classes":
-                index[rows] = np.argmax(found, axis=-1)
+                index[rows] = np.argmax(part, axis=-1)
                 if brain is not None:
                     index[rows] *= brain[rows]
                 return
-            whole = found[..., 0] >= threshold
+            whole = part[..., 0] >= threshold
             if brain is not None:
                 whole &= brain[rows]
             # The other regions lie within, and few voxels do.
             tumour = np.flatnonzero(whole)
-            over = found.reshape(-1, found.shape[-1])[tumour] >= threshold
+            over = part.reshape(-1, part.shape[-1])[tumour] >= threshold
             index[rows].reshape(-1)[tumour] = labels.from_regions(over)
 
         windows.in_slabs(work, len(index))
@@ -216,7 +216,9 @@ def region_probabilities(probabilities: Probabilities, network: NetworkConfig) -
     if network.output == "regions":
         return probabilities
     members = labels.REGIONS.values()
-    return np.stack([probabilities[..., list(one)].sum(axis=-1) for one in members], axis=-1)
+    return np.stack(
+        [probabilities[..., list(classes)].sum(axis=-1) for classes in members], axis=-1
+    )
 
 
 def drop_small_components(index: LabelMap, least_vox: int) -> None:

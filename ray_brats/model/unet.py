@@ -110,7 +110,7 @@ def _standard(config: NetworkConfig, channels: int) -> Any:
     if config.stem_stride == 2:
         logits = _refine(Upsample()(logits), seen)
     outputs = [logits, *(_logits(features, config) for features in coarse)]
-    outputs = [_probabilities(one, config) for one in outputs]
+    outputs = [_probabilities(logits, config) for logits in outputs]
     return keras.Model(
         inputs, outputs if config.deep_supervision else outputs[0], name="standard_unet"
     )
@@ -210,14 +210,14 @@ class LocalContrast(layers.Layer):  # type: ignore[misc]
         brain = tf.cast(tf.not_equal(inputs, 0.0), inputs.dtype)
         # Joined after the first average: full resolution is what costs.
         moments = (inputs, tf.square(inputs), brain)
-        sums = tf.concat([tf.nn.avg_pool3d(one, 4, 4, "VALID") for one in moments], -1)
+        sums = tf.concat([tf.nn.avg_pool3d(moment, 4, 4, "VALID") for moment in moments], -1)
         for _ in range(2):
             sums = tf.nn.avg_pool3d(sums, self.reach_vox // 4, 1, "SAME")
         total, squares, count = tf.split(sums, 3, -1)
         count = tf.maximum(count, 1e-3)
         mean = total / count
         deviation = tf.sqrt(tf.nn.relu(squares / count - tf.square(mean)))
-        mean, deviation = (upsampled(one, doublings=2) for one in (mean, deviation))
+        mean, deviation = (upsampled(coarse, doublings=2) for coarse in (mean, deviation))
         return (inputs - mean) / (deviation + self.floor) * brain
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -252,18 +252,18 @@ class InstanceNorm(layers.Layer):  # type: ignore[misc]
         if count is None:
             spec = tf.TensorSpec(inputs.shape[1:], inputs.dtype)
             return tf.map_fn(
-                lambda one: self._normalised(one[None])[0], inputs, fn_output_signature=spec
+                lambda sample: self._normalised(sample[None])[0], inputs, fn_output_signature=spec
             )
         if count == 1:
             return self._normalised(inputs)
-        return tf.concat([self._normalised(one) for one in tf.split(inputs, count)], axis=0)
+        return tf.concat([self._normalised(sample) for sample in tf.split(inputs, count)], axis=0)
 
-    def _normalised(self, one: Any) -> Any:
-        """A batch of one; three axes of space are two for the kernel, which knows no more."""
-        shape = tf.shape(one)
+    def _normalised(self, sample: Any) -> Any:
+        """Normalise one sample; three axes of space are two for the kernel, which knows no more."""
+        shape = tf.shape(sample)
         nothing = tf.zeros((0,), tf.float32)
         result = tf.raw_ops.FusedBatchNormV3(
-            x=tf.reshape(one, (1, shape[1] * shape[2], shape[3], one.shape[-1])),
+            x=tf.reshape(sample, (1, shape[1] * shape[2], shape[3], sample.shape[-1])),
             scale=tf.convert_to_tensor(self.gamma),
             offset=tf.convert_to_tensor(self.beta),
             mean=nothing,
@@ -271,7 +271,7 @@ class InstanceNorm(layers.Layer):  # type: ignore[misc]
             epsilon=self.epsilon,
             is_training=True,
         )
-        return tf.ensure_shape(tf.reshape(result.y, shape), one.shape)
+        return tf.ensure_shape(tf.reshape(result.y, shape), sample.shape)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -59,16 +59,16 @@ def occupied(image: Array) -> Mask:
 
     Channel by channel: `any` over so short an axis takes four times as long.
     """
-    found = np.empty(image.shape[:3], np.bool_)
+    mask = np.empty(image.shape[:3], np.bool_)
 
     def work(rows: slice) -> None:
         channels = np.moveaxis(image[rows], -1, 0)
-        np.not_equal(channels[0], 0, out=found[rows])
+        np.not_equal(channels[0], 0, out=mask[rows])
         for channel in channels[1:]:
-            np.logical_or(found[rows], channel, out=found[rows])
+            np.logical_or(mask[rows], channel, out=mask[rows])
 
     in_slabs(work, len(image))
-    return found
+    return mask
 
 
 def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilities:
@@ -77,8 +77,8 @@ def whole_pass(forward: Forward, image: Array, divisor_vox: int) -> Probabilitie
     padding = [(0, -side % divisor_vox) for side in shape]
     padded = np.pad(image, [*padding, (0, 0)])
     height, width, depth = shape
-    found = forward(np.ascontiguousarray(padded)[None])[0, :height, :width, :depth]
-    return np.array(found, np.float32)
+    probabilities = forward(np.ascontiguousarray(padded)[None])[0, :height, :width, :depth]
+    return np.array(probabilities, np.float32)
 
 
 def sliding_window(
@@ -167,7 +167,7 @@ def _weights(height: int, width: int, depth: int, channels: int) -> tuple[Array,
 
 
 LEAST_WEIGHT = np.float32(1e-3)
-"""Of a voxel in a window of a sliding window, relative to its centre."""
+"""Least weight of a voxel in a sliding window, relative to its centre."""
 
 
 def gaussian_weights(window_vox: Shape) -> npt.NDArray[np.float32]:

@@ -82,7 +82,7 @@ class NetworkConfig:
     deep_supervision: int = 0
     """So many coarser levels of the decoder also learn to predict (Dou et al. 2016)."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the layers; weights, probabilities and losses are float32 in both."""
+    """Numbers of the layers; weights, probabilities and losses are float32 in both."""
 
     def __post_init__(self) -> None:
         require(len(self.widths) >= 2, "widths", self.widths, "two levels or more")
@@ -144,7 +144,7 @@ class TrainConfig:
     """Share of the patches whose channels are raised to a power."""
     loss: Literal["dice_focal", "dice_bce"] = "dice_bce"
     learning_rate: float = 1e-3
-    """The highest; see `step.learning_rate`."""
+    """The highest learning rate; see `step.learning_rate`."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up, as a function of the global step over the planned steps."""
     warmup_steps: int = 20

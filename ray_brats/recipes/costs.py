@@ -1,6 +1,6 @@
-"""How much memory a training worker needs, before it starts.
+"""What a recipe costs: memory of a training worker, windows of a case that pass at once.
 
-An estimate from the sizes of what a step keeps for its gradients, checked against the
+Memory is estimated from the sizes of what a step keeps for its gradients, checked against the
 resident memory of real workers (`tests/recipes/test_costs.py`); good to about a third.
 """
 
@@ -43,13 +43,13 @@ def sentence(recipe: Recipe, workers: int, nodes: int, node_bytes: int) -> str:
     """Memory needed against memory there, for the plan."""
     here = -(-workers // max(nodes, 1))
     each = training_bytes(recipe)
-    told = (
+    text = (
         f"train: each worker needs about {_gib(each)} of memory, {here} on a node "
         f"{_gib(each * here)}; a node has {_gib(node_bytes)}"
     )
     if each * here > node_bytes:
-        told += f": that may not be enough.{hint(recipe, workers)}"
-    return told
+        text += f": that may not be enough.{hint(recipe, workers)}"
+    return text
 
 
 def hint(recipe: Recipe, workers: int) -> str:
@@ -69,14 +69,8 @@ def _gib(size: float) -> str:
 
 BATCH_BYTES = 512 << 20
 """What the activations of windows may take; one window is always allowed."""
-
-
 MAX_BATCH = 8
-
-
 _LIVE_TENSORS = 6
-
-
 _THIN_CHANNELS = 8
 
 

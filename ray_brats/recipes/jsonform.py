@@ -43,9 +43,9 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
             f"{kind.__name__} has no field {', '.join(sorted(unknown))}: "
             f"expected one of {', '.join(hints)}"
         )
-    made = {name: _rebuild(name, hints[name], value) for name, value in values.items()}
+    fields = {name: _rebuild(name, hints[name], value) for name, value in values.items()}
     try:
-        return kind(**made)
+        return kind(**fields)
     except TypeError as error:
         raise UsageError(f"{kind.__name__}: {error}") from error
 
@@ -59,7 +59,7 @@ def _rebuild(name: str, hint: Any, value: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
-        (hint,) = (one for one in arguments if one is not types.NoneType)
+        (hint,) = (kind for kind in arguments if kind is not types.NoneType)
         return _rebuild(name, hint, value)
     if origin is Literal:
         require(value in arguments, name, value, " or ".join(map(repr, arguments)))
@@ -68,7 +68,7 @@ def _rebuild(name: str, hint: Any, value: Any) -> Any:
         require(isinstance(value, list | tuple), name, value, "a list")
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         require(len(kinds) == len(value), name, value, f"{len(kinds)} values")
-        return tuple(_rebuild(name, one, item) for one, item in zip(kinds, value, strict=True))
+        return tuple(_rebuild(name, kind, item) for kind, item in zip(kinds, value, strict=True))
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     fits = numeric if hint is float else type(value) is hint
     require(fits, name, value, f"a value of type {getattr(hint, '__name__', hint)}")

@@ -21,13 +21,13 @@ from ray_brats.training.samples import ZOOM_RANGE
 Tensor = Any
 
 TUMOUR_DEVIATION = 0.4
-"""Of what is added to a region in a channel, in the image's units: z-scores have deviation 1."""
+"""Deviation of what is added to a region in a channel; z-scores have deviation 1."""
 NOISE_DEVIATION = 0.1
-"""The largest, in the image's units."""
+"""The largest deviation of noise, in the image's units."""
 BLUR_SIGMA_VOX = (0.5, 1.0)
 """Range of the smoothing Gaussian's deviation."""
 GAMMA_RANGE = (0.7, 1.5)
-"""Range of the exponent."""
+"""Range of the exponent of intensities."""
 
 
 def augment(
@@ -47,17 +47,17 @@ def augment(
     """
     images, labels = [], []
     for number in range(train.batch_per_worker):
-        one, mask, key = image[number], label[number], keys[number]
+        patch, mask, key = image[number], label[number], keys[number]
         if train.tumour_probability > 0:
-            one = _retoned(one, mask, key, train)
+            patch = _retoned(patch, mask, key, train)
         if train.zoom_probability > 0:
-            one, mask = _zoomed(one, mask, key, train)
+            patch, mask = _zoomed(patch, mask, key, train)
         if train.flip:
             coins = tf.random.stateless_uniform((3,), key) < 0.5
             for axis in range(3):
-                one = tf.where(coins[axis], tf.reverse(one, [axis]), one)
+                patch = tf.where(coins[axis], tf.reverse(patch, [axis]), patch)
                 mask = tf.where(coins[axis], tf.reverse(mask, [axis]), mask)
-        images.append(_intensities(one, key, train))
+        images.append(_intensities(patch, key, train))
         labels.append(mask)
     return tf.stack(images), tf.stack(labels)
 
@@ -172,7 +172,7 @@ def _noisy(image: Tensor, key: Tensor) -> Tensor:
 
 
 def _blurred(image: Tensor, key: Tensor) -> Tensor:
-    """Smoothed by a Gaussian; at the rim by what of it lies inside."""
+    """The image smoothed by a Gaussian; at the rim by what of it lies inside."""
     sigma = tf.random.stateless_uniform((), key, *BLUR_SIGMA_VOX)
     matrices = []
     for side in image.shape[:3]:

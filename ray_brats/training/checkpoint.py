@@ -103,14 +103,14 @@ def list_checkpoints(uri: str) -> list[Checkpoint]:
     }
     # A killed process may have left one under a temporary name, with or without its state.
     named = (name for name in names if _NAME.fullmatch(storage.name_of(name)))
-    found = [item for name in named if (item := describe(name)) is not None]
-    return sorted(found, key=lambda item: item.step)
+    checkpoints = [item for name in named if (item := describe(name)) is not None]
+    return sorted(checkpoints, key=lambda item: item.step)
 
 
 def newest(uri: str) -> Checkpoint | None:
     """The complete checkpoint of the highest step below a prefix, or None."""
-    found = list_checkpoints(uri)
-    return found[-1] if found else None
+    checkpoints = list_checkpoints(uri)
+    return checkpoints[-1] if checkpoints else None
 
 
 def prune(uri: str, *, keep: int, delete: Callable[[str], None]) -> None:
@@ -121,8 +121,10 @@ def prune(uri: str, *, keep: int, delete: Callable[[str], None]) -> None:
         keep: how many of the newest stay.
         delete: removes a file or a folder.
     """
-    found = list_checkpoints(uri)
-    kept = {item.uri for item in found[-keep:]} | ({best(found).uri} if found else set())
+    checkpoints = list_checkpoints(uri)
+    kept = {item.uri for item in checkpoints[-keep:]}
+    if checkpoints:
+        kept.add(best(checkpoints).uri)
     # A file right below the prefix, which is none of ours, must not take all with it.
     kept.add(uri.rstrip("/"))
     for folder in {file.uri.rsplit("/", 1)[0] for file in storage.list_files(uri)} - kept:

@@ -70,15 +70,15 @@ def export_run(
 def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint's validation gave: means, intervals, and each case without its name."""
     names = ("dice", "mean_dice", "original_soft_on_crops")
-    found = {name: facts[name] for name in names if name in facts}
+    measured = {name: facts[name] for name in names if name in facts}
     by_case = list(facts.get("dice_by_case", {}).values())
     if by_case:
-        found["dice_ci95"] = {
+        measured["dice_ci95"] = {
             region: summary.interval([case[region] for case in by_case])
             for region in labels.REGIONS
         }
-        found["dice_of_cases"] = by_case
-    return found
+        measured["dice_of_cases"] = by_case
+    return measured
 
 
 def versions() -> dict[str, str]:

@@ -126,7 +126,7 @@ def extended(
 MEASURED_STEPS = 10
 """Steps whose speed fixes the plan; the first of them compiles and is left out."""
 PLAN_SHARE = 0.1
-"""Of the minutes that were asked for: where steps are long, fewer fix the plan."""
+"""Share of the minutes after which the plan is fixed, by fewer steps where they are long."""
 
 
 class Pace:
@@ -185,7 +185,7 @@ class Pace:
         return self.plan
 
     def elapsed_seconds(self) -> float:
-        """Of training, before and after what was resumed."""
+        """Seconds of training, before and after what was resumed."""
         return self._seconds_before + max(0.0, time.time() - self._counted_from)
 
     def after_step(self, step: int, *, validated: int) -> bool:
@@ -195,14 +195,14 @@ class Pace:
             step: how many are done; the seconds of each are in `step_seconds`.
             validated: how often the validation cases were scored.
         """
-        made = False
+        is_new = False
         if self.plan is None:
-            made = self._broadcast(self._is_due(step))
-            if made:
+            is_new = self._broadcast(self._is_due(step))
+            if is_new:
                 self._make(step)
         if self.plan is not None:
             self._keep(step, validated)
-        return made
+        return is_new
 
     def validation_took(self, seconds: float) -> None:
         """How long the last validation and its checkpoint took."""
@@ -258,7 +258,7 @@ class Pace:
         self.plan = plan_of(self._broadcast(values), self._train.validations)
 
     def _keep(self, step: int, validated: int) -> None:
-        """With a length by the clock: as many steps as the time that is left allows.
+        """Fit a length by the clock to the time that is left.
 
         A machine that others use as well is not always as fast as at the start. The learning
         rate, a function of the step's share of the whole, so reaches its end with the time.
@@ -284,7 +284,7 @@ class Pace:
         self.plan = plan_of(values, train.validations)
 
     def _typical_seconds(self) -> float:
-        """Of a step so far, without the first, which compiles."""
+        """Seconds of a step so far, without the first, which compiles."""
         return float(np.median(self.step_seconds[1:] or self.step_seconds))
 
     def _validation_seconds(self, step_seconds: float) -> float:

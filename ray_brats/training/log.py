@@ -200,7 +200,7 @@ def read(run_uri: str) -> list[dict[str, Any]]:
 
 
 def _parsed(content: bytes) -> list[dict[str, Any]]:
-    """Up to the first line that is none."""
+    """The lines up to the first that is none."""
     lines = []
     for text in content.splitlines():
         try:

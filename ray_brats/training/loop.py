@@ -50,7 +50,7 @@ class Data:
 
     training: Sequence[PreparedCase]
     validation: Sequence[PreparedCase]
-    """Of R ranks, rank r has every R-th of `validation_ids`, from the r-th on."""
+    """This rank's share: rank r of R has every R-th of `validation_ids`, from the r-th on."""
     validation_ids: Sequence[str]
     """The validation cases of all ranks."""
     validation_vox: int
@@ -195,13 +195,13 @@ class Loop:
             self._checkpoint({})
 
     def _validation_is_due(self) -> bool:
-        """By how many there were, as a plan that keeps pace may move what is to come."""
+        """Whether one is; counted, as a plan that keeps pace may move what is to come."""
         assert self.plan is not None
         at = self.plan.validate_at
         return self.step >= at[-1] or self.step >= at[min(self.validated, len(at) - 1)]
 
     def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
-        """After `patience` validations without a better mean Dice this step is the last."""
+        """Let this step be the last after `patience` validations without a better mean Dice."""
         assert self.plan is not None
         if "mean_dice" not in scores:
             return
@@ -259,13 +259,13 @@ class Loop:
         self.hooks.beat()
 
     def _restore(self, uri: str) -> None:
-        found = checkpoint.restore(self.trainee.variables(), uri)
-        facts = found.facts
-        self.step, self.loss = found.step, float(facts["loss"])
+        restored = checkpoint.restore(self.trainee.variables(), uri)
+        facts = restored.facts
+        self.step, self.loss = restored.step, float(facts["loss"])
         self.stream.goes_on_at(self.step, int(facts["samples"]))
         self.best_mean_dice = float(facts["best_mean_dice"])
         self.stale_validations = int(facts["stale_validations"])
-        self._last_checkpoint = checkpoint.folder_name(found.step)
+        self._last_checkpoint = checkpoint.folder_name(restored.step)
         plan = self.pace.resumes(
             facts["plan"],
             facts.get("asked"),

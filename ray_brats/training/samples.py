@@ -74,7 +74,7 @@ def draw_location(
 
 
 def _clamped(starts: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Shape:
-    """Inside the array where it is large enough, else centred on it."""
+    """Starts that keep a patch inside the array where it fits, else centre it on the array."""
     first, second, third = (
         min(max(start, 0), limit - n) if limit >= n else (limit - n) // 2
         for start, limit, n in zip(starts, shape, size, strict=True)

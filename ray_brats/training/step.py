@@ -74,33 +74,33 @@ class Trainee:
             for first in range(0, len(batch.image), size)
         ]
         if len(parts) == 1:
-            told, norm = self._fused(*parts[0])
+            measures, norm = self._fused(*parts[0])
         else:
-            told, norm = self._accumulated(parts)
+            measures, norm = self._accumulated(parts)
         self._average(tf.constant(averaging_decay, tf.float32))
-        loss, *dice = (float(value) for value in told.numpy())
+        loss, *dice = (float(value) for value in measures.numpy())
         return StepResult(loss=loss, dice=tuple(dice), gradient_norm=float(norm.numpy()))
 
     def _accumulated(self, parts: list[Any]) -> tuple[Any, Any]:
-        told, total = self._gradients_of(*parts[0])
+        measures, total = self._gradients_of(*parts[0])
         for part in parts[1:]:
             more, gradients = self._gradients_of(*part)
-            told = told + more
+            measures = measures + more
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         count = float(len(parts))
-        return told / count, self._apply([gradient / count for gradient in total])
+        return measures / count, self._apply([gradient / count for gradient in total])
 
     # --- traced ------------------------------------------------------------------------
 
     def _gradients_and_update(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
-        told, gradients = self._gradients(image, label, keys)
-        return told, self._update(gradients)
+        measures, gradients = self._gradients(image, label, keys)
+        return measures, self._update(gradients)
 
     def _gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
         """Loss and Dice as one vector, and this rank's share of the gradients."""
-        told, gradients = self._strategy.run(self._replica_gradients, args=(image, label, keys))
+        measures, gradients = self._strategy.run(self._replica_gradients, args=(image, label, keys))
         local = self._strategy.experimental_local_results
-        return local(told)[0], [local(gradient)[0] for gradient in gradients]
+        return local(measures)[0], [local(gradient)[0] for gradient in gradients]
 
     def _replica_gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
         image, label = augment(image, label, keys, self._train)
@@ -176,6 +176,6 @@ def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
 
 
 def averaging_decay(step: int, train: TrainConfig) -> float:
-    """Zero without averaging; grows with the steps so that early weights are forgotten."""
+    """Decay of the average: grows with the steps, so early weights are forgotten; 0 without one."""
     decay = train.ema_decay
     return 0.0 if decay is None else min(decay, step / (step + 9.0))

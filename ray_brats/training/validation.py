@@ -89,11 +89,11 @@ def summary(recipe: Recipe, case_ids: Sequence[str], rows: np.ndarray[Any, Any])
     names = score_names(recipe)
     by_name = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
     dice = {region: by_name.pop(region) for region in labels.REGIONS}
-    found: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
+    means: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
     if by_name:
-        found["original_soft_on_crops"] = by_name
-    found["dice_by_case"] = {
+        means["original_soft_on_crops"] = by_name
+    means["dice_by_case"] = {
         case_id: dict(zip(labels.REGIONS, row[: len(labels.REGIONS)].tolist(), strict=True))
         for case_id, row in zip(case_ids, rows, strict=True)
     }
-    return found
+    return means
