@@ -1,12 +1,4 @@
-"""`preprocess`: a cohort to a dataset, one Ray Data task a case.
-
-dataset/dataset.json                    what it is; written last
-dataset/cases.parquet                   one row a case
-dataset/cases/<case_id>/image.npy       (H, W, D, C)
-dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
-dataset/cases/<case_id>/case.json       the geometry that takes a mask back
-dataset/cases/<case_id>/done.json       the sidecar
-"""
+"""`preprocess`: a cohort to a dataset (`training.data`), one Ray Data task a case."""
 
 from __future__ import annotations
 
@@ -29,13 +21,22 @@ from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig, Recipe
+from ray_brats.training.data import (
+    GEOMETRY,
+    IMAGE,
+    LABEL,
+    SIDECAR,
+    case_uri,
+    description_uri,
+    table_uri,
+)
 
 TASK_MEMORY_BYTES = 1 << 30
 LIMIT_SECONDS = 600.0
 BRATS_SHAPE_VOX = (240, 240, 155)
 SEEN = ("train", "val")
 """Splits that training sees; of `val` the scores, or by folds the cases."""
-OUTPUTS = ("image.npy", "label.npy", "case.json")
+OUTPUTS = (IMAGE, LABEL, GEOMETRY)
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -103,8 +104,8 @@ def preprocess(
         "notes": notes,
         "fingerprint": _content_fingerprint(rows, recipe.preprocess),
     }
-    ledger.write_table(storage.join(dataset_uri, "cases.parquet"), rows, COLUMNS)
-    storage.write_json(storage.join(dataset_uri, "dataset.json"), description)
+    ledger.write_table(table_uri(dataset_uri), rows, COLUMNS)
+    storage.write_json(description_uri(dataset_uri), description)
     return PreprocessSummary(
         dataset=dataset_uri,
         counts=counts,
@@ -127,7 +128,7 @@ def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered
         "preprocess": jsonform.as_json(options),
         "keep_filtered": keep_filtered,
     }
-    sidecar = storage.join(dataset_uri, "cases", case.case_id, "done.json")
+    sidecar = storage.join(case_uri(dataset_uri, case.case_id), SIDECAR)
     return Work(
         case_id=case.case_id, sidecar_uri=sidecar, key=key, payload=payload, outputs=OUTPUTS
     )
@@ -143,15 +144,15 @@ def prepare(item: Work) -> tuple[CaseRow, list[str]]:
         "native_shape_vox": list(prepared.geometry.canonical_shape),
         "shape_vox": list(prepared.image_HWDC.shape[:3]),
     }
-    facts["image_sha256"] = _save(prepared.image_HWDC, storage.join(item.folder, "image.npy"))
-    files = ["image.npy", "case.json"]
+    facts["image_sha256"] = _save(prepared.image_HWDC, storage.join(item.folder, IMAGE))
+    files = [IMAGE, GEOMETRY]
     if prepared.label_HWD is not None:
-        facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, "label.npy"))
+        facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, LABEL))
         facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
-        files.append("label.npy")
+        files.append(LABEL)
     geometry = dataclasses.asdict(prepared.geometry)
     description = {"case_id": item.case_id, **geometry}
-    storage.write_json(storage.join(item.folder, "case.json"), description, synced=False)
+    storage.write_json(storage.join(item.folder, GEOMETRY), description, synced=False)
     return CaseRow(case_id=item.case_id, facts=facts), files
 
 
