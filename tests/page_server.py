@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 POLICY = (
@@ -41,7 +40,7 @@ class Script:
     refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None  # of the next job
     failure: dict[str, Any] | None = None  # how the job ends instead of with a mask
     key: str = ""
-    vendor: Path | None = None
+    niivue: bytes | None = None
     release: str = "brats2020"
     go: threading.Event = field(default_factory=threading.Event)  # jobs run until it is set
     polls: int = 0
@@ -50,7 +49,7 @@ class Script:
     query: str = ""
 
     def reset(self) -> None:
-        self.refusal = self.failure = self.vendor = None
+        self.refusal = self.failure = self.niivue = None
         self.key, self.release, self.query = "", "brats2020", ""
         self.polls, self.cancelled, self.sent = 0, False, {}
         self.go.set()
@@ -156,12 +155,14 @@ class Handler(BaseHTTPRequestHandler):
     def static(self, path: str) -> None:
         name = path.removeprefix("/page/") if path != "/" else "index.html"
         file = resources.files("ray_brats.serve").joinpath("page", *name.split("/"))
-        if name.startswith("vendor/"):
-            file = (self.script.vendor or Path("nowhere")) / name.removeprefix("vendor/")
-        if not file.is_file():
+        if name == "vendor/niivue.js":
+            content = self.script.niivue
+        else:
+            content = file.read_bytes() if file.is_file() else None
+        if content is None:
             self.answer({"error": f"There is no {path}."}, 404)
             return
-        self.answer(file.read_bytes(), Content_Type=TYPES["." + name.rpartition(".")[2]])
+        self.answer(content, Content_Type=TYPES["." + name.rpartition(".")[2]])
 
 
 class PageServer:

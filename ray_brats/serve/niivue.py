@@ -1,13 +1,16 @@
-"""Fetches NiiVue, the optional 3-D viewer, into the page: `python -m ray_brats.serve.niivue`.
+"""NiiVue, the page's 3-D viewer: from the installed `ipyniivue`, or fetched through npm.
 
-One pinned version, by name, through `npm pack`: the registry is whichever npm is set up with, and
-the tarball must have the sha512 that is written here. The page works without it.
+`ipyniivue` is NiiVue for notebooks, with the whole viewer in one file of its wheel; that file is
+read and `ipyniivue` never imported. `python -m ray_brats.serve.niivue` fetches NiiVue itself into
+the page, which then comes first: one pinned version through `npm pack`, whichever registry npm is
+set up with. Each must have the hash that is written here. The page works without any.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -25,18 +28,40 @@ VERSION: Final = "0.69.0"
 INTEGRITY: Final = "sha512-" + (
     "YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA=="
 )
+MODULE: Final = "niivue.js"
 FILES: Final = {
-    "package/dist/index.js": "niivue.js",
+    "package/dist/index.js": MODULE,
     "package/package.json": "niivue.package.json",
     "package/README.md": "niivue.README.md",
 }
 """Member of the tarball to file of the vendor folder; the last two say whose work it is."""
 _TIMEOUT_S: Final = 300
+WHEEL: Final = "ipyniivue"
+WHEEL_VERSION: Final = "2.4.4"
+"""Has NiiVue 0.65.0."""
+WIDGET_SHA256: Final = "922951141f03da6294cc74a7c520d694a9723733ee25d997b85da8136057a96b"
+EXPORTS: Final = b"export{t2 as Niivue,VA as NVImage};\n"
+"""The file exports a widget alone; these are its own names of the classes, which the hash holds."""
 
 
 def vendor_folder() -> Path:
     """Where the page looks for what others wrote."""
     return Path(str(resources.files("ray_brats.serve"))) / "page" / "vendor"
+
+
+def module() -> bytes | None:
+    """The JavaScript module with NiiVue's classes; None where there is neither source of it."""
+    fetched = vendor_folder() / MODULE
+    if fetched.is_file():
+        return fetched.read_bytes()
+    package = importlib.util.find_spec(WHEEL)
+    if package is None or package.origin is None:
+        return None
+    widget = Path(package.origin).parent / "static" / "widget.js"
+    content = widget.read_bytes() if widget.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != WIDGET_SHA256:
+        return None
+    return content + EXPORTS
 
 
 def fetch(folder: Path) -> Path:
@@ -49,8 +74,9 @@ def fetch(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError(
-            "npm was not found, and NiiVue comes from its registry. Install Node.js, or go on "
-            "without: the page then shows the three planes only"
+            "npm was not found, and NiiVue comes from its registry. Install Node.js, or "
+            f"`pip install {WHEEL}=={WHEEL_VERSION}`, which has NiiVue too, or go on without: the "
+            "page then shows the three planes only"
         )
     with tempfile.TemporaryDirectory() as scratch:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", scratch]
@@ -93,13 +119,13 @@ def unpack(tarball: bytes, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:gz") as archive:
         for member, name in reversed(FILES.items()):
-            found = archive.extractfile(member)
-            if found is None:
+            file = archive.extractfile(member)
+            if file is None:
                 raise ArtefactError(f"{PACKAGE} {VERSION} has no file {member}")
             partial = folder / f".{name}.tmp"
-            partial.write_bytes(found.read())
+            partial.write_bytes(file.read())
             partial.replace(folder / name)
-    return folder / FILES["package/dist/index.js"]
+    return folder / MODULE
 
 
 def main() -> int:

@@ -73,3 +73,33 @@ def test_without_npm_the_advice_is_to_install_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"Install Node\.js"):
         niivue.fetch(tmp_path / "vendor")
+
+
+def test_the_viewer_is_what_was_fetched_or_else_what_the_wheel_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(niivue, "vendor_folder", lambda: tmp_path / "vendor")
+    installed = niivue.module()
+    assert installed is not None, "the wheel comes with the package"
+    assert installed.endswith(niivue.EXPORTS)
+    monkeypatch.setattr(niivue, "WHEEL", "no_such_wheel")
+    assert niivue.module() is None
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / niivue.MODULE).write_bytes(b"export class Niivue {}")
+    assert niivue.module() == b"export class Niivue {}"
+
+
+def test_another_version_of_the_wheel_is_not_taken_for_the_pinned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(niivue, "vendor_folder", lambda: tmp_path / "vendor")
+    static = tmp_path / "another_wheel" / "static"
+    static.mkdir(parents=True)
+    (static.parent / "__init__.py").write_text("raise AssertionError('it was imported')\n")
+    (static / "widget.js").write_text("export{X as default};\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(niivue, "WHEEL", "another_wheel")
+    assert niivue.module() is None
+    digest = hashlib.sha256((static / "widget.js").read_bytes()).hexdigest()
+    monkeypatch.setattr(niivue, "WIDGET_SHA256", digest)
+    assert niivue.module() == b"export{X as default};\n" + niivue.EXPORTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from page_server import PageServer, Script, zipped
+from PIL import Image
+from serve_doubles import Double, listening
 
 from ray_brats import labels
 from ray_brats.cases import cohort as cohorts
@@ -670,24 +673,62 @@ def test_a_case_is_segmented_by_keyboard_alone(opened: Open) -> None:
     go_to("#download")
 
 
-def test_without_niivue_the_planes_go_on_and_a_sentence_says_so(opened: Open) -> None:
-    page = segmented(opened(refusals="page/vendor/niivue.js"))
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_without_niivue_its_place_tells_the_command_that_brings_it(
+    opened: Open, width_px: int
+) -> None:
+    page = segmented(opened(width_px, refusals="page/vendor/niivue.js"))
     page.click("#show-three")
-    see(page, "#three-note", re.compile("^3-D needs NiiVue, which this server does not have"))
-    assert page.is_hidden("#three")
+    told = re.compile("^3-D needs NiiVue, .*`python -m ray_brats.serve.niivue`")
+    see(page, "#three #three-absent", told)
+    assert page.is_hidden("#three-canvas")
+    assert page.evaluate(FAULTS) == []
     check_planes(page, most_tumour())
+    page.click("#show-three")
+    assert page.is_hidden("#three")
 
 
-@pytest.mark.slow
-def test_niivue_shows_the_scan_and_the_mask(opened: Open, script: Script) -> None:
-    script.vendor = niivue.vendor_folder()
-    if not (script.vendor / "niivue.js").exists():
-        pytest.skip("NiiVue was not fetched (python -m ray_brats.serve.niivue)")
-    page = segmented(opened())
+def drawn(page: Any) -> tuple[int, int]:
+    """Pixels of the 3-D view that are not black, and those that are coloured and not grey."""
+    picture = Image.open(io.BytesIO(page.locator("#three-canvas").screenshot())).convert("RGB")
+    rgb = np.asarray(picture).astype(int)
+    spread = rgb.max(axis=-1) - rgb.min(axis=-1)
+    # The cube that shows where one looks from has colours too, in a corner.
+    inner = spread[: spread.shape[0] * 3 // 4]
+    return int((rgb.max(axis=-1) > 32).sum()), int((inner > 64).sum())
+
+
+def check_3d_view(page: Any) -> None:
+    """It draws the scan, the mask's tissues in colour, and takes these away."""
     page.click("#show-three")
     see(page, "#three-note", "Drag to turn, wheel to move the cut.")
-    canvas = page.locator("#three-canvas")
-    assert canvas.get_attribute("data-volumes") == "2"
-    page.keyboard.press("2")
+    assert page.locator("#three-canvas").get_attribute("data-volumes") == "2"
+    page.wait_for_timeout(1000)
+    lit, coloured = drawn(page)
+    assert lit > 5000
+    assert coloured > 200
+    for key in "123":
+        page.keyboard.press(key)
+    page.wait_for_timeout(1000)
+    lit, coloured = drawn(page)
+    assert (lit > 5000, coloured) == (True, 0)
     page.click("#show-three")
     assert page.is_hidden("#three")
+
+
+def test_niivue_draws_the_scan_and_the_mask(opened: Open, script: Script) -> None:
+    script.niivue = niivue.module()
+    assert script.niivue is not None, "it comes with the package"
+    check_3d_view(segmented(opened()))
+
+
+def test_the_service_itself_gives_a_page_that_draws_in_3d(browser: Any, tmp_path: Path) -> None:
+    page, said = browser.new_context().new_page(), list[str]()
+    page.set_default_timeout(SOON_MS)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    with listening(Double(tmp_path).app) as url:
+        page.goto(url)
+        check_3d_view(segmented(page))
+    assert [line for line in said if "GL Driver Message" not in line] == []
+    page.context.close()

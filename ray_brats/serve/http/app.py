@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 import ray_brats
 from ray_brats.cases import naming
 from ray_brats.cases.phantom import phantom_archive
+from ray_brats.serve import niivue
 from ray_brats.serve.http import documents, multipart, uploads
 from ray_brats.serve.http.body import Body
 from ray_brats.serve.http.gate import Gate
@@ -28,6 +29,8 @@ from ray_brats.serve.models import Segmentation, ServedModel, Submission
 from ray_brats.serve.service import Service
 
 PAGE = Path(str(resources.files("ray_brats.serve"))) / "page"
+VIEWER_SECONDS = 86400
+"""How long a browser keeps the 3-D viewer, which has five megabytes."""
 METRICS_SECONDS = 5.0
 """How long a scrape waits for the process of the queue."""
 
@@ -206,5 +209,14 @@ def _add_page(app: FastAPI) -> None:
     async def page() -> Response:
         """The page for people."""
         return FileResponse(PAGE / "index.html")
+
+    @app.get(f"/page/vendor/{niivue.MODULE}", include_in_schema=False)
+    async def viewer() -> Response:
+        """The 3-D viewer of the page."""
+        content = await asyncio.to_thread(niivue.module)
+        if content is None:
+            raise Refusal(404, "NiiVue is not installed: run `python -m ray_brats.serve.niivue`")
+        headers = {"Cache-Control": f"max-age={VIEWER_SECONDS}"}
+        return Response(content, media_type="text/javascript", headers=headers)
 
     app.mount("/page", StaticFiles(directory=PAGE))

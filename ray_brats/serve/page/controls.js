@@ -26,7 +26,7 @@ export class Controls {
       moved: (at) => this.#say(at),
       windowed: () => this.#windowToSliders(),
     });
-    this.three = new Three($("three"), $("three-canvas"), $("show-three"), $("three-note"));
+    this.three = new Three($("three"), $("show-three"), $("three-note"));
     this.#tissues();
     this.#regions();
     this.#listen();

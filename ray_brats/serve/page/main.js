@@ -272,7 +272,6 @@ async function loadModels() {
   try {
     const answer = await api.models();
     models = answer.models || [];
-    controls.three.allow(answer.niivue !== false);
   } catch (error) {
     report(error, loadModels);
     return;

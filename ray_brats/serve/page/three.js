@@ -1,11 +1,11 @@
-// The optional 3-D view by NiiVue, where the server has it (`python -m ray_brats.serve.niivue`).
-// It comes when it is first asked for; the planes never need it.
+// The 3-D view by NiiVue, which comes when it is first asked for. Where it cannot, a sentence stands
+// in its place; the planes never need it.
 
 import { COLOURS, RELEASES, rgb } from "./labels.js";
 
 const MISSING =
-  "3-D needs NiiVue, which this server does not have: there, run " +
-  "`python -m ray_brats.serve.niivue` once. The three planes show everything without it.";
+  "3-D needs NiiVue, which this server does not have. Whoever runs it brings it with " +
+  "`python -m ray_brats.serve.niivue`. The three planes show everything without it.";
 const NO_WEBGL = "3-D needs WebGL 2, which this browser does not give.";
 
 export class Three {
@@ -16,14 +16,11 @@ export class Three {
   #opacity = 1;
   #loading = Promise.resolve();
 
-  constructor(box, canvas, button, note) {
-    Object.assign(this, { box, canvas, button, note });
+  constructor(box, button, note) {
+    Object.assign(this, { box, button, note });
+    this.canvas = box.querySelector("canvas");
+    this.absent = box.querySelector("p");
     button.addEventListener("click", () => (box.hidden ? this.#show() : this.hide()));
-  }
-
-  // Where the server says that it has no NiiVue, there is no button.
-  allow(available) {
-    this.button.hidden = !available;
   }
 
   hide() {
@@ -52,15 +49,24 @@ export class Three {
 
   async #show() {
     this.note.textContent = "3-D is being loaded.";
+    this.button.setAttribute("aria-pressed", "true");
+    this.box.hidden = false; // NiiVue measures its canvas
+    this.#say("");
     try {
       this.#nv = this.#nv || (await this.#start());
     } catch (error) {
-      this.note.textContent = error.message;
+      this.note.textContent = "";
+      this.#say(error.message);
       return;
     }
-    this.box.hidden = false;
-    this.button.setAttribute("aria-pressed", "true");
     await this.#reload();
+  }
+
+  // A sentence in place of the view, or the view.
+  #say(text) {
+    this.absent.textContent = text;
+    this.absent.hidden = !text;
+    this.canvas.hidden = Boolean(text);
   }
 
   async #start() {
@@ -71,7 +77,6 @@ export class Three {
     } catch {
       throw new Error(MISSING);
     }
-    this.box.hidden = false; // NiiVue measures its canvas
     const nv = new library.Niivue({
       show3Dcrosshair: false, isOrientCube: true, backColor: [0, 0, 0, 1],
       clipPlaneColor: [0, 0, 0, 0],

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from serve_doubles import BUNDLES, MODALITIES, Double, parts, state_of
 
+from ray_brats.serve import niivue
+
 pytestmark = pytest.mark.anyio
 
 
@@ -68,3 +70,15 @@ async def test_the_page_and_its_modules_come_with_the_service(client: httpx.Asyn
     module = await client.get("/page/main.js")
     assert (module.status_code, "javascript" in module.headers["content-type"]) == (200, True)
     assert (await client.get("/page/nothing.js")).status_code == 404
+
+
+async def test_the_3d_viewer_of_the_page_comes_where_there_is_one(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = await client.get("/page/vendor/niivue.js")
+    assert (viewer.status_code, "javascript" in viewer.headers["content-type"]) == (200, True)
+    assert b"Niivue" in viewer.content[-100:]
+    monkeypatch.setattr(niivue, "module", lambda: None)
+    absent = await client.get("/page/vendor/niivue.js")
+    assert absent.status_code == 404
+    assert "python -m ray_brats.serve.niivue" in absent.json()["error"]
