@@ -73,13 +73,13 @@ def parts_of(body: bytes, content_type: str) -> dict[str, bytes]:
     """Parts of a multipart body by name."""
     boundary = re.search("boundary=(.+)", content_type)
     assert boundary is not None
-    found = {}
+    contents = {}
     for part in body.split(b"--" + boundary[1].encode())[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")
         name = re.search(rb'name="([^"]+)"', head)
         assert name is not None
-        found[name[1].decode()] = content.removesuffix(b"\r\n")
-    return found
+        contents[name[1].decode()] = content.removesuffix(b"\r\n")
+    return contents
 
 
 def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -70,7 +70,7 @@ def serve(
     expected = [_mask(predictor, files) for files in bodies]
     seconds: dict[str, list[float]] = {name: [] for name in MEASURED}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as state:
-        settings = deployments.ServeOptions(models={"default": (uri,)}, state=state)
+        settings = deployments.ServeSettings(models={"default": (uri,)}, state=state)
         port = deployments.free_port("127.0.0.1", 0)
         with cluster.running() as there:
             fitted = deployments.fitting(settings, there, 1)

@@ -154,7 +154,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
     ),
     "service": (
         Command(
-            options=services.ServeArguments,
+            options=services.ServeOptions,
             call=services.serve,
             examples=(
                 "serve",

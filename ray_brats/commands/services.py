@@ -21,7 +21,7 @@ from ray_brats.files.ledger import Summary
 from ray_brats.progress import say
 
 if TYPE_CHECKING:
-    from ray_brats.serve.settings import ServeOptions
+    from ray_brats.serve.settings import ServeSettings
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<uri>.+)")
 
@@ -65,7 +65,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeArguments:
+class ServeOptions:
     """Serve models over HTTP, and a page for people, until Ctrl-C."""
 
     bundle: Annotated[tuple[str, ...], arg(metavar="[NAME=]BUNDLE …")] = ()
@@ -85,7 +85,7 @@ class ServeArguments:
     inference: Inference = field(default_factory=Inference)
 
 
-def serve(options: ServeArguments) -> Summary:
+def serve(options: ServeOptions) -> Summary:
     """Serve models over HTTP with Ray Serve, and a page for people, until Ctrl-C."""
     access = options.access
     settings = _settings(options)
@@ -109,7 +109,7 @@ def serve(options: ServeArguments) -> Summary:
     return Summary(facts={"url": url, "models": sorted(settings.models)})
 
 
-def _settings(options: ServeArguments) -> ServeOptions:
+def _settings(options: ServeOptions) -> ServeSettings:
     """What the application is made with; raises `UsageError` for options that cannot be."""
     access, bounds = options.access, options.bounds
     models, pinned = named(options.bundle, options.bundle_sha256)
@@ -134,7 +134,7 @@ def _settings(options: ServeArguments) -> ServeOptions:
         keep_days=bounds.keep_days,
         uri_prefixes=tuple(_prefix(uri) for uri in bounds.allow_uri),
     )
-    return deployments.ServeOptions(
+    return deployments.ServeSettings(
         models=models,
         pinned=pinned,
         state=deployments.state_of(options.state),

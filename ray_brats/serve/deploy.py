@@ -1,6 +1,6 @@
 """The service under Ray Serve: an ingress without a core of its own, models with theirs.
 
-`application` builds it from `ServeOptions`, so that `serve deploy` with a configuration file
+`application` builds it from `ServeSettings`, so that `serve deploy` with a configuration file
 (`import_path: ray_brats.serve.deploy:application`) and `ray-brats serve` deploy the same thing.
 """
 
@@ -31,13 +31,13 @@ from ray_brats.serve.jobs.queue import Jobs
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.models import ServedModel
 from ray_brats.serve.service import Service
-from ray_brats.serve.settings import ONGOING, ServeOptions, describe, from_args
+from ray_brats.serve.settings import ONGOING, ServeSettings, describe, from_args
 from ray_brats.serve.telemetry import Telemetry
 
 NAME = "ray-brats"
 JOBS = "jobs"
 INGRESS_ONGOING = 512
-"""Far above what is accepted, so that refusing is the application's decision and fast."""
+"""Requests in one ingress: far more than it accepts, so that the application refuses, and fast."""
 READY_SECONDS = 5.0
 """How long `/readyz` waits for Serve's controller."""
 
@@ -45,16 +45,16 @@ READY_SECONDS = 5.0
 class ModelReplica(replica.Model):
     """`replica.Model` over the bundles of a name."""
 
-    def __init__(self, options: ServeOptions, name: str, pinned: tuple[str, ...]) -> None:
+    def __init__(self, settings: ServeSettings, name: str, pinned: tuple[str, ...]) -> None:
         load = functools.partial(
             replica.load,
-            options.models[name],
+            settings.models[name],
             pinned,
-            tta=options.tta,
-            overlap=options.overlap,
-            threads=max(1, math.floor(options.cpus)),
+            tta=settings.tta,
+            overlap=settings.overlap,
+            threads=max(1, math.floor(settings.cpus)),
         )
-        super().__init__(load, pinned, options.limits.inflated_bytes)
+        super().__init__(load, pinned, settings.limits.inflated_bytes)
 
 
 class JobsReplica:
@@ -62,16 +62,16 @@ class JobsReplica:
 
     def __init__(
         self,
-        options: ServeOptions,
+        settings: ServeSettings,
         described: Mapping[str, ServedModel],
         handles: Mapping[str, Any],
     ) -> None:
         self._jobs = Jobs(
-            JobsStore(options.state),
+            JobsStore(settings.state),
             described,
             segment_by(handles),
-            options.limits,
-            at_once=max(1, options.replicas),
+            settings.limits,
+            at_once=max(1, settings.replicas),
         )
 
     async def check_health(self) -> None:
@@ -112,19 +112,19 @@ class Ingress:
 
     def __init__(
         self,
-        options: ServeOptions,
+        settings: ServeSettings,
         described: Mapping[str, ServedModel],
         handles: Mapping[str, Any],
         jobs: Any,
     ) -> None:
         telemetry = Telemetry()
-        names = None if options.log_names else Pseudonyms(deployment_key(options.state))
-        self._gate = Gate(Keys(options.api_keys), names, telemetry, options.limits)
+        names = None if settings.log_names else Pseudonyms(deployment_key(settings.state))
+        self._gate = Gate(Keys(settings.api_keys), names, telemetry, settings.limits)
         self._service = Service(
             described,
             segment_by(handles),
             RemoteJobs(jobs),
-            options.limits,
+            settings.limits,
             telemetry,
             missing=lambda: not_up([*map(model_deployment, described), JOBS]),
         )
@@ -133,24 +133,24 @@ class Ingress:
         return build(self._service, self._gate)
 
     async def end(self) -> int:
-        """See `Service.end`."""
+        """Take no more cases for a while; see `Service.end`."""
         return self._service.end()
 
 
-def application(args: Mapping[str, Any] | ServeOptions) -> Any:
-    """The Serve application of some options, or of the `args` of a configuration file."""
-    options = args if isinstance(args, ServeOptions) else from_args(args)
+def application(args: Mapping[str, Any] | ServeSettings) -> Any:
+    """The Serve application of some settings, or of the `args` of a configuration file."""
+    settings = args if isinstance(args, ServeSettings) else from_args(args)
     scaled: dict[str, Any] = {"num_replicas": 1}
-    if options.replicas > 1:
-        scaling = {"min_replicas": 1, "max_replicas": options.replicas}
+    if settings.replicas > 1:
+        scaling = {"min_replicas": 1, "max_replicas": settings.replicas}
         scaled = {"autoscaling_config": {**scaling, "target_ongoing_requests": 1}}
     drained = {
-        "graceful_shutdown_timeout_s": options.drain_seconds,
+        "graceful_shutdown_timeout_s": settings.drain_seconds,
         "graceful_shutdown_wait_loop_s": 0.5,
     }
-    actor = {"num_cpus": options.cpus, "num_gpus": options.gpus}
+    actor = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
     # Read once, so that all processes of this deployment speak of the same bundles.
-    described = describe(options)
+    described = describe(settings)
     models = {
         name: serve.deployment(
             ModelReplica,
@@ -160,23 +160,23 @@ def application(args: Mapping[str, Any] | ServeOptions) -> Any:
             health_check_period_s=5,
             **scaled,
             **drained,
-        ).bind(options, name, model.bundles)
+        ).bind(settings, name, model.bundles)
         for name, model in described.items()
     }
     light = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": INGRESS_ONGOING}
     jobs = serve.deployment(
         JobsReplica, name=JOBS, health_check_period_s=2, **light, **drained
-    ).bind(options, described, models)
+    ).bind(settings, described, models)
     # An update starts new ones before it ends the old.
     ingress = serve.deployment(
         serve.ingress()(Ingress), name="ingress", max_surge_percent=100, **light, **drained
     )
-    return ingress.bind(options, described, models, jobs)
+    return ingress.bind(settings, described, models, jobs)
 
 
 @contextlib.contextmanager
 def served(
-    options: ServeOptions,
+    settings: ServeSettings,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -191,7 +191,7 @@ def served(
         UsageError: Ray Serve runs on this cluster already.
         StageFailed: a replica could not start.
     """
-    limits = options.limits
+    limits = settings.limits
     if (already := serve.status()).proxies:
         # It would keep its own address, and all of its applications would end with this one.
         names = ", ".join(already.applications) or "none yet"
@@ -212,7 +212,7 @@ def served(
         try:
             with cluster.silenced():
                 serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
-                ingress = serve.run(application(options), name=NAME, route_prefix="/")
+                ingress = serve.run(application(settings), name=NAME, route_prefix="/")
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise StageFailed(f"serve: a model could not start: {error}") from error
         shown = f"[{host}]" if ":" in host else host
@@ -221,7 +221,7 @@ def served(
         with cluster.silenced():
             try:
                 if ingress is not None:
-                    _drain(ingress, options.drain_seconds)
+                    _drain(ingress, settings.drain_seconds)
                     # Before the proxies go: answers may still be on their way.
                     with contextlib.suppress(TimeoutError):
                         serve.delete(NAME)

@@ -38,14 +38,14 @@ FILES: Final = {
 _TIMEOUT_S: Final = 300
 WHEEL: Final = "ipyniivue"
 WHEEL_VERSION: Final = "2.4.4"
-"""Has NiiVue 0.65.0."""
+"""The version of `ipyniivue`; NiiVue is 0.65.0 in it."""
 WIDGET_SHA256: Final = "922951141f03da6294cc74a7c520d694a9723733ee25d997b85da8136057a96b"
 EXPORTS: Final = b"export{t2 as Niivue,VA as NVImage};\n"
 """The file exports a widget alone; these are its own names of the classes, which the hash holds."""
 
 
 def vendor_folder() -> Path:
-    """Where the page looks for what others wrote."""
+    """The page's folder for what others wrote."""
     return Path(str(resources.files("ray_brats.serve"))) / "page" / "vendor"
 
 

@@ -29,7 +29,7 @@ from ray_brats.serve.models import Answer
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
 RETRY_SECONDS = 10
-"""When to come again for a case whose storage did not answer."""
+"""When a client is to come again whose storage did not answer."""
 HANG_SECONDS = 1800.0
 """A case whose forward passes take longer hangs: Serve then replaces the process."""
 
@@ -130,7 +130,7 @@ class Model:
             raise RuntimeError(f"a forward pass takes longer than {HANG_SECONDS:g} s")
 
     def process(self) -> int:
-        """Its process id."""
+        """The id of this process."""
         return os.getpid()
 
 

@@ -50,8 +50,8 @@ class Service:
         models: the first default one answers where none is named.
         segment: asks a model's replica.
         jobs: the queue.
-        limits: of the deployment.
-        telemetry: of this process.
+        limits: the deployment's.
+        telemetry: this process's.
         missing: what is not up, by name: asked for by `/readyz`.
     """
 

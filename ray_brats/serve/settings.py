@@ -1,5 +1,7 @@
-"""The options of one service, from the command line or a Serve configuration file, and what they
-mean on a cluster: the models that they name, replicas that find a place, a port, a state.
+"""The settings of one service, from the command line or a Serve configuration file.
+
+Beside them stands what they come to: the models that they name, replicas that find a place on the
+cluster, a port that is free, the folder of the state.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _CARD = ("intended_use", "measured", "recipe", "parameters", "versions", "signat
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeSettings:
     """Everything that one service is told; Ray carries it to all of its processes."""
 
     models: Mapping[str, tuple[str, ...]]
@@ -48,8 +50,8 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
 
 
-def from_args(args: Mapping[str, Any]) -> ServeOptions:
-    """Options from the `args` of a Serve configuration file; raises `UsageError`."""
+def from_args(args: Mapping[str, Any]) -> ServeSettings:
+    """Settings from the `args` of a Serve configuration file; raises `UsageError`."""
     values = dict(args)
     try:
         if isinstance(values.get("models"), Mapping):
@@ -59,24 +61,24 @@ def from_args(args: Mapping[str, Any]) -> ServeOptions:
             }
         limits = dict(values.pop("limits", {}))
         limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
-        options = ServeOptions(**values, limits=Limits(**limits))
+        settings = ServeSettings(**values, limits=Limits(**limits))
     except TypeError as error:
         raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
-    if bool(options.api_keys) == options.no_auth:
+    if bool(settings.api_keys) == settings.no_auth:
         # Which address Serve listens on is not known here.
         raise UsageError(
             "serve: expected api_keys: FILE (`ray-brats key FILE NAME` makes one), or no_auth: "
             "true where a gateway asks for keys"
         )
-    return options
+    return settings
 
 
-def describe(options: ServeOptions) -> dict[str, ServedModel]:
+def describe(settings: ServeSettings) -> dict[str, ServedModel]:
     """The models as clients see them, from their cards; raises as `card.choose`."""
     models: dict[str, ServedModel] = {}
-    for name, uris in options.models.items():
-        pins = options.pinned.get(name, ())
-        chosen = card.choose(uris, pins, tta=options.tta, overlap=options.overlap)
+    for name, uris in settings.models.items():
+        pins = settings.pinned.get(name, ())
+        chosen = card.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
         models[name] = ServedModel(
             name=name,
@@ -84,14 +86,14 @@ def describe(options: ServeOptions) -> dict[str, ServedModel]:
             release=chosen.release,
             card={**facts, "identity": chosen.identity},
             default=not models,
-            capacity=ONGOING * options.replicas,
+            capacity=ONGOING * settings.replicas,
         )
     return models
 
 
-def fitting(options: ServeOptions, cluster: Resources, replicas: int | None) -> ServeOptions:
-    """Options with replicas and cores that the cluster has; raises `UsageError`."""
-    models = len(options.models)
+def fitting(settings: ServeSettings, cluster: Resources, replicas: int | None) -> ServeSettings:
+    """Settings with replicas and cores that the cluster has; raises `UsageError`."""
+    models = len(settings.models)
     count = replicas or max(1, cluster.gpus // models)
     if count < 1 or (cluster.gpus and count * models > cluster.gpus):
         raise UsageError(
@@ -99,7 +101,7 @@ def fitting(options: ServeOptions, cluster: Resources, replicas: int | None) -> 
         )
     cpus = 1.0 if cluster.gpus else _cpus_of_each(models * count, cluster)
     gpus = 1.0 if cluster.gpus else 0.0
-    return dataclasses.replace(options, replicas=count, cpus=cpus, gpus=gpus)
+    return dataclasses.replace(settings, replicas=count, cpus=cpus, gpus=gpus)
 
 
 def _cpus_of_each(replicas: int, cluster: Resources) -> float:

@@ -18,7 +18,7 @@ class Telemetry:
     """The metrics of one process.
 
     Args:
-        prefix: of every name, so that those of several processes can stand in one text.
+        prefix: starts every name, so that those of several processes can stand in one text.
     """
 
     def __init__(self, prefix: str = "ray_brats") -> None:

@@ -25,7 +25,7 @@ def files(cohort_folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def limits() -> Limits:
-    """Those of the service; `serve_doubles.limited` gives a test others."""
+    """The limits of the service; `serve_doubles.limited` gives a test others."""
     return Limits()
 
 

@@ -30,7 +30,7 @@ from ray_brats.model import bundle
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.serve.limits import Limits
-from ray_brats.serve.settings import ServeOptions
+from ray_brats.serve.settings import ServeSettings
 from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.slow]
@@ -62,8 +62,8 @@ def served(
     bundle_folder: Path, state: Path, *, names: tuple[str, ...] = ("default",),
     replicas: int | None = None, tls: tuple[str, str] | None = None,
     overlap: float | None = None,
-) -> Iterator[tuple[str, ServeOptions]]:  # fmt: skip
-    settings = ServeOptions(
+) -> Iterator[tuple[str, ServeSettings]]:  # fmt: skip
+    settings = ServeSettings(
         models=dict.fromkeys(names, (str(bundle_folder),)),
         state=deployments.state_of(str(state)),
         limits=Limits(answer_seconds=240),

@@ -45,7 +45,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("state")
     (folder / "keys.txt").write_text(access.line_of("tests", KEY) + "\n")
-    settings = deployments.ServeOptions(
+    settings = deployments.ServeSettings(
         models={"default": (str(bundle_folder),)},
         state=deployments.state_of(str(folder / "state")),
         api_keys=str(folder / "keys.txt"),
@@ -131,7 +131,7 @@ def test_score_through_the_endpoint_is_direct_scoring(
 
 
 def test_a_cluster_that_serves_is_left_alone(url: str, client: httpx.Client) -> None:
-    second = deployments.ServeOptions(models={"default": ("anything",)}, state="anywhere")
+    second = deployments.ServeSettings(models={"default": ("anything",)}, state="anywhere")
     with pytest.raises(UsageError, match=r"runs on this cluster already .*ray-brats"):
         deploy.served(second, port=1).__enter__()
     assert client.get("/readyz").status_code == 200

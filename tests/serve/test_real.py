@@ -29,7 +29,7 @@ def test_a_real_case_goes_up_and_its_tumour_is_on_the_screen(
         pytest.skip("RAY_BRATS_BUNDLE names a trained bundle")
     case = cohorts.find(str(real_data / "brats2018" / "HGG")).cases[0]
     assert case.segmentation is not None
-    settings = deployments.ServeOptions(
+    settings = deployments.ServeSettings(
         models={"default": (os.environ["RAY_BRATS_BUNDLE"],)},
         state=deployments.state_of(str(tmp_path / "state")),
     )

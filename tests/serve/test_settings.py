@@ -1,4 +1,4 @@
-"""The options of a service, from a configuration file and on a cluster."""
+"""The settings of a service, from a configuration file and on a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.serve.limits import Limits
-from ray_brats.serve.settings import ServeOptions, fitting, from_args
+from ray_brats.serve.settings import ServeSettings, fitting, from_args
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "cluster" / "serve.yaml"
 
@@ -24,10 +24,10 @@ def test_a_configuration_file_says_who_may_call() -> None:
     assert from_args({**args, "no_auth": True}).api_keys is None
 
 
-def test_arguments_of_a_configuration_file_are_the_options_of_the_command() -> None:
+def test_arguments_of_a_configuration_file_are_settings_to_the_letter() -> None:
     limits = {"waiting": 2, "uri_prefixes": ["s3://ours"]}
     args = {"models": {"a": ["/a", "/b"]}, "state": "/s", "no_auth": True, "limits": limits}
-    assert from_args(args) == ServeOptions(
+    assert from_args(args) == ServeSettings(
         models={"a": ("/a", "/b")},
         state="/s",
         no_auth=True,
@@ -47,9 +47,9 @@ def test_an_argument_that_is_unknown_or_missing_is_named(odd: dict[str, object],
 
 def test_the_configuration_file_of_the_repository_is_understood() -> None:
     (application,) = yaml.safe_load(CONFIGURATION.read_text())["applications"]
-    options = from_args(application["args"])
-    assert (options.replicas, options.cpus, options.gpus) == (2, 4, 1)
-    assert list(options.models) == ["default"]
+    settings = from_args(application["args"])
+    assert (settings.replicas, settings.cpus, settings.gpus) == (2, 4, 1)
+    assert list(settings.models) == ["default"]
 
 
 def nodes_of(*nodes: int, gpus: int = 0) -> cluster.Resources:
@@ -63,12 +63,12 @@ def nodes_of(*nodes: int, gpus: int = 0) -> cluster.Resources:
 @pytest.mark.parametrize("nodes", [(2,), (3,), (5,), (8,), (4, 4), (7, 2), (16, 1, 1)])
 @pytest.mark.parametrize("models", [1, 2, 3, 7, 30])
 def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) -> None:
-    given = ServeOptions(models={str(number): ("b",) for number in range(models)}, state="s")
+    given = ServeSettings(models={str(number): ("b",) for number in range(models)}, state="s")
     for replicas in (None, 2, 3):
         fitted = fitting(given, nodes_of(*nodes), replicas)
         # As Ray places them: whole replicas a node, in ten-thousandths of a CPU.
         each = round(fitted.cpus * 10_000)
         rooms = sum(cpus * 10_000 // each for cpus in nodes)
         assert rooms >= models * (replicas or 1)
-    alone = fitting(ServeOptions(models={"a": ("b",)}, state="s"), nodes_of(*nodes), None)
+    alone = fitting(ServeSettings(models={"a": ("b",)}, state="s"), nodes_of(*nodes), None)
     assert alone.cpus == max(nodes)

@@ -1,5 +1,5 @@
 """The HTTP side of the service: the application, its gate, keys, bodies and documents.
 
-Doors: app, access.
-Never here: a model, or a stage.
+Doors: app, access, gate.
+Never here: a model, a stage, or Ray.
 """

@@ -47,7 +47,7 @@ def read_keys(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--api-keys {path}: cannot be read ({error})") from error
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.split("#", 1)[0].strip()
         if not text:
@@ -58,8 +58,8 @@ def read_keys(path: Path) -> dict[str, str]:
                 f"--api-keys {path}, line {number}: expected NAME:SHA256, as "
                 "`ray-brats key FILE NAME` writes it"
             )
-        found[match["name"]] = match["hash"].lower()
-    return found
+        hashes[match["name"]] = match["hash"].lower()
+    return hashes
 
 
 class Keys:
@@ -79,13 +79,13 @@ class Keys:
             return "anyone"
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        found = None
+        caller = None
         offered = _hash(given)
         for name, known in self._current().items():
             # All are compared, each in constant time.
             if hmac.compare_digest(known, offered):
-                found = name
-        return found if given else None
+                caller = name
+        return caller if given else None
 
     def _current(self) -> dict[str, str]:
         assert self._path is not None
@@ -117,7 +117,7 @@ class Pseudonyms:
         self._key = key
 
     def of(self, name: str) -> str:
-        """Sixteen hexadecimal digits."""
+        """The HMAC of a name: sixteen hexadecimal digits."""
         return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:16]
 
 

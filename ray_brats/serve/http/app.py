@@ -1,4 +1,4 @@
-"""The HTTP application: routes and their order of checks; where the models run is not its business.
+"""The HTTP application: routes and their order of checks, wherever the models run.
 
 A request passes the key, then admission (before its body is read), then the body's own checks,
 then the model. Every refusal is JSON: `{"error": sentence, "file": modality or ""}`.
@@ -55,19 +55,19 @@ async def read_submission(request: Request, model: ServedModel, limits: Limits) 
 
 def _asked_release(request: Request) -> str | None:
     """Whose labels the query asks for; raises `Refusal` 422 for a release that there is not."""
-    told = request.query_params.get("release")
-    return None if told is None else uploads.checked_release(told)
+    release = request.query_params.get("release")
+    return None if release is None else uploads.checked_release(release)
 
 
 def _release(asked: str | None, submission: Submission, model: ServedModel) -> str:
-    """As for cohorts: what is asked for, else what the case's name tells, else the bundle's."""
+    """The release that is asked for, else that of the case's name, else the bundle's."""
     return asked or naming.release_of(submission.case_id or "") or model.release
 
 
-def _mask(made: Segmentation) -> Response:
+def _mask(segmentation: Segmentation) -> Response:
     """A mask, with what made it and what its integers mean."""
-    answer = made.answer
-    headers = {"X-Ray-Brats-Model": made.model, "X-Ray-Brats-Release": made.release}
+    answer, model = segmentation.answer, segmentation.model
+    headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Release": segmentation.release}
     headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
     headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
     return Response(answer.mask, media_type="application/gzip", headers=headers)
@@ -126,10 +126,10 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         async with service.uploading():
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
-            told_release = asked_release or submission.release
-            release = _release(told_release, submission, model)
-            asked = request_of(submission, model.name, release, told_release)
-            job = await service.jobs.submit(*asked)
+            asked_release = asked_release or submission.release
+            release = _release(asked_release, submission, model)
+            job_request, files = request_of(submission, model.name, release, asked_release)
+            job = await service.jobs.submit(job_request, files)
         accepted = {"id": job.id, "state": job.state}
         return JSONResponse(accepted, 202, {"Location": f"/v1/jobs/{job.id}"})
 

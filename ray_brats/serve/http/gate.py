@@ -19,10 +19,11 @@ from ray_brats.serve.telemetry import Telemetry, log
 
 Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
-"""Need no key, as the page's own files do."""
+"""Paths that need no key."""
 OPEN_BELOW = "/page/"
+"""The page's own files, which need none either."""
 SLOW = 408
-"""Whoever was too slow is not waited for."""
+"""Status after which the rest of a body is not waited for."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -36,7 +37,7 @@ class Gate:
 
     Args:
         keys: who may call.
-        pseudonyms: of case names; None writes them as they are.
+        pseudonyms: stand for case names in the log; None writes these as they are.
         telemetry: counts requests.
         limits: whose longest body is still read after an answer that did not wait for it.
     """
@@ -113,8 +114,8 @@ class Gate:
         if path in OPEN or path.startswith(OPEN_BELOW):
             return None
         if self._keys.caller(Headers(scope=scope)) is None:
-            told = "an API key is needed: send it as Authorization: Bearer KEY"
-            return _Answer(401, told, headers={"WWW-Authenticate": "Bearer"})
+            reason = "an API key is needed: send it as Authorization: Bearer KEY"
+            return _Answer(401, reason, headers={"WWW-Authenticate": "Bearer"})
         return None
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:

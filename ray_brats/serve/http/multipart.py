@@ -20,7 +20,7 @@ _FIELD_BYTES = 1024
 
 
 class _Form:
-    """What the parser's callbacks fill."""
+    """A form as the parser's callbacks fill it."""
 
     def __init__(self, files: Files) -> None:
         self.files = files
@@ -37,7 +37,7 @@ class _Form:
         self.complete = False
 
     def callbacks(self) -> dict[str, object]:
-        """By the parser's names."""
+        """The callbacks, by the names that the parser has for them."""
         names = (
             "on_part_begin on_header_begin on_header_field on_header_value on_header_end "
             "on_headers_finished on_part_data on_part_end on_end"
@@ -93,7 +93,7 @@ class _Form:
                 self._start()
 
     def _start(self) -> None:
-        """The first bytes of a file are there: an archive, or a file of a modality."""
+        """Take the first bytes of a file: an archive's, or those of a modality."""
         self._open = True
         if self._first.startswith(ZIP_MAGIC):
             if self.archive is not None:

@@ -23,7 +23,7 @@ from ray_brats.serve.models import Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_ENTRY = b"PK\x01\x02"
-"""Before each entry of an archive's directory."""
+"""Starts each entry of an archive's directory."""
 MAX_ENTRIES = 64
 MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
@@ -32,9 +32,9 @@ _PIECE_BYTES = 1 << 20
 def kind_of(name: str) -> str | None:
     """Canonical modality (or `seg`) that a part or file name tells, or None."""
     base = name.rsplit("/", 1)[-1]
-    found = naming.case_and_kind(base)
-    if found:
-        return found[1]
+    parts = naming.case_and_kind(base)
+    if parts:
+        return parts[1]
     stem = base.lower().removesuffix(".gz").removesuffix(".nii")
     kind = ALIASES.get(stem, stem)
     return kind if kind in (*MODALITIES, SEGMENTATION) else None
@@ -42,8 +42,8 @@ def kind_of(name: str) -> str | None:
 
 def case_of(name: str) -> str | None:
     """Case that a file name tells, or None."""
-    found = naming.case_and_kind(name.rsplit("/", 1)[-1])
-    return found[0] if found and naming.problem_of_id(found[0]) is None else None
+    parts = naming.case_and_kind(name.rsplit("/", 1)[-1])
+    return parts[0] if parts and naming.problem_of_id(parts[0]) is None else None
 
 
 def checked_id(value: object) -> str:
@@ -66,7 +66,7 @@ class Files:
 
     Args:
         modalities: the model's; other kinds are skipped.
-        limits: of the deployment.
+        limits: the deployment's.
     """
 
     def __init__(self, modalities: Sequence[str], limits: Limits) -> None:
@@ -204,8 +204,8 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     """A case by URIs, or a cohort; raises `Refusal` 422."""
     if "model" in value:
         raise Refusal(422, MODEL_IN_QUERY, "model")
-    told = value.get("release")
-    release = None if told is None else checked_release(told)
+    asked = value.get("release")
+    release = None if asked is None else checked_release(asked)
     if "cohort" in value:
         return Submission(
             cohort=check_uri(value["cohort"], limits, "cohort"),
@@ -215,21 +215,21 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     images = value.get("images")
     if not isinstance(images, dict):
         raise Refusal(422, 'expected {"images": {"t1ce": "s3://…", …}}')
-    found: dict[str, str] = {}
+    uris: dict[str, str] = {}
     for name, uri in images.items():
         kind = kind_of(name)
         if kind is None:
             raise Refusal(422, f"expected one of {', '.join(MODALITIES)}", name[:64])
-        if kind in found:
+        if kind in uris:
             raise Refusal(422, f"{kind} came twice", kind)
-        found[kind] = check_uri(uri, limits, kind)
-    if problem := volume.missing_modality(modalities, found):
+        uris[kind] = check_uri(uri, limits, kind)
+    if problem := volume.missing_modality(modalities, uris):
         raise Refusal(422, *problem)
     case_id = value.get("case_id")
-    named = (name for uri in found.values() if (name := case_of(uri)))
+    named = (name for uri in uris.values() if (name := case_of(uri)))
     return Submission(
         case_id=next(named, None) if case_id is None else checked_id(case_id),
-        images={kind: found[kind] for kind in modalities},
+        images={kind: uris[kind] for kind in modalities},
         release=release,
     )
 

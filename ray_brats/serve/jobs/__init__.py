@@ -1,5 +1,5 @@
 """Work that outlives its request: the queue of jobs, its store, and jobs over cohorts.
 
-Doors: queue.
-Never here: HTTP.
+Doors: queue, store.
+Never here: HTTP, or Ray.
 """

@@ -30,7 +30,7 @@ class Jobs:
         store: where they are kept.
         models: those that jobs may name.
         segment: asks a model.
-        limits: of the deployment.
+        limits: the deployment's.
         at_once: jobs that run side by side.
     """
 
@@ -168,11 +168,11 @@ class Jobs:
         )
 
     async def _cohort(self, job_id: str, request: JobRequest) -> Change:
-        async def told(progress: float) -> None:
+        async def note(progress: float) -> None:
             await asyncio.to_thread(self._store.update, job_id, Change(progress=progress))
 
         model = self._models[request.model]
-        return await cohort.run(request, model, self._counted, self._limits, told)
+        return await cohort.run(request, model, self._counted, self._limits, note)
 
     async def _patiently(
         self, model: str, images: Mapping[str, bytes | str], release: str

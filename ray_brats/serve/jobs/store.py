@@ -201,5 +201,5 @@ class JobsStore:
 
 def _rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
     """A dataclass from the JSON of this version or an earlier one; other values are left out."""
-    names = {one.name for one in dataclasses.fields(kind)}
+    names = {attribute.name for attribute in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in names})
