@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -174,6 +176,24 @@ def test_a_user_program_runs(
     monkeypatch.setattr("sys.argv", ["program.py", str(cohort_folder)])
     runpy.run_path("program.py")
     assert capsys.readouterr().out.startswith("BraTS20_Training_001: ")
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("given", [None, "0"])
+def test_convolutions_are_fast_unless_the_user_says_otherwise(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if given:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    code = """
+from ray_brats import api
+api.load_predictor()
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(given is None)
 
 
 @pytest.mark.tf
