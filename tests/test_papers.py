@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from test_rooms import ROOMS
 
 import ray_brats
@@ -260,6 +262,17 @@ def test_pictures_are_small_and_all_shown() -> None:
     assert sum(path.stat().st_size for path in pictures) <= MOST_PICTURE_BYTES
     text = "".join(path.read_text() for path in PAPERS)
     assert all(f"pictures/{path.name})" in text for path in pictures)
+
+
+def test_the_workflow_runs_what_is_there_and_forms_can_be_read() -> None:
+    forms = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob(".github/*/*.yml")}
+    assert set(forms) == {"ci", "bug", "wish", "config"}
+    steps = [step for job in forms["ci"]["jobs"].values() for step in job["steps"]]
+    run = [step["run"] for step in steps if step.get("run", "").startswith(".ci/")]
+    assert run == [".ci/check", ".ci/run"]
+    assert all(os.access(ROOT / script, os.X_OK) for script in run)
+    for name in ("bug", "wish"):
+        assert all(part["attributes"] for part in forms[name]["body"])
 
 
 def test_right_below_the_package_lies_no_more_than_a_screen() -> None:
