@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,6 +15,7 @@ SHAPE = (7, 6, 5)
 SIDES = st.tuples(st.integers(-4, 9), st.integers(1, 9))
 BOXES = st.tuples(SIDES, SIDES, SIDES).map(lambda sides: arrays.box_at(*zip(*sides, strict=True)))
 MASKS = hnp.arrays(np.bool_, st.tuples(*[st.integers(0, 6)] * 3))
+QUICK = settings(deadline=None)
 
 
 def voxels(box: Box) -> set[tuple[int, ...]]:
@@ -42,6 +43,7 @@ def test_whatever_is_not_zero_is_in_the_box(value: float) -> None:
     assert arrays.bounding_box(array) == (slice(1, 2), slice(2, 3), slice(0, 1))
 
 
+@QUICK
 @given(MASKS, st.permutations(range(3)))
 def test_the_bounding_box_is_that_of_the_indices(mask: np.ndarray, axes: list[int]) -> None:
     mask = mask.transpose(axes)
@@ -51,6 +53,7 @@ def test_the_bounding_box_is_that_of_the_indices(mask: np.ndarray, axes: list[in
         assert box == tuple(map(slice, hits.min(axis=0).tolist(), (hits.max(axis=0) + 1).tolist()))
 
 
+@QUICK
 @given(BOXES, BOXES)
 def test_an_overlap_is_what_two_boxes_share_and_a_joint_box_holds_both(a: Box, b: Box) -> None:
     shared = arrays.overlap(a, b)
@@ -62,6 +65,7 @@ def test_an_overlap_is_what_two_boxes_share_and_a_joint_box_holds_both(a: Box, b
     assert arrays.overlap(joint, a) == a
 
 
+@QUICK
 @given(BOXES, st.tuples(*[st.integers(0, 3)] * 3))
 def test_a_grown_box_reaches_further_on_every_side(box: Box, margins: tuple[int, ...]) -> None:
     grown = arrays.grown(box, margins)
@@ -70,6 +74,7 @@ def test_a_grown_box_reaches_further_on_every_side(box: Box, margins: tuple[int,
     assert arrays.shape_of(grown) == tuple(size + 2 * margin for size, margin in longer)
 
 
+@QUICK
 @given(BOXES)
 def test_a_box_meets_an_array_in_the_voxels_that_both_have(box: Box) -> None:
     whole = arrays.box_at((0, 0, 0), SHAPE)
