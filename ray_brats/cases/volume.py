@@ -135,6 +135,8 @@ def read_mask(
         CaseRejected: damaged, on another grid, of no known release, or with labels that the
             release does not define.
     """
+    if release is None:
+        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
     mask = read(uri)
     difference = same_grid(mask.geometry, grid) if grid else ""
     if difference:
