@@ -51,18 +51,15 @@ ROOMS: Mapping[str, Room] = {
     "model": Room(
         doors="predict bundle card predictions unet losses graph", frameworks="tensorflow keras"
     ),
-    "training": Room(
-        doors="loop data run log export batches checkpoint", frameworks="tensorflow keras"
-    ),
+    "training": Room(doors="loop data run log export", frameworks="tensorflow keras"),
     "engine": Room(doors="cluster capacity mapping blocks watchdog", frameworks="ray"),
     "stages": Room(
-        doors="preprocess train score steps remote evaluate submission",
+        doors="preprocess train score remote evaluate submission",
         frameworks="ray tensorflow keras",
     ),
     "serve": Room(doors="deploy settings limits http/access", frameworks="ray tensorflow keras"),
     "commands": Room(
-        doors="datasets models masks reports pipeline services output arguments parser registry "
-        "preflight/doctor preflight/plan preflight/storage preflight/upload",
+        doors="arguments parser registry",
         frameworks="ray tensorflow keras",
     ),
     "benchmarks": Room(doors="command", frameworks="ray tensorflow keras"),
