@@ -33,12 +33,10 @@ MOST_BYTES = 8192
 MOST_PICTURE_BYTES = 200 << 10
 FOREIGN = {"--submission-id", "--build-arg", "--disable_tta"}
 """Options of other programs."""
+OWN_OPTIONS = {"--help", "--version", "--completion"}
+"""Options of the program itself, which are no command's."""
 PLACEHOLDERS = {"M": "3", "S": "3", "F": "0.5", "K": "1", "N": "2"}
 """What stands in for a number in the papers."""
-
-
-OVERVIEW = ("--version", "--help", "--completion")
-"""What stands in a command's place."""
 
 
 def name_of(path: Path) -> str:
@@ -57,8 +55,7 @@ def parses(*arguments: str) -> str:
     stream = io.StringIO()
     with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         try:
-            if arguments[0] not in OVERVIEW:
-                cli.parse(arguments)
+            cli.parse(arguments)
         except UsageError as error:
             return str(error)
         except SystemExit as end:
@@ -119,8 +116,9 @@ def test_the_papers_hold_many_commands() -> None:
 def test_every_command_parses(call: tuple[str, ...]) -> None:
     page, command, *arguments = call
     # A command that is only named has no arguments.
-    only = not arguments and not command.startswith("-")
-    problem = command not in commands() if only else parses(command, *arguments)
+    known = OWN_OPTIONS | commands()
+    only = not arguments or command in OWN_OPTIONS
+    problem = command not in known if only else parses(command, *arguments)
     assert not problem, f"{page}: {problem}"
 
 
@@ -131,7 +129,7 @@ def test_the_parser_refuses_what_is_not_there() -> None:
 
 
 def test_options_named_alone_exist() -> None:
-    known = {"--version", "--completion"}.union(*map(options_of, commands()))
+    known = OWN_OPTIONS.union(*map(options_of, commands()))
     assert {"--json", "--resume", "--max-body-mib"} <= known
     for path in PAPERS:
         for code in code_of(path.read_text()):
