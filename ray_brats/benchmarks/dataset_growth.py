@@ -49,9 +49,9 @@ def growth(*, cases: int = 10_000) -> dict[str, Any]:
 
 
 def _prepare(folder: str, name: str, cases: int) -> dict[str, int]:
-    found = cohorts.find(f"{folder}/cohort")
+    cohort = cohorts.find(f"{folder}/cohort")
     summary = preprocess.preprocess(
-        found, found.cases[:cases], f"{folder}/{name}", named.get("standard")
+        cohort, cohort.cases[:cases], f"{folder}/{name}", named.get("standard")
     )
     return dict(summary.counts or {})
 

@@ -33,18 +33,18 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
     """Score a manifest whose rows all name one tiny phantom: driver memory, overhead a case.
 
     Args:
-        rows: Of the manifest.
-        side: Of the phantom in voxels; it is read, and its mask written, for each row.
+        rows: Rows of the manifest.
+        side: Side of the phantom in voxels; it is read, and its mask written, for each row.
     """
     with tempfile.TemporaryDirectory(prefix="ray-brats-growth-") as name:
         manifest = write_manifest(Path(name), rows, (side, side, side))
         memory, began = measure.Watch(), time.monotonic()
         with memory:
-            found = cohorts.find(str(manifest), release="brats2020")
+            cohort = cohorts.find(str(manifest), release="brats2020")
             finding_seconds = time.monotonic() - began
-            with cluster.running() as there:
+            with cluster.running() as resources:
                 summary = stage.score(
-                    found,
+                    cohort,
                     Predictions(
                         uri=f"{name}/predictions",
                         identity={},
@@ -52,7 +52,7 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
                         release="brats2020",
                     ),
                     make_segmenter=lambda threads: NoPredictor(),
-                    cluster=there,
+                    cluster=resources,
                 )
         seconds = time.monotonic() - began
     return {

@@ -37,12 +37,12 @@ def preprocess(cohort: CohortArgument, /, *, cases: int = 6, repeats: int = 3) -
         repeats: Of all, in turn.
     """
     config = named.get("standard").preprocess
-    found = [
+    cases_found = [
         case for case in cohorts.find(cohort).cases if set(config.modalities) <= {*case.images}
     ]
-    if not found or storage.is_remote(found[0].images[config.modalities[0]]):
+    if not cases_found or storage.is_remote(cases_found[0].images[config.modalities[0]]):
         raise UsageError(f"{cohort}: no case with {', '.join(config.modalities)} on this machine")
-    chosen = found[:: max(1, len(found) // cases)][:cases]
+    chosen = cases_found[:: max(1, len(cases_found) // cases)][:cases]
     contenders = {
         "ray-brats": lambda case: preprocess_case(case, config, with_mask=False),
         "gzip inflate and parse": lambda case: _inflate(case, config, gzip.decompress),

@@ -49,8 +49,8 @@ class PeakMemory:
 def resident_gib(pid: int, *, peak: bool = False) -> float:
     """Resident memory of a process now, or the highest it had."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
-    return int(found[1]) / 2**20 if found else 0.0
+    match = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
+    return int(match[1]) / 2**20 if match else 0.0
 
 
 def cpu_seconds(pid: int) -> float:
@@ -70,9 +70,9 @@ def _descendants(pid: int) -> list[int]:
             # Behind the name, which may hold anything, stand the state and the parent.
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             parents.setdefault(int(parent), []).append(int(folder.name))
-    found, todo = [], [pid]
+    descendants, todo = [], [pid]
     while todo:
         children = parents.get(todo.pop(), [])
-        found += children
+        descendants += children
         todo += children
-    return found
+    return descendants

@@ -66,13 +66,13 @@ def quality(
         raise UsageError("expected --minutes above 0 and at least one seed")
     if peer:
         torch_peers.load()
-    found = with_splits(cohorts.find(cohort), split, seed=0)
+    selected = with_splits(cohorts.find(cohort), split, seed=0)
     tables: dict[str, dict[int, Scores]] = {OURS: {}, PEER: {}}
     facts: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
         dataset = storage.join(folder, "dataset")
         with cluster.running():
-            prepare(found, dataset, named.get("standard", settings=settings), False)
+            prepare(selected, dataset, named.get("standard", settings=settings), False)
         for seed in seeds:
             say(f"benchmark quality: {OURS}, seed {seed}, {minutes:g} minutes")
             once = ["train.validations=1", *settings]
@@ -100,7 +100,7 @@ def _compared(
         "mean_dice": {name: _means(by_seed) for name, by_seed in measured.items()},
         "difference": differences(tables[OURS], tables[PEER]) if tables[PEER] else None,
         "training": {
-            name: {key: statistics.fmean(one[key] for one in rows) for key in rows[0]}
+            name: {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
             for name, rows in facts.items()
             if rows
         },
@@ -124,33 +124,33 @@ def _ours(
     from ray_brats.training.data import read_dataset
 
     data = read_dataset(dataset, recipe)
-    with cluster.running() as there:
+    with cluster.running() as resources:
         began = time.monotonic()
-        trained = train.train(data, run, recipe, cluster=there, workers=workers)
+        trained = train.train(data, run, recipe, cluster=resources, workers=workers)
         minutes = (time.monotonic() - began) / 60
-    found = _in_a_process(_bundle_masks, dataset, recipe, trained.bundle)
+    outcome = _in_a_process(_bundle_masks, dataset, recipe, trained.bundle)
     fact = {
         "steps": float(trained.step),
         "minutes with start and export": minutes,
-        "seconds a case": found["seconds_a_case"],
+        "seconds a case": outcome["seconds_a_case"],
     }
-    return _scores(dataset, recipe, found["masks"]), fact
+    return _scores(dataset, recipe, outcome["masks"]), fact
 
 
 def _peer(
     dataset: str, recipe: Recipe, minutes: float, seed: int
 ) -> tuple[Scores, dict[str, float]]:
-    found = _in_a_process(_peer_masks, dataset, recipe, minutes, seed)
-    fact = {"steps": float(found["steps"]), "seconds a case": found["seconds_a_case"]}
-    return _scores(dataset, recipe, found["masks"]), fact
+    outcome = _in_a_process(_peer_masks, dataset, recipe, minutes, seed)
+    fact = {"steps": float(outcome["steps"]), "seconds a case": outcome["seconds_a_case"]}
+    return _scores(dataset, recipe, outcome["masks"]), fact
 
 
 def _in_a_process(work: Any, *arguments: Any) -> dict[str, Any]:
-    """In a fresh process: neither framework keeps the other's threads and memory."""
+    """What work in a fresh process gives: no framework keeps the other's threads and memory."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        found: dict[str, Any] = pool.submit(work, *arguments).result()
-    return found
+        outcome: dict[str, Any] = pool.submit(work, *arguments).result()
+    return outcome
 
 
 def _cases(dataset: str, recipe: Recipe) -> tuple[list[PreparedCase], list[PreparedCase]]:
@@ -211,7 +211,7 @@ def differences(ours: Mapping[int, Scores], theirs: Mapping[int, Scores]) -> dic
         For each region and the `mean` of the three: the mean difference, its standard deviation
         over the cases, and the 95 % interval of the mean (Student's t; None for one case).
     """
-    found = {}
+    summary = {}
     for name in (*REGIONS, "mean"):
         pairs = [
             statistics.fmean(
@@ -220,12 +220,12 @@ def differences(ours: Mapping[int, Scores], theirs: Mapping[int, Scores]) -> dic
             )
             for case_id in next(iter(ours.values()))
         ]
-        found[name] = {
+        summary[name] = {
             "mean": statistics.fmean(pairs),
             "sd": statistics.stdev(pairs) if len(pairs) > 1 else None,
             "ci95": _interval(pairs),
         }
-    return found
+    return summary
 
 
 def _value(dice: Mapping[str, float], name: str) -> float:

@@ -49,9 +49,9 @@ def two_against_one(
         for _ in range(2):
             for ranks, found_rates in rates.items():
                 say(f"benchmark train: {ranks} worker(s) on {threads} cores")
-                found = _run_ranks(recipe, ranks, threads, steps, source)
-                found_rates.append(found["patches_per_second"])
-                waits.append(found["input_wait_share"])
+                measured = _run_ranks(recipe, ranks, threads, steps, source)
+                found_rates.append(measured["patches_per_second"])
+                waits.append(measured["input_wait_share"])
     medians = {str(ranks): statistics.median(values) for ranks, values in rates.items()}
     return {
         "patches_per_second": medians,
@@ -76,15 +76,15 @@ def _run_ranks(
 ) -> dict[str, float]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(ranks)]
     addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
+    for item in sockets:
+        item.close()
     batch = 2 // ranks
-    told = jsonform.as_json(jsonform.with_settings(recipe, [f"train.batch_per_worker={batch}"]))
+    settings = jsonform.as_json(jsonform.with_settings(recipe, [f"train.batch_per_worker={batch}"]))
     processes = []
     for rank in range(ranks):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
         job = {
-            "recipe": told,
+            "recipe": settings,
             "threads": max(1, threads // ranks),
             "steps": steps,
             **source,
@@ -104,8 +104,8 @@ def _run_ranks(
             )
         )
     answers = [process.communicate()[0] for process in processes]
-    found: dict[str, float] = json.loads(answers[0].splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(answers[0].splitlines()[-1])
+    return measured
 
 
 def _rank(job: dict[str, Any]) -> None:
@@ -136,8 +136,8 @@ def _rank(job: dict[str, Any]) -> None:
     kept = seconds[2:]
     patches = ranks * recipe.train.batch_per_worker
     rate = patches / statistics.median(kept)
-    told = {"patches_per_second": rate, "input_wait_share": stream.waited_seconds / sum(kept)}
-    sys.stdout.write(json.dumps(told) + "\n")
+    measured = {"patches_per_second": rate, "input_wait_share": stream.waited_seconds / sum(kept)}
+    sys.stdout.write(json.dumps(measured) + "\n")
     sys.stdout.flush()
 
 

@@ -185,7 +185,7 @@ def ray_brats_seconds(
         dataclasses.replace(case, case_id=f"{case.case_id}.{n}") for n, case in enumerate(cases)
     ]
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as out:
-        with cluster.running() as there, PeakMemory(os.getpid(), KINDS) as peak:
+        with cluster.running() as resources, PeakMemory(os.getpid(), KINDS) as peak:
             target = Predictions(
                 uri=out, identity={}, preprocessing=recipe.preprocess, release="brats2023"
             )
@@ -193,7 +193,7 @@ def ray_brats_seconds(
             frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
             for row in stage.stream(
-                work, frame, capacity.for_scoring(there, None, len(work)), make
+                work, frame, capacity.for_scoring(resources, None, len(work)), make
             ):
                 if row.status != "ok":
                     raise UsageError(f"{row.case_id} cannot be scored: {row.reason}")

@@ -72,8 +72,8 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as state:
         settings = deployments.ServeSettings(models={"default": (uri,)}, state=state)
         port = deployments.free_port("127.0.0.1", 0)
-        with cluster.running() as there:
-            fitted = deployments.fitting(settings, there, 1)
+        with cluster.running() as resources:
+            fitted = deployments.fitting(settings, resources, 1)
             with deploy.served(fitted, port=port) as url:
                 work = [*range(len(bodies))] * rounds
                 for number in range(repeats):
@@ -122,11 +122,11 @@ def _repeat(
 
 def _cases(cohort: str | None, cases: int, modalities: Sequence[str]) -> list[Files]:
     """The files of so many cases."""
-    with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as made:
+    with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as folder:
         if cohort is None:
-            phantom.write_cohort(Path(made), cases=cases, shape_vox=SHAPE_VOX)
-        found = cohorts.find(cohort or made).cases
-        usable = [case for case in found if set(modalities) <= set(case.images)][:cases]
+            phantom.write_cohort(Path(folder), cases=cases, shape_vox=SHAPE_VOX)
+        found_cases = cohorts.find(cohort or folder).cases
+        usable = [case for case in found_cases if set(modalities) <= set(case.images)][:cases]
         if not usable:
             raise UsageError(f"{cohort} has no case with all of {', '.join(modalities)}")
         return [
@@ -135,9 +135,9 @@ def _cases(cohort: str | None, cases: int, modalities: Sequence[str]) -> list[Fi
 
 
 def _mask(predictor: Predictor, files: Files) -> bytes:
-    found = predictor.segment(files)
-    raw = labels.from_class_index(np.asarray(found.mask_native), labels.DEFAULT_RELEASE)
-    return encode_mask(raw, found.geometry)
+    prediction = predictor.segment(files)
+    raw = labels.from_class_index(np.asarray(prediction.mask_native), labels.DEFAULT_RELEASE)
+    return encode_mask(raw, prediction.geometry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class Reply:
     status: int
     content: bytes
     seconds: float
-    """From the end of the request's headers to the status line."""
+    """Time from the end of the request's headers to the status line."""
 
 
 async def _saturated(
@@ -182,9 +182,9 @@ async def _overloaded(
         tasks.append(asyncio.create_task(_post(url, bodies[number % len(bodies)])))
         await asyncio.sleep(1 / (OVERLOAD * rate))
     replies = await asyncio.gather(*tasks, return_exceptions=True)
-    there = [reply for reply in replies if isinstance(reply, Reply)]
-    refused = [reply.seconds for reply in there if reply.status == 429]
-    masks_got = sum(reply.status == 200 for reply in there)
+    answered = [reply for reply in replies if isinstance(reply, Reply)]
+    refused = [reply.seconds for reply in answered if reply.status == 429]
+    masks_got = sum(reply.status == 200 for reply in answered)
     return {
         "offered": len(tasks),
         "masks": masks_got,
@@ -228,6 +228,6 @@ async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
 def _multipart(files: Files) -> bytes:
     parts = []
     for kind, content in files.items():
-        told = f'Content-Disposition: form-data; name="{kind}"; filename="{kind}.nii.gz"'
-        parts += [b"--" + _BOUNDARY, told.encode(), b"", content]
+        header = f'Content-Disposition: form-data; name="{kind}"; filename="{kind}.nii.gz"'
+        parts += [b"--" + _BOUNDARY, header.encode(), b"", content]
     return b"\r\n".join([*parts, b"--" + _BOUNDARY + b"--", b""])

@@ -165,7 +165,7 @@ def helps_of(options: type) -> dict[str, str]:
 
 @functools.cache
 def _helps_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Of every class of a module, field to the docstring under it, in one line."""
+    """The docstrings under the fields of every class of a module, each in one line."""
     if name == "builtins":
         return {}
     tree = ast.parse(inspect.getsource(sys.modules[name]))

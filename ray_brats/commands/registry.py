@@ -203,4 +203,4 @@ COMMANDS: dict[str, Command] = {
     for command in section
     for name in (command.name, *command.aliases)
 }
-"""By name, and by each alias."""
+"""Name, or alias, to its command."""

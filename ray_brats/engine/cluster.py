@@ -30,9 +30,9 @@ WORKER_ENV = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
 }
-"""In every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs without AVX-512,
-where they are ten times as fast as its own), no TensorFlow noise, GPU memory taken as needed,
-patience with autoscaling."""
+"""The environment of every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs
+without AVX-512, where they are ten times as fast as its own), no TensorFlow noise, GPU memory
+taken as needed, patience with autoscaling."""
 WATCH = "ray_brats.engine.companion.watch"
 """What every worker does first."""
 NODE_ENV = {

@@ -21,7 +21,7 @@ from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import CaseRow, Work
 
 Task = Callable[[Work], tuple[CaseRow, Sequence[str]]]
-"""From the work to the row of the case, and the names of the files written."""
+"""A function from the work to the row of the case, and the names of the files written."""
 T = TypeVar("T")
 
 PAUSES_SECONDS = (1.0, 5.0)

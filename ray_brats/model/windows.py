@@ -25,7 +25,7 @@ Forward = Callable[[npt.NDArray[np.float32]], Probabilities]
 """A batch of patches `(N, H, W, D, C)` to probabilities `(N, H, W, D, K)`."""
 
 SLABS = 2
-"""As many as an actor has cores by default."""
+"""Slabs worked on side by side: as many as an actor has cores by default."""
 
 
 def in_slabs(work: Callable[[slice], None], length: int) -> None:

@@ -20,7 +20,7 @@ AUGMENTATIONS = ("zoom", "noise", "blur", "gamma", "tumour")
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """From native volumes to one array `(H, W, D, C)`."""
+    """How native volumes become one array `(H, W, D, C)`."""
 
     modalities: tuple[str, ...] = DEFAULT_MODALITIES
     """Canonical names, in the order of the channels."""

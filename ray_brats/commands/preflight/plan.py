@@ -208,7 +208,7 @@ def training(
 
 
 def scoring(cases: int, resources: Resources, recipe: Recipe, table: Rates) -> Estimate:
-    """As many actors as `score` would start."""
+    """The estimate of `score`, with as many actors as it would start."""
     from ray_brats.engine import capacity
 
     placed = capacity.for_scoring(resources, None, cases)

@@ -13,7 +13,7 @@ from ray_brats.files import storage
 Stage = Literal["preprocess", "train", "score"]
 STAGES: tuple[Stage, ...] = ("preprocess", "train", "score")
 MOST = 10**9
-"""Of anything that is counted or measured: what is beyond is a slip of the keyboard."""
+"""The largest count or measure that is believed: what is beyond is a slip of the keyboard."""
 STORED = ("raw", "dataset", "predictions", "run")
 
 
