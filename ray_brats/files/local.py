@@ -97,6 +97,27 @@ def renamed_into_place(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def create(target: Path, content: bytes) -> bool:
+    """Write a file that is not there yet, whole from its first moment; False where it is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError:
+            # A file system without links: nobody else can be first, but may read half of it.
+            with target.open("xb") as file:
+                file.write(content)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def remove_remains(paths: Iterable[Path]) -> None:
     """Delete those of the files that a killed process left under temporary names."""
     for path in paths:

@@ -20,6 +20,7 @@ import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.files import local
 from ray_brats.files.local import FileInfo, is_utf8, list_local, readable, renamed_into_place
 
 _NO_END = 1 << 60
@@ -222,7 +223,7 @@ def write_bytes(uri: str, content: bytes | memoryview, *, synced: bool = True) -
 def create(uri: str, content: bytes) -> bool:
     """Write a file that is not there yet; False where it is: of several writers one succeeds.
 
-    Local: O_EXCL; S3: a conditional put (If-None-Match).
+    Local: a link, which fails where the name is taken; S3: a conditional put (If-None-Match).
     """
     if is_remote(uri):
         filesystem, path = _open(uri)
@@ -233,14 +234,7 @@ def create(uri: str, content: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    target = Path(uri.removeprefix("file://"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with target.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    return True
+    return local.create(Path(uri.removeprefix("file://")), content)
 
 
 def read_json(uri: str, *, required: Iterable[str] = ()) -> dict[str, Any]:

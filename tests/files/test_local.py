@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -76,3 +77,33 @@ def test_folders_that_link_to_each_other_are_entered_once(tmp_path: Path) -> Non
     found = names(tmp_path)
     assert len(found) == 10, "each file once, by one of its names"
     assert "a/file" in found, "rather its own than a link's"
+
+
+def test_a_created_file_is_whole_from_its_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, seen = os.link, []
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append((Path(source).read_bytes(), target.exists()))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", watched)
+    target = tmp_path / "attempts" / "000001.json"
+    assert local.create(target, b"first")
+    assert seen == [(b"first", False)]
+    assert not local.create(target, b"second")
+    assert target.read_bytes() == b"first"
+    assert [path.name for path in target.parent.iterdir()] == ["000001.json"]
+
+
+def test_where_there_are_no_links_one_of_several_creators_succeeds_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert local.create(tmp_path / "a", b"first")
+    assert not local.create(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
