@@ -60,7 +60,7 @@ __all__ = [
     "volume_from_array",
 ]
 
-Path = str | os.PathLike[str]
+Place = str | os.PathLike[str]
 """A local path, or a URI as s3://bucket/name."""
 
 if not TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RegionScores:
 
 
 def load_predictor(
-    *bundles: Path,
+    *bundles: Place,
     sha256: Sequence[str] = (),
     tta: Literal["none", "flips"] | None = None,
     overlap: float | None = None,
@@ -117,7 +117,7 @@ def load_predictor(
         sha256: For each bundle the hash that its bundle.json must have.
         tta: Average over mirrored inputs; by default as the first bundle says.
         overlap: Segment by sliding windows that overlap by this share.
-        threads: Of TensorFlow, where this process has not used it yet.
+        threads: How many TensorFlow may use, where this process has not used it yet.
 
     Raises:
         UsageError: Another number of hashes than of bundles, or an option out of its range.
@@ -154,7 +154,7 @@ def volume_from_array(voxels: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Vol
     return volume.from_array(voxels, np.asarray(affine, np.float64))
 
 
-def find(uri: Path, *, release: Release | None = None) -> Cohort:
+def find(uri: Place, *, release: Release | None = None) -> Cohort:
     """All cases below a folder or prefix, or in a CSV; no image is opened.
 
     Raises:
@@ -165,7 +165,7 @@ def find(uri: Path, *, release: Release | None = None) -> Cohort:
     return cohort.find(os.fspath(uri), release=release)
 
 
-def save_mask(prediction: Prediction, path: Path, *, release: Release = DEFAULT_RELEASE) -> None:
+def save_mask(prediction: Prediction, path: Place, *, release: Release = DEFAULT_RELEASE) -> None:
     """Write a mask as `.nii.gz` on the grid of the input, with the labels of a release."""
     from ray_brats import labels
     from ray_brats.cases.volume import encode_mask
@@ -176,8 +176,8 @@ def save_mask(prediction: Prediction, path: Path, *, release: Release = DEFAULT_
 
 
 def evaluate(
-    prediction: Prediction | Path | npt.NDArray[Any],
-    reference: Path | npt.NDArray[Any],
+    prediction: Prediction | Place | npt.NDArray[Any],
+    reference: Place | npt.NDArray[Any],
     *,
     release: Release | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
@@ -199,17 +199,17 @@ def evaluate(
     """
     from ray_brats.metrics import scores
 
-    found, grid = _class_index(prediction, release, None)
+    predicted, grid = _class_index(prediction, release, None)
     truth, grid = _class_index(reference, release, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
-    rows = scores.case_metrics(truth, found, spacing)
+    rows = scores.case_metrics(truth, predicted, spacing)
     return {row.pop("region"): RegionScores(**row) for row in rows}
 
 
 def _class_index(
-    mask: Prediction | Path | npt.NDArray[Any], release: Release | None, grid: Geometry | None
+    mask: Prediction | Place | npt.NDArray[Any], release: Release | None, grid: Geometry | None
 ) -> tuple[npt.NDArray[Any], Geometry | None]:
     """Class indices in LPS order, and the grid they lie on, where it is known."""
     from ray_brats.cases import naming, volume

@@ -1,4 +1,4 @@
-"""From a dataclass of options to the command line, and back to an instance of it.
+"""The command line of a dataclass of options: what tyro is told, and the instance it gives.
 
 Fields that are dataclasses themselves (groups of options that commands share) are laid flat, so
 that an option is spelled alike wherever it is offered.
@@ -165,7 +165,7 @@ def helps_of(options: type) -> dict[str, str]:
 
 @functools.cache
 def _helps_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """The docstrings under the fields of every class of a module, each in one line."""
+    """Class of a module to its fields, and those to the docstring under them, in one line."""
     if name == "builtins":
         return {}
     tree = ast.parse(inspect.getsource(sys.modules[name]))

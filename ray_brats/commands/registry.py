@@ -203,4 +203,4 @@ COMMANDS: dict[str, Command] = {
     for command in section
     for name in (command.name, *command.aliases)
 }
-"""Name, or alias, to its command."""
+"""Every command under its name and under each alias."""

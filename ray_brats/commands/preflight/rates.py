@@ -13,7 +13,7 @@ from ray_brats.files import storage
 Stage = Literal["preprocess", "train", "score"]
 STAGES: tuple[Stage, ...] = ("preprocess", "train", "score")
 MOST = 10**9
-"""The largest count or measure that is believed: what is beyond is a slip of the keyboard."""
+"""Largest count or measure that is believed: what is beyond is a slip of the keyboard."""
 STORED = ("raw", "dataset", "predictions", "run")
 
 
@@ -41,7 +41,7 @@ class Rates:
 
     rates: tuple[Rate, ...]
     storage_mb: dict[str, float]
-    """By `STORED`; `run` is a whole run, not a case."""
+    """Megabytes of each of `STORED`; `run` is a whole run, not a case."""
     storage_source: str
 
     def find(self, stage: Stage, recipe: str, on: Literal["cpu", "gpu"]) -> Rate:

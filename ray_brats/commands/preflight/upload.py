@@ -26,11 +26,11 @@ MIB = 1 << 20
 
 def uploaded(folder: Path) -> dict[Path, int]:
     """Every file that would be uploaded, relative to the folder, and its bytes."""
-    found: dict[Path, int] = {}
+    sizes: dict[Path, int] = {}
 
     def note(path: Path) -> None:
         if path.is_file():
-            found[path.relative_to(folder)] = path.stat().st_size
+            sizes[path.relative_to(folder)] = path.stat().st_size
 
     respected = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
     left_out = ray_constants.get_runtime_env_default_excludes()
@@ -41,7 +41,7 @@ def uploaded(folder: Path) -> dict[Path, int]:
         include_gitignore=respected,
         logger=logging.getLogger(__name__),
     )
-    return found
+    return sizes
 
 
 def checks(folder: str) -> list[Check]:
@@ -67,8 +67,8 @@ def _size(sizes: dict[Path, int]) -> Check:
         name = "/".join(path.parts[:2])
         parts[name] = parts.get(name, 0) + size
     largest = sorted(parts.items(), key=lambda item: -item[1])[:NAMED]
-    told = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in largest)
-    remedy = f"name these in .rayignore, or put them into a bucket or the image: {told}"
+    parts_named = ", ".join(f"{name} {size / MIB:.1f} MiB" for name, size in largest)
+    remedy = f"name these in .rayignore, or put them into a bucket or the image: {parts_named}"
     return check_row("upload: size", "fail", f"{found}; Ray takes 100 MiB", remedy)
 
 
@@ -82,9 +82,9 @@ def _hidden(root: Path, sizes: dict[Path, int]) -> Check:
     hidden = sorted(needed - set(sizes))
     if not hidden:
         return check_row("upload: needed files", "ok", f"{len(needed)} of {len(needed)} go along")
-    told = ", ".join(map(str, hidden[:NAMED])) + (" …" if len(hidden) > NAMED else "")
+    names = ", ".join(map(str, hidden[:NAMED])) + (" …" if len(hidden) > NAMED else "")
     remedy = (
         "allow them with a line !PATH in .gitignore or .rayignore, or install ray-brats in the "
         "cluster's image"
     )
-    return check_row("upload: needed files", "fail", f"{len(hidden)} ignored: {told}", remedy)
+    return check_row("upload: needed files", "fail", f"{len(hidden)} ignored: {names}", remedy)
