@@ -45,7 +45,7 @@ def measure(
     threads: int | None = None,
     settings: SetOption = (),
 ) -> dict[str, Any]:
-    """Seconds a step, and the ratios of DESIGN §6.
+    """Seconds a step, and the ratios.
 
     Args:
         dataset: what `preprocess` wrote, to feed the training processes from; by default noise of

@@ -162,6 +162,8 @@ def key(options: KeyOptions) -> Summary:
     from ray_brats.serve.http import access
 
     file, name = options.file, options.name
+    if storage.is_remote(file):
+        raise UsageError(f"{file}: keys lie in a file of this machine, which `serve` reads again")
     path = Path(file)
     known = access.read_keys(path) if path.exists() else {}
     if name in known:

@@ -129,7 +129,7 @@ def evaluate(
         report_uri: where the report goes.
         options: how masks are read, and what is measured.
         against: other folders of predictions for the same cases, to compare with.
-        training: lines of `scores.jsonl`, for the report's curves.
+        training: lines of `metrics.jsonl`, for the report's curves.
     """
     options = dataclasses.replace(options, release=cohort.release_or(options.release))
     uris = [predictions_uri, *against]

@@ -54,3 +54,8 @@ def test_key_writes_a_hash_and_tells_the_key_once(tmp_path: Path) -> None:
     assert access.Keys(str(file)).caller({"authorization": f"Bearer {made}"}) == "clinic"
     with pytest.raises(UsageError, match="clinic"):
         services.key(services.KeyOptions(file=str(file), name="clinic"))
+
+
+def test_keys_of_a_bucket_are_not_overwritten_but_refused() -> None:
+    with pytest.raises(UsageError, match="this machine"):
+        services.key(services.KeyOptions(file="s3://bucket/keys.txt", name="clinic"))

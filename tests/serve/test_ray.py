@@ -113,13 +113,13 @@ def test_score_through_the_endpoint_is_direct_scoring(
     far = tmp_path / "far"
     asked = masks.ScoreOptions(cohort=str(cohort_folder), predictions=str(far), endpoint=url)
     summary = masks.score(asked)
-    assert summary["counts"] == {"ok": 5}
+    assert summary.counts == {"ok": 5}
     again = masks.score(asked)
-    assert again["processed"] == 0
+    assert again.processed == 0
     # Direct scoring takes what is there for its own work.
     own = masks.Bundles(bundle=(str(bundle_folder),))
     direct = masks.score(dataclasses.replace(asked, endpoint=None, bundles=own))
-    assert (direct["processed"], direct["skipped"]) == (0, 5)
+    assert (direct.processed, direct.skipped) == (0, 5)
     predictor = bundle.load_predictor((str(bundle_folder),))
     for row in ledger.read_table(str(far / "scores.parquet")):
         folder = cohort_folder / row["case_id"]
