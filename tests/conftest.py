@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPE_VOX = (64, 64, 48)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out files whose every test needs TensorFlow, where such tests are not wanted.
+
+    They import it to be collected, which takes each process of `.ci/check` seconds.
+    """
+    wanted = "not tf" not in str(config.option.markexpr)
+    if wanted or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if re.search(r"^pytestmark = .*\bmark\.tf\b", text, re.MULTILINE) else None
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=reports.ShowOptions,
             call=reports.show,
+            output=JsonOutput,
             examples=(
                 "show cases/BraTS20_001 case.png --plane sagittal",
                 "show cases/BraTS20_001 case.gif --prediction masks/001.nii.gz",
@@ -125,6 +126,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=models.TrainOptions,
             call=models.train,
+            output=JsonOutput,
             examples=(
                 "train OUT/dataset OUT/run --minutes 60",
                 "train OUT/dataset OUT/run --minutes 120 --resume",
@@ -133,6 +135,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=models.ExportOptions,
             call=models.export,
+            output=JsonOutput,
             examples=(
                 "export OUT/run bundle",
                 "export OUT/run bundle --slim --checkpoint step-004000",
@@ -156,6 +159,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=services.ServeOptions,
             call=services.serve,
+            output=JsonOutput,
             examples=(
                 "serve",
                 "serve --host 0.0.0.0 --api-keys keys.txt --bundle fast=OUT/bundle",
@@ -164,6 +168,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=services.KeyOptions,
             call=services.key,
+            output=JsonOutput,
             examples=("key keys.txt clinic", "key keys.txt ward-7 --json"),
         ),
     ),
@@ -185,11 +190,13 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command(
             options=doctor.DoctorOptions,
             call=doctor.doctor,
+            output=JsonOutput,
             examples=("doctor", "doctor s3://bucket/results --working-dir ."),
         ),
         Command(
             options=plan.PlanOptions,
             call=plan.plan,
+            output=JsonOutput,
             examples=(
                 'plan cases --nodes "1x(2cpu,16GiB)"',
                 'plan --cases 1000 --nodes "4x(16cpu,64GiB)@1.2" --steps 4000',

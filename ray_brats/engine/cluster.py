@@ -148,6 +148,11 @@ def _let_go(error: BaseException) -> None:
 
 def _join(address: str, quiet: Mapping[str, Any]) -> None:
     """Connect to a cluster; Ray itself would try an address where nobody listens for minutes."""
+    if "://" in address and not address.startswith("ray://"):
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, where `ray job submit` sends jobs: expected the HOST:PORT "
+            "of a cluster, or no RAY_ADDRESS; from here, send the command as a job"
+        )
     try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdecimal():

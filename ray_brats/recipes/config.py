@@ -181,12 +181,11 @@ class TrainConfig:
         for name in (*shares, *(f"{kind}_probability" for kind in AUGMENTATIONS)):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
-        require(
-            (self.steps is None) != (self.minutes is None),
-            "steps and minutes",
-            (self.steps, self.minutes),
-            "exactly one of the two",
-        )
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError(
+                f"the length of a training is {self.steps} steps and {self.minutes} minutes: "
+                "expected exactly one of the two (--steps or --minutes)"
+            )
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
         require(self.validations >= 1, "validations", self.validations, "≥ 1")

@@ -83,6 +83,8 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
     Raises:
         UsageError: not of that form, no such field, or a value out of its range.
     """
+    if not settings:
+        return config
     values = as_json(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -99,7 +101,10 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
                 f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
             )
         place[field] = _parse(text.strip())
-    return from_json(type(config), values)
+    try:
+        return from_json(type(config), values)
+    except UsageError as error:
+        raise UsageError(f"--set {' '.join(settings)}: {error}") from error
 
 
 def _parse(text: str) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,20 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         command.main(arguments)
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
+
+
+def apart(*arguments: str) -> Any:
+    """The result of a benchmark in a process of its own: it measures that, or sets its threads."""
+    script = Path(__file__).resolve().parents[2] / "jobs" / "benchmark.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture
@@ -94,10 +109,8 @@ def test_peak_memory_is_that_of_a_fresh_process() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_growth_is_flat(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = call(capsys, "growth_preprocess", "--cases", "10000", "--json")
-    assert status == 0
-    result = json.loads(out)
+def test_growth_is_flat() -> None:
+    result = apart("growth_preprocess", "--cases", "10000")
     assert result["counts"] == {"ok": 10_000}
     assert result["ratios"]["growth_preprocess_driver_gib"] < 1
     after_a_tenth = result["measured"]["driver MiB after a tenth"]
@@ -163,7 +176,7 @@ def test_growth_measures_a_manifest_whose_rows_are_one_phantom() -> None:
 @pytest.mark.tf
 @pytest.mark.slow
 def test_scoring_is_measured_against_its_own_forward_passes(
-    cohort_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_monai: None
+    cohort_folder: Path, tmp_path: Path
 ) -> None:
     from ray_brats.model import unet
     from ray_brats.recipes import named
@@ -173,9 +186,7 @@ def test_scoring_is_measured_against_its_own_forward_passes(
     model = unet.for_inference(unet.build(recipe.network, 3, seed=0))
     export.write(model, recipe, str(tmp_path / "bundle"), facts={"release": "brats2020"})
     arguments = ("score", str(cohort_folder), "--bundle", str(tmp_path / "bundle"), "--no-peer")
-    status, out, _ = call(capsys, *arguments, "--cases", "3", "--repeats", "1", "--json")
-    assert status == 0
-    result = json.loads(out)
+    result = apart(*arguments, "--cases", "3", "--repeats", "1")
     assert result["ratios"]["score_vs_monai"] is None
     assert result["ratios"]["score_vs_forward"] > 0
     assert result["peak_memory_gib"]["actor"] > 0

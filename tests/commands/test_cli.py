@@ -376,6 +376,9 @@ def test_an_absent_cluster_is_a_sentence(cohort_folder: Path, tmp_path: Path) ->
     done = ray_brats("preprocess", cohort_folder, tmp_path / "d", RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 2
     assert "RAY_ADDRESS" in done.stderr
+    jobs = ray_brats("preprocess", cohort_folder, tmp_path / "d", RAY_ADDRESS="http://127.0.0.1:1")
+    assert jobs.returncode == 2
+    assert "as a job" in jobs.stderr
 
 
 def test_the_version_is_told() -> None:

@@ -16,7 +16,7 @@ import pytest
 from commands.test_cli import ray_brats
 from ray_brats import cli
 from ray_brats.commands import parser, registry
-from ray_brats.commands.arguments import Output, RecipeChoice
+from ray_brats.commands.arguments import JsonOutput, Output, RecipeChoice
 from ray_brats.commands.registry import COMMANDS, Command
 from ray_brats.errors import UsageError
 
@@ -124,7 +124,8 @@ def test_names_and_defaults_are_kept_and_groups_are_filled() -> None:
     assert (options.dataset, options.run, options.fold, options.seed) == ("a", "b", 1, 0)
     assert options.recipe == RecipeChoice(settings=("x.y=1", "x.z=2"))
     assert (options.length.steps, options.length.minutes) == (3, None)
-    assert call.output == Output()
+    assert call.output == JsonOutput()
+    assert cli.parse(["score", "a", "b"]).output == Output()
     assert cli.parse(["demo"]).options.recipe == RecipeChoice(recipe="smoke")
     assert cli.parse(["show", "a", "b.png", "--slice", "4"]).options.slice_index == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 
 from ray_brats.engine.watchdog import EXIT_STATUS, Watchdog
@@ -39,5 +40,8 @@ def test_beats_keep_a_process_alive() -> None:
         for _ in range(8):
             time.sleep(0.5)
             watchdog.beat()
-    time.sleep(3.5)
+        threads = threading.enumerate()
+    (thread,) = [item for item in threads if item.name == "ray-brats-watchdog"]
+    thread.join(10)
+    assert not thread.is_alive(), "nothing is left that could bite"
     assert not told

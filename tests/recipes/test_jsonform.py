@@ -56,7 +56,7 @@ def test_settings_replace_fields_by_their_path() -> None:
         ("clip_norm=1", "expected PART.FIELD=VALUE"),
         ("train.clip=1", "train.clip_norm"),
         ("trian.clip_norm=1", "no 'trian'"),
-        ("train.clip_norm=-1", "above zero"),
+        ("train.clip_norm=-1", "--set train.clip_norm=-1: clip_norm is -1.*above zero"),
         ("train.accumulate=1.5", "type int"),
         ("train.flip=1", "type bool"),
         ("train.loss=mse", "'dice_focal' or 'dice_bce'"),

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.commands.arguments import CountOption, FileOption, RecipeChoice, ReleaseOption
+from ray_brats.commands.arguments import (
+    CountOption,
+    FileOption,
+    Length,
+    RecipeChoice,
+    ReleaseOption,
+)
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates
 from ray_brats.errors import UsageError
@@ -67,8 +73,7 @@ class PlanOptions:
     cases: CountOption = None
     """How many, instead of a cohort."""
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
-    steps: CountOption = None
-    """Length of training in optimizer steps, instead of the recipe's."""
+    length: Length = field(default_factory=Length)
     workers: CountOption = None
     """Training processes; by default as train chooses."""
     rates: FileOption = None
@@ -84,8 +89,8 @@ def plan(options: PlanOptions) -> Summary:
         raise UsageError('--nodes: expected groups of nodes, as "4x(8cpu,1gpu,32GiB)"')
     if (options.cohort is None) == (options.cases is None):
         raise UsageError("expected either COHORT or --cases N, to know how many cases there are")
-    steps = options.steps
-    recipe = options.recipe.read(steps=steps)
+    steps = options.length.steps
+    recipe = options.recipe.read(steps=steps, minutes=options.length.minutes)
     cases = _usable(options, recipe) if options.cases is None else options.cases
     if not 1 <= cases <= tables.MOST:
         raise UsageError(f"{cases} case(s): expected 1 to {tables.MOST:,}")
@@ -189,11 +194,16 @@ def training(
     placed = capacity.cpus_of_worker(count, resources)
     cores = 1 if resources.gpus else placed
     settings = recipe.train
-    patches = (settings.steps or 0) * settings.batch_per_worker * settings.accumulate
-    work = f"{settings.steps:,} steps × {settings.batch_per_worker * settings.accumulate} patch(es)"
-    unit = "GPU-s" if resources.gpus else "core-s"
-    per = "GPU" if resources.gpus else "core(s) of a worker"
-    hours, shown = _hours(work, patches, rate, unit, cores, per)
+    hours: float | None
+    if settings.steps is None:
+        assert settings.minutes is not None
+        hours, shown = settings.minutes / 60, f"{settings.minutes:g} minutes, validation included"
+    else:
+        patches = settings.batch_per_worker * settings.accumulate
+        work = f"{settings.steps:,} steps × {patches} patch(es)"
+        unit = "GPU-s" if resources.gpus else "core-s"
+        per = "GPU" if resources.gpus else "core(s) of a worker"
+        hours, shown = _hours(work, settings.steps * patches, rate, unit, cores, per)
     memory = f"{count} worker(s) × {_gib(costs.training_bytes(recipe))}"
     memory += _beyond(-(-count // resources.nodes) * costs.training_bytes(recipe), resources)
     if resources.gpus:
@@ -235,9 +245,15 @@ def _hours(
         return None, f"{work} × ? {unit} ÷ {units:,} {per}: not measured"
     hours = count * rate.seconds / units / 3600
     return hours, (
-        f"{work} × {rate.seconds:g} {unit} ÷ {units:,} {per} ÷ 3600 = {hours:,.2f} h "
-        f"({rate.source})"
+        f"{work} × {rate.seconds:g} {unit} ÷ {units:,} {per} = {_duration(hours)} ({rate.source})"
     )
+
+
+def _duration(hours: float) -> str:
+    """`3.20 h`, or `12 s` and `4.5 min` where hours would say nothing."""
+    if hours >= 1:
+        return f"{hours:,.2f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
 def _beyond(on_a_node_bytes: int, resources: Resources) -> str:
@@ -291,7 +307,10 @@ def _cost(groups: Sequence[NodeGroup], hours: float | None) -> tuple[float | Non
         return None, "cost: unknown, as a rate is not measured; put your own in --rates FILE"
     prices = [(group.count, group.price) for group in groups if group.price is not None]
     if len(prices) < len(groups):
-        return None, f"cost: {hours:,.2f} h of all nodes; add @PRICE for a node and hour to --nodes"
+        return (
+            None,
+            f"cost: {_duration(hours)} of all nodes; add @PRICE for a node and hour to --nodes",
+        )
     cost = hours * math.fsum(count * price for count, price in prices)
     terms = " + ".join(f"{count} × {price:g}" for count, price in prices)
     return cost, f"cost: {hours:,.2f} h × ({terms}) = {cost:,.2f}, storage and traffic aside"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commands.test_cli import ray_brats
 from ray_brats.cases import phantom
+from ray_brats.commands.arguments import Length
 from ray_brats.commands.preflight import plan, rates
 from ray_brats.errors import UsageError
 
@@ -55,7 +57,9 @@ def table(tmp_path: Path) -> str:
 
 def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
     made = plan.plan(
-        plan.PlanOptions(cases=1000, nodes=("5x(2cpu,16GiB)@0.5",), steps=4000, rates=table)
+        plan.PlanOptions(
+            cases=1000, nodes=("5x(2cpu,16GiB)@0.5",), length=Length(steps=4000), rates=table
+        )
     )
     # 1,000 × 36 ÷ 10; 4,000 × 9 ÷ 2 cores of a node (two workers, two of five nodes' cores);
     # 1,000 × 72 ÷ 10.
@@ -64,14 +68,17 @@ def test_ten_cores_are_counted_as_on_paper(table: str) -> None:
     assert made.facts["hours"] == 8.0
     assert made.facts["cost"] == 8.0 * 5 * 0.5
     assert made.facts["storage_gb"] == pytest.approx(10 + 20 + 0.5 + 1)
-    assert "1,000 cases × 36 core-s ÷ 10 tasks at a time ÷ 3600 = 1.00 h" in made.lines[0]
+    assert "1,000 cases × 36 core-s ÷ 10 tasks at a time = 1.00 h" in made.lines[0]
     assert "a machine, 2026-01-01" in made.lines[0]
 
 
 def test_workers_get_what_fits_on_unequal_nodes(table: str) -> None:
     made = plan.plan(
         plan.PlanOptions(
-            cases=10, nodes=("1x(16cpu,32GiB)", "1x(2cpu,8GiB)"), steps=4000, rates=table
+            cases=10,
+            nodes=("1x(16cpu,32GiB)", "1x(2cpu,8GiB)"),
+            length=Length(steps=4000),
+            rates=table,
         )
     )
     # Two workers of 8 on the larger node; 9 each, half of all, would fit nowhere.
@@ -157,12 +164,22 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, content: bytes | None, 
         {"cases": 0},
         {"cases": 3, "workers": 9},
         {"cases": 10**400},
-        {"cases": 3, "steps": 10**400},
+        {"cases": 3, "length": Length(steps=10**400)},
+        {"cases": 3, "length": Length(steps=3, minutes=3)},
     ],
 )
-def test_wrong_calls_are_refused(options: dict[str, int]) -> None:
+def test_wrong_calls_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        plan.plan(plan.PlanOptions(nodes=("1x(2cpu,16GiB)",), **options))  # type: ignore[arg-type]
+        plan.plan(plan.PlanOptions(nodes=("1x(2cpu,16GiB)",), **options))
+
+
+def test_a_training_by_the_clock_takes_its_minutes() -> None:
+    options = plan.PlanOptions(cases=3, nodes=("1x(2cpu,16GiB)",), length=Length(minutes=90))
+    made = plan.plan(options)
+    assert made.facts["stages"]["train"]["hours"] == 1.5
+    (line,) = [line for line in made.lines if line.startswith("train: 90 minutes")]
+    assert "None" not in line
+    assert any("preprocess: 3 cases" in line and " s (" in line for line in made.lines)
 
 
 def test_cases_that_the_recipe_cannot_use_are_not_counted(
