@@ -25,13 +25,14 @@ from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import blocks
-from ray_brats.files import retry
+from ray_brats.files import ledger, retry
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.files.retry import Effort
 from ray_brats.labels import LabelMap
 from ray_brats.model import predict, predictions
 from ray_brats.recipes.config import PreprocessConfig
 
+READ, SEGMENT, WRITE = "read", "segment", "write"
 MAX_DEATHS = 2
 """A case that took its process with it so often is an error."""
 
@@ -73,6 +74,10 @@ class Parcel:
     attempts: int = 1
     seconds: float = 0.0
     """Spent on it so far, waiting apart."""
+    step: str = ""
+    """The last one that it went through."""
+    tries: int = 0
+    """How often that step had begun it."""
 
     def as_table(self) -> pa.Table:
         """One row: the array's voxels as bytes, the rest as JSON."""
@@ -84,6 +89,8 @@ class Parcel:
             "deaths": self.deaths,
             "attempts": self.attempts,
             "seconds": self.seconds,
+            "step": self.step,
+            "tries": self.tries,
         }
         voxels: Array | bytes = b""
         if self.array is not None:
@@ -124,7 +131,7 @@ def read(batch: pa.Table, frame: Frame) -> pa.Table:
         prepared = predict.read(predictions.case_of(parcel.work), frame.preprocessing)
         return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
 
-    return _take(batch, frame, "read", lambda parcel: _patiently(prepare, parcel)).as_table()
+    return _take(batch, frame, READ, lambda parcel: _patiently(prepare, parcel)).as_table()
 
 
 class Segment:
@@ -136,7 +143,7 @@ class Segment:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment the case of a block."""
         return _take(
-            batch, self._frame, "segment", lambda parcel: _patiently(self._segmented, parcel)
+            batch, self._frame, SEGMENT, lambda parcel: _patiently(self._segmented, parcel)
         ).as_table()
 
     def _segmented(self, parcel: Parcel) -> Parcel:
@@ -149,7 +156,7 @@ def write(batch: pa.Table, frame: Frame) -> pa.Table:
 
     Its output has `row`, one of the ledger as JSON, or an empty one and a `parcel` put off.
     """
-    parcel = _take(batch, frame, "write", _written)
+    parcel = _take(batch, frame, WRITE, _written)
     if parcel.put_off:
         return pa.table({"row": [""], "parcel": parcel.as_table()["facts"].to_pylist()})
     assert parcel.row is not None
@@ -159,7 +166,10 @@ def write(batch: pa.Table, frame: Frame) -> pa.Table:
 def resumed(facts: str) -> Parcel:
     """A parcel that was put off, for its next pass."""
     parcel = _unpacked(json.loads(facts), None)
-    return dataclasses.replace(parcel, put_off=False, attempts=parcel.attempts + 1)
+    # Its notes are gone with the pass.
+    return dataclasses.replace(
+        parcel, put_off=False, attempts=parcel.attempts + 1, step="", tries=0
+    )
 
 
 def _written(parcel: Parcel) -> Parcel:
@@ -196,19 +206,39 @@ class Whole:
 
 def _take(batch: pa.Table, frame: Frame, stage: str, step: Callable[[Parcel], Parcel]) -> Parcel:
     """Take the case of a block through one step, which raises no `Exception`."""
-    parcel = Parcel.from_table(batch)
+    parcel = _recounted(Parcel.from_table(batch), frame)
     if parcel.row or parcel.put_off:
         return parcel
-    block = blocks.Block(frame, f"{stage}-{parcel.work.case_id}")
+    block = _block(frame, stage, parcel)
     if block.died_at(0):
         done = _died(parcel, block)
+    elif stage == WRITE and block.is_past(0) and (row := ledger.finished_row(parcel.work)):
+        done = dataclasses.replace(parcel, row=row, array=None)
     else:
         # Also what an earlier process did is done once more, where its node died with it.
         begun = dataclasses.replace(parcel, attempts=parcel.attempts + block.tries)
         with block.under_way(0, block.tries):
             done = step(begun)
     block.end(1)
-    return done
+    return dataclasses.replace(done, step=stage, tries=block.tries)
+
+
+def _block(frame: Frame, stage: str, parcel: Parcel) -> blocks.Block:
+    return blocks.Block(frame, f"{stage}-{parcel.work.case_id}")
+
+
+def _recounted(parcel: Parcel, frame: Frame) -> Parcel:
+    """The parcel with the attempts of its last step that came after it was made.
+
+    A process can die after its parcel is in the object store and before Ray knows it is done:
+    then Ray has the step done again, and keeps the parcel of the first time.
+    """
+    tries = _block(frame, parcel.step, parcel).tries if parcel.step else 0
+    if not (later := tries - parcel.tries):
+        return parcel
+    attempts = parcel.attempts + later
+    row = parcel.row and dataclasses.replace(parcel.row, attempts=attempts)
+    return dataclasses.replace(parcel, row=row, attempts=attempts, tries=tries)
 
 
 def _died(parcel: Parcel, block: blocks.Block) -> Parcel:

@@ -96,3 +96,38 @@ def test_a_case_whose_process_died_is_put_off_and_then_given_up(
     assert isinstance(row, CaseRow)
     assert (row.status, row.attempts) == ("error", 2)
     assert "its process died 2 times" in row.reason
+
+
+def test_a_step_done_again_for_nothing_is_counted(work: Work) -> None:
+    """Ray keeps the first parcel, where a process died before it could say that it was done."""
+    actor = Segment(FRAME, lambda threads: Model(), 1)
+    image = steps.read(Parcel(work=work).as_table(), FRAME)
+    steps.read(Parcel(work=work).as_table(), FRAME)
+    index = actor(image)
+    actor(image)
+    actor(image)
+    done = steps.write(index, FRAME).to_pylist()[0]
+    row = CaseRow.from_json(json.loads(done["row"]))
+    assert (row.status, row.attempts) == ("ok", 4)
+    assert ledger.finished_row(work) == row
+
+
+def test_a_failure_told_again_for_nothing_is_counted(work: Work) -> None:
+    actor = Segment(FRAME, lambda threads: Model(ValueError("a bug"), ValueError("a bug")), 1)
+    image = steps.read(Parcel(work=work).as_table(), FRAME)
+    failure = actor(image)
+    actor(image)
+    done = steps.write(failure, FRAME).to_pylist()[0]
+    row = CaseRow.from_json(json.loads(done["row"]))
+    assert (row.status, row.attempts) == ("error", 2)
+    assert ledger.finished_row(work) == row
+
+
+def test_a_mask_is_not_written_again_for_nothing(work: Work, tmp_path: Path) -> None:
+    actor = Segment(FRAME, lambda threads: Model(), 1)
+    index = actor(steps.read(Parcel(work=work).as_table(), FRAME))
+    (first,) = steps.write(index, FRAME).to_pylist()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    (again,) = steps.write(index, FRAME).to_pylist()
+    assert json.loads(again["row"]) == json.loads(first["row"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == written
