@@ -14,7 +14,7 @@ import numpy as np
 
 from ray_brats import arrays
 from ray_brats.arrays import Box, Floats, Spacing, joint, overlap, within
-from ray_brats.metrics.surfaces import Points, Surface, Transform, whole_unit_mm
+from ray_brats.metrics.surfaces import Points, Surface, Transform, is_exact_with_edt, lengths_mm
 
 _HD_FRACTION: Final = 0.95
 
@@ -62,7 +62,7 @@ def distances_mm(own: Surface, other: Surface) -> Floats:
 
 
 def _work(box: Box, spacing_mm: Spacing) -> int:
-    library = "scipy" if whole_unit_mm(box, spacing_mm) is None else "edt"
+    library = "edt" if is_exact_with_edt(box, spacing_mm) else "scipy"
     return _TRANSFORM_WORK[library] * math.prod(arrays.shape_of(box))
 
 
@@ -70,23 +70,20 @@ def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
     """Distances by search tree; infinite where nothing is nearer than `within_mm`."""
     if not len(points):
         return np.empty(0)
-    spacing_mm = np.array(other.spacing_mm)
-    result = other.tree_mm.query(points * spacing_mm, distance_upper_bound=within_mm)
+    result = other.tree_mm.query(
+        points * np.array(other.spacing_mm), distance_upper_bound=within_mm
+    )
     away_mm, nearest = map(np.array, result)
     near = np.isfinite(away_mm)
-    # From whole steps again, so that equal distances are equal to the last bit.
-    squares = ((points[near] - other.points[nearest[near]]) * spacing_mm) ** 2
-    away_mm[near] = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
+    away_mm[near] = lengths_mm(points[near] - other.points[nearest[near]], other.spacing_mm)
     return away_mm
 
 
 def _beside_mm(own: Surface, other: Surface) -> Floats:
     """Distances up to `_REACH` corners away; infinite beyond, or where too few are so near."""
-    spacing_mm = np.array(own.spacing_mm)
     steps = np.argwhere(np.ones((2 * _REACH + 1,) * 3)) - _REACH
-    squares = (steps * spacing_mm) ** 2
-    steps_mm = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2])
-    complete = steps_mm < (_REACH + 1) * spacing_mm.min()  # no corner outside of reach is nearer
+    steps_mm = lengths_mm(steps, own.spacing_mm)
+    complete = steps_mm < (_REACH + 1) * min(own.spacing_mm)  # no corner outside of reach is nearer
     order = np.argsort(np.where(complete, steps_mm, math.inf))[: np.count_nonzero(complete)]
     box = joint(arrays.grown(own.box, (_REACH,) * 3), other.box)
     seen, placed = (np.zeros(arrays.shape_of(box), bool) for _ in range(2))

@@ -152,8 +152,9 @@ class Transform:
 
     box: Box
     values: Array
-    """Squares of whole numbers of `unit_mm`; without a unit, mm."""
-    unit_mm: float | None
+    """In units of `unit_mm`, squared where `squared`."""
+    unit_mm: float
+    squared: bool
 
     @classmethod
     def of(cls, surface: Surface, box: Box) -> Transform:
@@ -161,30 +162,48 @@ class Transform:
         away = np.ones(arrays.shape_of(box), np.uint8)
         seen = arrays.overlap(box, surface.box)
         away[arrays.within(box, seen)] = ~surface.border[arrays.within(surface.box, seen)]
-        unit_mm = whole_unit_mm(box, surface.spacing_mm)
-        if unit_mm is None:
-            mm: Floats = ndimage.distance_transform_edt(away, sampling=surface.spacing_mm)
-            return cls(box, mm, None)
-        steps = tuple(float(round(size / unit_mm)) for size in surface.spacing_mm)
-        return cls(box, edt.edtsq(away, anisotropy=steps), unit_mm)
+        steps, unit_mm = whole_steps(surface.spacing_mm)
+        if is_exact_with_edt(box, surface.spacing_mm):
+            return cls(box, edt.edtsq(away, anisotropy=steps), unit_mm, squared=True)
+        values: Floats = ndimage.distance_transform_edt(away, sampling=steps)
+        return cls(box, values, unit_mm, squared=False)
 
     def at(self, surface: Surface) -> Floats:
         """Distances in mm at the elements of a surface that lies in the box."""
         values = self.values[arrays.within(self.box, surface.box)][surface.border].astype(
             np.float64
         )
-        return values if self.unit_mm is None else np.sqrt(values) * self.unit_mm
+        return (np.sqrt(values) if self.squared else values) * self.unit_mm
 
 
-def whole_unit_mm(box: Box, spacing_mm: Spacing) -> float | None:
-    """A length of which every voxel size is a multiple, if edt is exact with it.
+def lengths_mm(steps: Points, spacing_mm: Spacing) -> Floats:
+    """Lengths of so many corners along each axis, `(n, 3)`, to the bit those of a `Transform`.
 
-    It squares in float32, so squares must be whole and below 2 ** 24.
+    Whatever finds a distance, equal ones are equal: else the 95th percentile could depend on
+    what else is in the volume.
     """
-    shape = arrays.shape_of(box)
+    sizes, unit_mm = whole_steps(spacing_mm)
+    squares = (steps * np.array(sizes)) ** 2
+    lengths: Floats = np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2]) * unit_mm
+    return lengths
+
+
+@lru_cache(maxsize=64)
+def whole_steps(spacing_mm: Spacing) -> tuple[tuple[float, float, float], float]:
+    """Voxel sizes as whole multiples of a unit in mm; the sizes and 1 mm where there is none."""
     for parts in range(1, 11):
         unit_mm = min(spacing_mm) / parts
         steps = np.array(spacing_mm) / unit_mm
         if np.allclose(steps, np.rint(steps), rtol=1e-14, atol=0):
-            return unit_mm if ((np.rint(steps) * shape) ** 2).sum() < _EXACT_FLOAT32 else None
-    return None
+            height, width, depth = np.rint(steps).tolist()
+            return (height, width, depth), unit_mm
+    return spacing_mm, 1.0
+
+
+def is_exact_with_edt(box: Box, spacing_mm: Spacing) -> bool:
+    """Whether edt, which squares in float32, is: squares must be whole and below 2 ** 24."""
+    steps = np.array(whole_steps(spacing_mm)[0])
+    return bool(
+        (steps == np.rint(steps)).all()
+        and ((steps * arrays.shape_of(box)) ** 2).sum() < _EXACT_FLOAT32
+    )
