@@ -12,7 +12,6 @@ from ray_brats.metrics import distances, pair, scores
 
 from .masks import ANISOTROPIC_MM, CUBE, QUICK, SPACINGS, UNIT_MM, as_label_map, score
 
-
 BESIDE = (
     np.array([[[0, 1], [1, 0], [0, 0], [0, 1], [0, 0]]], np.uint8),
     np.array([[[1, 1], [1, 1], [1, 1], [0, 1], [2, 1]]], np.uint8),
