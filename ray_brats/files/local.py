@@ -78,6 +78,20 @@ def _info(path: str, status: os.stat_result) -> FileInfo:
     return FileInfo(uri=path, size_bytes=status.st_size, etag=etag)
 
 
+def delete(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing happens where there is none.
+
+    A link is removed itself, and what it leads to stays.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Name of what was not renamed into place."""
 

@@ -1,7 +1,10 @@
 """Files by URI: local paths and `s3://`, and nothing that a reader can see half-written.
 
-Everything goes through fsspec, so any of its protocols works; `AWS_ENDPOINT_URL` is
+Everything elsewhere goes through fsspec, so any of its protocols works; `AWS_ENDPOINT_URL` is
 honoured by s3fs itself. Filesystems are made where they are used (s3fs is not fork-safe).
+
+A name is a name: no call here reads `*`, `?`, `[` or `::` as anything but themselves. Of
+fsspec's methods only those are used that take one path as it is.
 """
 
 from __future__ import annotations
@@ -31,6 +34,11 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
+def _local(uri: str) -> str:
+    """The path of a URI of this machine."""
+    return uri.removeprefix("file://")
+
+
 def absolute(uri: str) -> str:
     """The same place, whatever the working directory of the process that reads it.
 
@@ -41,7 +49,7 @@ def absolute(uri: str) -> str:
         raise UsageError(f"{readable(uri)}: the name is not in UTF-8: rename the file")
     if is_remote(uri):
         return uri.rstrip("/")
-    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+    return str(Path(_local(uri)).expanduser().absolute())
 
 
 def join(uri: str, *parts: str) -> str:
@@ -61,20 +69,25 @@ def parent_of(uri: str) -> str:
 
 def problem_of(uri: str) -> str | None:
     """Why nothing can be read at a place of this form (an unknown protocol), or None."""
-    return _problem_of_protocol(uri.split("://", 1)[0]) if is_remote(uri) else None
+    if not is_remote(uri):
+        return None
+    if "::" in uri:
+        return "'::' chains places: expected a local path or s3://…"
+    return _problem_of_protocol(uri.split("://", 1)[0])
 
 
 @functools.cache
 def _problem_of_protocol(protocol: str) -> str | None:
     try:
-        for part in protocol.split("::"):
-            fsspec.get_filesystem_class(part)
+        fsspec.get_filesystem_class(protocol)
     except (ValueError, ImportError) as error:
         return f"{error}; expected a local path or s3://…"
     return None
 
 
 def _open(uri: str) -> tuple[Any, str]:
+    if problem := problem_of(uri):
+        raise UsageError(f"{uri}: {problem}")
     options = {"anon": True} if uri.startswith("s3://") and _is_anonymous() else {}
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, **options)
@@ -142,11 +155,13 @@ def file_infos(uris: Iterable[str]) -> dict[str, FileInfo]:
 
 def local_size(uri: str) -> int | None:
     """Length of a file of this machine; None elsewhere, where a PUT is whole or not there."""
-    return None if is_remote(uri) else Path(uri.removeprefix("file://")).stat().st_size
+    return None if is_remote(uri) else Path(_local(uri)).stat().st_size
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder (a prefix with files) is there."""
+    if not is_remote(uri):
+        return Path(_local(uri)).exists()
     filesystem, path = _open(uri)
     filesystem.invalidate_cache()
     with _as_os_error(uri):
@@ -163,7 +178,7 @@ def read_bytes(uri: str, *, start: int = 0, end: int | None = None) -> bytes:
         OSError: anything else that the storage says.
     """
     if not is_remote(uri):
-        with open(uri.removeprefix("file://"), "rb", opener=_open_at_once) as file:
+        with open(_local(uri), "rb", opener=_open_at_once) as file:
             if start:
                 file.seek(start)
             return file.read() if end is None else _read_up_to(file, start, end - start)
@@ -212,7 +227,7 @@ def write_bytes(uri: str, content: bytes | memoryview, *, synced: bool = True) -
         with _as_os_error(uri):
             filesystem.pipe_file(path, bytes(content))
         return
-    with renamed_into_place(Path(uri.removeprefix("file://"))) as temporary:
+    with renamed_into_place(Path(_local(uri))) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
             if synced:
@@ -234,7 +249,7 @@ def create(uri: str, content: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    return local.create(Path(uri.removeprefix("file://")), content)
+    return local.create(Path(_local(uri)), content)
 
 
 def read_json(uri: str, *, required: Iterable[str] = ()) -> dict[str, Any]:
@@ -282,8 +297,18 @@ def write_json(uri: str, value: Any, *, synced: bool = True) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove a file or a whole folder; nothing happens where there is none."""
-    filesystem, path = _open(uri)
+    """Remove a file or a whole folder of this very name; nothing happens where there is none."""
+    if not is_remote(uri):
+        local.delete(Path(_local(uri)))
+        return
+    filesystem, _ = _open(uri)
+    # fsspec's own removal of a folder expands patterns: each file is named to it instead.
+    files = [file.uri.split("://", 1)[1] for file in list_files(uri)]
+
+    def remove(path: str) -> None:
+        with contextlib.suppress(FileNotFoundError), _as_os_error(uri):
+            filesystem.rm_file(path)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(remove, files))
     filesystem.invalidate_cache()
-    with contextlib.suppress(FileNotFoundError), _as_os_error(uri):
-        filesystem.rm(path, recursive=True)
