@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import folders
 from ray_brats.model import card as modelcard
 from ray_brats.model import unet
 from ray_brats.model.predict import Predictor
@@ -62,8 +61,7 @@ def load(uri: str, *, pinned: str | None = None) -> Bundle:
     card, sha256 = modelcard.read(uri, pinned=pinned)
     recipe = jsonform.from_json(Recipe, card["recipe"])
     _check_versions(card, uri)
-    with folders.fetched(modelcard.place(uri)) as folder:
-        modelcard.verify(card, folder, uri)
+    with modelcard.fetched(card, uri) as folder:
         loaded = tf.saved_model.load(str(folder / "saved_model"))
     _check_architecture(card, recipe, loaded, uri)
     return Bundle(forward=forward_of(loaded), recipe=recipe, card=card, sha256=sha256)

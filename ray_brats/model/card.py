@@ -15,15 +15,16 @@ LICENSE.md for people may lie beside it: nothing reads it, and no hash is held o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.files import storage
+from ray_brats.files import folders, storage
 from ray_brats.labels import DEFAULT_RELEASE, REGIONS
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
@@ -120,6 +121,11 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
     lacking = [name for name in REQUIRED if name not in card]
     if lacking:
         raise ArtefactError(f"{uri}: {CARD} lacks {', '.join(lacking)}: copy the bundle again")
+    hashed = card["sha256"]
+    if not isinstance(hashed, dict) or not all(isinstance(item, str) for item in hashed.values()):
+        raise ArtefactError(
+            f"{uri}: {CARD} names no files with their sha256: copy the bundle again"
+        )
     return card, sha256
 
 
@@ -212,16 +218,23 @@ def check_target(uri: str) -> None:
         )
 
 
-def verify(card: Mapping[str, Any], folder: Path, uri: str) -> None:
-    """Raise `ArtefactError` unless a bundle's local files are exactly those of its card."""
-    expected, files = card["sha256"], hashes(folder)
-    if expected == files:
-        return
-    names = sorted(name for name in {*expected, *files} if expected.get(name) != files.get(name))
-    raise ArtefactError(
-        f"{uri} does not match its card ({CARD}): {', '.join(names[:3])} was changed, added or "
-        "is missing. Do not load it; copy the bundle again or export it anew"
-    )
+@contextlib.contextmanager
+def fetched(card: Mapping[str, Any], uri: str) -> Iterator[Path]:
+    """A private copy of a bundle, which holds exactly what its card names.
+
+    Raises:
+        ArtefactError: files that are not those of the card.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            copy = folders.fetched(place(uri), card["sha256"], passed_over=(CARD, LICENSE))
+            folder = stack.enter_context(copy)
+        except (ArtefactError, FileNotFoundError) as error:
+            raise ArtefactError(
+                f"{uri} does not match its card ({CARD}): {error}. Do not load it; copy the "
+                "bundle again or export it anew"
+            ) from error
+        yield folder
 
 
 def hashes(folder: Path) -> dict[str, str]:

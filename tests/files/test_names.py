@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,13 @@ NAMES = (
 
 
 @pytest.fixture(params=["here", "bucket"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place of this machine and one in a bucket, with two files below each name."""
     place = str(tmp_path) if request.param == "here" else request.getfixturevalue("bucket")
     for name in NAMES:
         for file in files_of(place, name):
             storage.write_bytes(file, file.encode())
-    yield place
+    return place
 
 
 def files_of(root: str, name: str) -> list[str]:
