@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,14 @@ class Cohort:
     rejected: tuple[CaseRow, ...] = ()
     """Among their facts is `split`, where the cohort itself tells it."""
     notes: tuple[str, ...] = ()
+
+    def files(self) -> Iterator[str]:
+        """URI of every file of every case, and of the cohort itself."""
+        yield self.uri
+        for case in self.cases:
+            yield from case.images.values()
+            if case.segmentation:
+                yield case.segmentation
 
     def release_or(self, fallback: str | None) -> str | None:
         """The release all cases share, else `fallback`."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import local, storage
+from ray_brats.files import local, ownership, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,13 +213,14 @@ class Work:
             "sidecar_uri": self.sidecar_uri,
             "key": self.key,
             "payload": json.dumps(self.payload),
+            "outputs": json.dumps(list(self.outputs)),
             "stale": json.dumps(list(self.stale)),
         }
 
     @staticmethod
     def from_row(row: Mapping[str, str]) -> Work:
         """The work a task has to do."""
-        nested = {name: json.loads(row[name]) for name in ("payload", "stale")}
+        nested = {name: json.loads(row[name]) for name in ("payload", "outputs", "stale")}
         return Work(**{**row, **nested})
 
 
@@ -241,24 +242,88 @@ def finished_row(item: Work) -> CaseRow | None:
     return CaseRow.from_json(sidecar["row"])
 
 
-def split_finished(work: Sequence[Work], output_uri: str) -> tuple[list[CaseRow], list[Work]]:
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A folder that a stage fills, and what the stage reads, which it must not write over."""
+
+    uri: str
+    description: str
+    """Name of the file that is written last."""
+    tables: Sequence[str] = ()
+    """Names of what is written besides, of no single case."""
+    inputs: Iterable[str] = ()
+    """URIs of all that the stage reads."""
+
+
+def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow], list[Work]]:
     """Rows of the finished cases, and the work left to do; one listing of the output.
 
-    What a killed process left half-written is removed.
+    What a killed process left half-written is removed. Where something is to be written, that is
+    noted as begun: `ownership.end` belongs to the end of the stage.
+
+    Raises:
+        UsageError: the work would replace files of somebody else's, or what it reads.
     """
+    output_uri = output.uri
     sizes = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
-    if not storage.is_remote(output_uri):
-        local.remove_remains(Path(uri) for uri in sizes)
     candidates = [item for item in work if item.sidecar_uri in sizes]
     with ThreadPoolExecutor(16) as pool:
-        sidecars = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
-        rows = {
-            item.case_id: CaseRow.from_json(sidecar["row"])
-            for item, sidecar in zip(candidates, sidecars, strict=True)
-            if sidecar and _holds(sidecar, item, sizes)
+        found = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
+        sidecars = {
+            item.case_id: sidecar
+            for item, sidecar in zip(candidates, found, strict=True)
+            if sidecar and ownership.is_sidecar(sidecar)
         }
+    rows = {
+        item.case_id: CaseRow.from_json(sidecars[item.case_id]["row"])
+        for item in candidates
+        if item.case_id in sidecars and _holds(sidecars[item.case_id], item, sizes)
+    }
     todo = [_with_stale(item, sizes) for item in work if item.case_id not in rows]
+    if todo or storage.join(output_uri, output.description) not in sizes:
+        _begin(todo, output, sizes, sidecars)
+    if not storage.is_remote(output_uri):
+        local.remove_remains(Path(uri) for uri in sizes)
     return list(rows.values()), todo
+
+
+def _begin(
+    todo: Sequence[Work],
+    output: Output,
+    sizes: Mapping[str, int],
+    sidecars: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Note the work as begun, where it may be done."""
+    prefix = output.uri.rstrip("/") + "/"
+    uris = {
+        uri
+        for item in todo
+        for uri in (item.sidecar_uri, *(storage.join(item.folder, name) for name in item.outputs))
+    }
+    vouched = set()
+    for item in todo:
+        if sidecar := sidecars.get(item.case_id):
+            files = (storage.join(item.folder, name) for name in sidecar["files"])
+            vouched |= {item.sidecar_uri, *files}
+    description = storage.join(output.uri, output.description)
+    tables = {description, *(storage.join(output.uri, name) for name in output.tables)}
+    if description in sizes and _describes(storage.read_json_or_none(description)):
+        vouched |= tables
+    ownership.begin(
+        output.uri,
+        (uri.removeprefix(prefix) for uri in uris | tables),
+        there=sizes.keys(),
+        vouched=vouched,
+        inputs=output.inputs,
+    )
+
+
+def _describes(content: Mapping[str, Any] | None) -> bool:
+    """Whether a JSON object is what a stage of ours writes last."""
+    if content is None:
+        return False
+    marker = set(content) == {"key"} and isinstance(content["key"], str | None)
+    return marker or isinstance(content.get("versions"), dict)
 
 
 def _with_stale(item: Work, sizes: Mapping[str, int]) -> Work:

@@ -125,6 +125,9 @@ def give_up(item: Work, row: CaseRow) -> CaseRow:
     """The row of a case that cannot be done now, and, where the storage lets it, all it leaves."""
     with contextlib.suppress(OSError):
         clear(item)
+        # Also what the attempt itself wrote: no sidecar will vouch for it.
+        for name in set(item.outputs) - set(item.stale):
+            storage.delete(storage.join(item.folder, name))
     with contextlib.suppress(OSError):
         ledger.finish(item, row, [])
     return row

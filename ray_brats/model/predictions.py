@@ -23,7 +23,7 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
@@ -83,7 +83,10 @@ class Predictions:
 
     def split_finished(self, cohort: Cohort) -> tuple[list[CaseRow], list[Work]]:
         """Rows of the cases that have their mask, and the work left to do."""
-        return ledger.split_finished([self.work_of(case) for case in cohort.cases], self.uri)
+        output = ledger.Output(
+            uri=self.uri, description=DESCRIPTION, tables=[TABLE], inputs=cohort.files()
+        )
+        return ledger.split_finished([self.work_of(case) for case in cohort.cases], output)
 
     def conclude(
         self, cohort: Cohort, finished: Sequence[CaseRow], done: Sequence[CaseRow]
@@ -105,6 +108,7 @@ class Predictions:
             "versions": {"ray_brats": ray_brats.__version__},
         }
         storage.write_json(storage.join(self.uri, DESCRIPTION), description)
+        ownership.end(self.uri)
         return ScoreSummary(
             predictions=self.uri,
             release=self.release,

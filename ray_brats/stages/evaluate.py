@@ -24,7 +24,7 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import mapping
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.files import ledger, retry, storage
+from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow, Row, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
@@ -36,6 +36,14 @@ from ray_brats.report import page as report
 from ray_brats.report import worst_cases
 
 STAGE_VERSION = 2
+MARKER = "evaluate.json"
+FILES = (
+    *(f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv")),
+    "summary.json",
+    "report.html",
+    "comparison.json",
+)
+"""What a report is besides, right in its folder."""
 TASK_MEMORY_BYTES = 1 << 30
 
 
@@ -140,7 +148,7 @@ def evaluate(
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
     sets = {
-        name: _score(files, cohort, folder, options)
+        name: _score(files, cohort, folder, options, main=folder == report_uri)
         for name, files, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
@@ -158,23 +166,37 @@ def evaluate(
     keys = [item.keys for item in sets.values()]
     failures = [row.as_json() for row in result.failures]
     key = jsonform.fingerprint(keys, names, failures, list(training), STAGE_VERSION)
-    marker = storage.join(report_uri, "evaluate.json")
+    marker = storage.join(report_uri, MARKER)
     current = (storage.read_json_or_none(marker) or {}).get("key") == key
     if result.processed or not current or not _is_whole(report_uri, result):
-        storage.delete(marker)
+        # It vouches for the old files until the new ones are whole.
+        storage.write_json(marker, {"key": None})
         _write_tables(report_uri, main, result)
         page = _page(main, result, cohort, options, training)
         storage.write_bytes(result.report, page.encode())
         storage.write_json(marker, {"key": key})
+    for folder in folders:
+        ownership.end(folder)
     return result
 
 
 def _score(
-    masks: Mapping[str, FileInfo], cohort: Cohort, folder_uri: str, options: Options
+    masks: Mapping[str, FileInfo],
+    cohort: Cohort,
+    folder_uri: str,
+    options: Options,
+    *,
+    main: bool,
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
     work = [_work(case, masks.get(case.case_id), folder_uri, options) for case in cohort.cases]
-    finished, todo = ledger.split_finished(work, folder_uri)
+    output = ledger.Output(
+        uri=folder_uri,
+        description=MARKER,
+        tables=FILES if main else (),
+        inputs=[*cohort.files(), *(mask.uri for mask in masks.values())],
+    )
+    finished, todo = ledger.split_finished(work, output)
     tasks = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
     done = mapping.map_cases(todo, tasks, title="evaluate")
     return _Scored(
@@ -242,9 +264,7 @@ def _prediction(pair: _Pair, reference: Geometry) -> LabelMap:
 
 def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
     """Whether nobody has removed a part of the report."""
-    tables = (f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv"))
-    names = [*tables, "summary.json", "report.html"]
-    names += ["comparison.json"] if result.comparison else []
+    names = [name for name in FILES if result.comparison or name != "comparison.json"]
     return all(storage.exists(storage.join(report_uri, name)) for name in names)
 
 

@@ -17,7 +17,7 @@ import ray_brats
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig, Recipe
@@ -84,7 +84,13 @@ def preprocess(
         limit_seconds: the longest that a case may take.
     """
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
-    finished, todo = ledger.split_finished(work, dataset_uri)
+    output = ledger.Output(
+        uri=dataset_uri,
+        description=storage.name_of(description_uri(dataset_uri)),
+        tables=[storage.name_of(table_uri(dataset_uri))],
+        inputs=cohort.files(),
+    )
+    finished, todo = ledger.split_finished(work, output)
     tasks = mapping.Tasks(task=prepare, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
     done = mapping.map_cases(todo, tasks, title="preprocess", limit_seconds=limit_seconds)
     facts = {case.case_id: case for case in cases}
@@ -106,6 +112,7 @@ def preprocess(
     }
     ledger.write_table(table_uri(dataset_uri), rows, COLUMNS)
     storage.write_json(description_uri(dataset_uri), description)
+    ownership.end(dataset_uri)
     return PreprocessSummary(
         dataset=dataset_uri,
         counts=counts,

@@ -103,7 +103,8 @@ def test_what_an_earlier_version_left_is_gone_before_the_task_starts(tmp_path: P
     ledger.finish(old, CaseRow(case_id="a"), ["a.bin", "b.bin"])
     (tmp_path / ".a.bin.0123abcd.tmp").write_bytes(b"ha")
     (item,) = ledger.split_finished(
-        [work(tmp_path, outputs=("a.bin", "b.bin", "c.bin"))], str(tmp_path)
+        [work(tmp_path, outputs=("a.bin", "b.bin", "c.bin"))],
+        ledger.Output(uri=str(tmp_path), description="score.json"),
     )[1]
     assert set(item.stale) == {"a.json", "a.bin", "b.bin"}
     assert not (tmp_path / ".a.bin.0123abcd.tmp").exists()
@@ -114,8 +115,8 @@ def test_what_an_earlier_version_left_is_gone_before_the_task_starts(tmp_path: P
         raise CaseRejected("damaged")
 
     retry.complete(item, look)
-    assert seen == []
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert seen == ["begun.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "begun.json"]
 
 
 def test_a_sidecar_that_cannot_be_written_is_an_error_row(

@@ -67,15 +67,19 @@ def work(folder: Path, key: str = "k") -> Work:
     return Work(case_id="a", sidecar_uri=f"{folder}/a.json", key=key, payload={})
 
 
+def output(folder: Path) -> ledger.Output:
+    return ledger.Output(uri=str(folder), description="score.json")
+
+
 def left(item: Work, folder: Path) -> list[str]:
-    return [todo.case_id for todo in ledger.split_finished([item], str(folder))[1]]
+    return [todo.case_id for todo in ledger.split_finished([item], output(folder))[1]]
 
 
 def test_finished_work_is_skipped_only_with_equal_key_and_all_files(tmp_path: Path) -> None:
     row = CaseRow(case_id="a")
     (tmp_path / "a.bin").write_bytes(b"x")
     ledger.finish(work(tmp_path), row, ["a.bin"])
-    assert ledger.split_finished([work(tmp_path)], str(tmp_path)) == ([row], [])
+    assert ledger.split_finished([work(tmp_path)], output(tmp_path)) == ([row], [])
     changed = work(tmp_path, "other")
     assert left(changed, tmp_path) == ["a"]
     (tmp_path / "a.bin").write_bytes(b"")

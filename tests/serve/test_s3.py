@@ -106,7 +106,9 @@ async def test_a_cohort_job_leaves_what_direct_scoring_leaves(
         return list(double.asked)
 
     assert len(await asked()) == 3
-    finished, todo = ledger.split_finished(work_of(phantoms, out), out)
+    finished, todo = ledger.split_finished(
+        work_of(phantoms, out), ledger.Output(uri=out, description="score.json")
+    )
     assert (len(finished), todo) == (3, [])
     for row in ledger.read_table(f"{out}/scores.parquet"):
         assert (row["status"], row["attempts"]) == ("ok", 1)
@@ -127,7 +129,12 @@ async def test_a_cohort_job_leaves_what_direct_scoring_leaves(
 
     # Other labels: every mask is made anew.
     assert len(await asked("?release=brats2023")) == 3
-    assert ledger.split_finished(work_of(phantoms, out, "brats2023"), out)[1] == []
+    assert (
+        ledger.split_finished(
+            work_of(phantoms, out, "brats2023"), ledger.Output(uri=out, description="score.json")
+        )[1]
+        == []
+    )
 
 
 def test_score_through_the_endpoint_goes_from_bucket_to_bucket(
