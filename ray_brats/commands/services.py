@@ -49,7 +49,9 @@ class Bounds:
     """What a service takes in, and how long it waits for it."""
 
     allow_uri: Annotated[tuple[str, ...], arg(metavar="PREFIX …")] = ()
-    """Prefixes as s3://bucket/cohorts that clients may name; none by default."""
+    """Prefixes as s3://bucket/cohorts that clients may have read; none by default."""
+    allow_output: Annotated[tuple[str, ...], arg(metavar="PREFIX …")] = ()
+    """Prefixes that jobs over cohorts may write masks to; none by default."""
     waiting: Annotated[int, arg(metavar="N")] = 6
     """Cases accepted beyond those in work; more are told to come again (429)."""
     max_body_mib: Annotated[int, arg(metavar="MIB")] = 256
@@ -114,8 +116,9 @@ def _settings(options: ServeOptions) -> ServeSettings:
     access, bounds = options.access, options.bounds
     models, pinned = named(options.bundle, options.bundle_sha256)
     _check_access(access)
+    if bounds.waiting < 0:
+        raise UsageError(f"--waiting {bounds.waiting}: expected a number of cases, or 0")
     _check_positive(
-        waiting=bounds.waiting + 1,
         max_body_mib=bounds.max_body_mib,
         max_inflated_mib=bounds.max_inflated_mib,
         answer_seconds=bounds.answer_seconds,
@@ -132,7 +135,8 @@ def _settings(options: ServeOptions) -> ServeSettings:
         answer_seconds=bounds.answer_seconds,
         waiting=bounds.waiting,
         keep_days=bounds.keep_days,
-        uri_prefixes=tuple(_prefix(uri) for uri in bounds.allow_uri),
+        uri_prefixes=tuple(_prefix(uri, "--allow-uri") for uri in bounds.allow_uri),
+        output_prefixes=tuple(_prefix(uri, "--allow-output") for uri in bounds.allow_output),
     )
     return deployments.ServeSettings(
         models=models,
@@ -234,9 +238,9 @@ def _check_positive(**options: float) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: expected a number above zero")
 
 
-def _prefix(uri: str) -> str:
+def _prefix(uri: str, option: str) -> str:
     if not re.fullmatch(r"s3://[A-Za-z0-9.-]{3,63}(/.*)?", uri):
-        raise UsageError(f"--allow-uri {uri}: expected s3://BUCKET or s3://BUCKET/PREFIX")
+        raise UsageError(f"{option} {uri}: expected s3://BUCKET or s3://BUCKET/PREFIX")
     return uri
 
 

@@ -70,7 +70,7 @@ class JobsReplica:
             JobsStore(settings.state),
             described,
             segment_by(handles),
-            settings.limits,
+            settings.limits_of_requests(),
             at_once=max(1, settings.replicas),
         )
 
@@ -124,7 +124,7 @@ class Ingress:
             described,
             segment_by(handles),
             RemoteJobs(jobs),
-            settings.limits,
+            settings.limits_of_requests(),
             telemetry,
             missing=lambda: not_up([*map(model_deployment, described), JOBS]),
         )

@@ -49,22 +49,52 @@ class Limits:
     keep_days: float = 30.0
     """How long an ended job and its mask are kept."""
     uri_prefixes: tuple[str, ...] = ()
-    """Prefixes of the `s3://` URIs that clients may name; none by default."""
+    """Prefixes of the `s3://` URIs that clients may have read; none by default."""
+    output_prefixes: tuple[str, ...] = ()
+    """Prefixes of those that cohort jobs may write to; none by default."""
+    kept_uris: tuple[str, ...] = ()
+    """The state and the bundles: nothing is written over or beside them."""
 
 
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:
-    """The URI, where it stands below an allowed prefix; raises `Refusal` 422 otherwise.
+    """The URI of what is to be read, below an allowed prefix; raises `Refusal` 422 otherwise."""
+    return _check(uri, limits.uri_prefixes, file, "read")
 
-    Only `s3://` is ever allowed: no local path, and nothing that could redirect elsewhere.
+
+def check_output(uri: object, cohort: str, limits: Limits, file: str = "") -> str:
+    """The URI of a folder to be written; raises `Refusal` 422 where that may not be.
+
+    Whoever may read a cohort may not therefore write beside it: outputs have prefixes of their
+    own, and a place that is, holds or lies in the cohort, a bundle or the state is none.
     """
+    output = _check(uri, limits.output_prefixes, file, "write to").rstrip("/")
+    for kept in (cohort, *limits.kept_uris):
+        if _overlap(output, kept.rstrip("/")):
+            raise Refusal(
+                422,
+                "the output is, holds or lies in the cohort or what the server itself keeps: "
+                "expected a folder apart from them",
+                file,
+            )
+    return output
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or one.startswith(other + "/") or other.startswith(one + "/")
+
+
+def _check(uri: object, prefixes: tuple[str, ...], file: str, purpose: str) -> str:
+    """Only `s3://` is ever allowed: no local path, and nothing that could redirect elsewhere."""
     if not isinstance(uri, str) or not uri.startswith("s3://") or len(uri) > 2048:
         raise Refusal(422, "expected an s3:// URI: local paths and other servers are refused", file)
     parts = uri.removeprefix("s3://").split("/")
     odd = set(uri) & set("\\?#%*[]{}") or any(ord(letter) < 33 for letter in uri)
-    if odd or any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", ".."):
+    if odd or "::" in uri or any(part in ("", ".", "..") for part in parts[:-1]):
         raise Refusal(422, "the URI is not a plain s3://bucket/key", file)
-    for prefix in limits.uri_prefixes:
+    if parts[-1] in (".", ".."):
+        raise Refusal(422, "the URI is not a plain s3://bucket/key", file)
+    for prefix in prefixes:
         root = prefix.rstrip("/")
         if uri == root or uri.startswith(root + "/"):
             return uri
-    raise Refusal(422, "the URI is outside the prefixes that this server may read", file)
+    raise Refusal(422, f"the URI is outside the prefixes that this server may {purpose}", file)

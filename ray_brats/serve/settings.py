@@ -49,6 +49,11 @@ class ServeSettings:
     drain_seconds: float = 120.0
     limits: Limits = field(default_factory=Limits)
 
+    def limits_of_requests(self) -> Limits:
+        """The limits, with what no request may have written over: the state and the bundles."""
+        bundles = [uri for uris in self.models.values() for uri in uris]
+        return dataclasses.replace(self.limits, kept_uris=(self.state, *bundles))
+
 
 def from_args(args: Mapping[str, Any]) -> ServeSettings:
     """Settings from the `args` of a Serve configuration file; raises `UsageError`."""
@@ -60,7 +65,8 @@ def from_args(args: Mapping[str, Any]) -> ServeSettings:
                 for name, uris in values["models"].items()
             }
         limits = dict(values.pop("limits", {}))
-        limits["uri_prefixes"] = tuple(limits.get("uri_prefixes", ()))
+        for name in ("uri_prefixes", "output_prefixes"):
+            limits[name] = tuple(limits.get(name, ()))
         settings = ServeSettings(**values, limits=Limits(**limits))
     except TypeError as error:
         raise UsageError(f"serve: a setting is unknown or missing ({error})") from error

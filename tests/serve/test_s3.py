@@ -43,7 +43,7 @@ def phantoms(bucket: str, cohort_folder: Path) -> str:
 
 @pytest.fixture
 def limits(bucket: str) -> Limits:
-    return Limits(uri_prefixes=(f"{bucket}/in", f"{bucket}/out"))
+    return Limits(uri_prefixes=(f"{bucket}/in",), output_prefixes=(f"{bucket}/out",))
 
 
 def uris(phantoms: str, case: str = CASES[0]) -> dict[str, str]:

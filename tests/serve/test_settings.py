@@ -25,13 +25,13 @@ def test_a_configuration_file_says_who_may_call() -> None:
 
 
 def test_arguments_of_a_configuration_file_are_settings_to_the_letter() -> None:
-    limits = {"waiting": 2, "uri_prefixes": ["s3://ours"]}
+    limits = {"waiting": 2, "uri_prefixes": ["s3://ours"], "output_prefixes": ["s3://out"]}
     args = {"models": {"a": ["/a", "/b"]}, "state": "/s", "no_auth": True, "limits": limits}
     assert from_args(args) == ServeSettings(
         models={"a": ("/a", "/b")},
         state="/s",
         no_auth=True,
-        limits=Limits(waiting=2, uri_prefixes=("s3://ours",)),
+        limits=Limits(waiting=2, uri_prefixes=("s3://ours",), output_prefixes=("s3://out",)),
     )
 
 

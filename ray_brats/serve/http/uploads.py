@@ -18,7 +18,7 @@ from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.serve.jobs.store import JobRequest
-from ray_brats.serve.limits import Limits, Refusal, check_uri
+from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri
 from ray_brats.serve.models import Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -207,9 +207,10 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     asked = value.get("release")
     release = None if asked is None else checked_release(asked)
     if "cohort" in value:
+        cohort = check_uri(value["cohort"], limits, "cohort")
         return Submission(
-            cohort=check_uri(value["cohort"], limits, "cohort"),
-            output=check_uri(value.get("output"), limits, "output"),
+            cohort=cohort,
+            output=check_output(value.get("output"), cohort, limits, "output"),
             release=release,
         )
     images = value.get("images")
