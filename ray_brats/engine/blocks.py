@@ -13,17 +13,15 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from ray.experimental import internal_kv
 
-from ray_brats.files import ledger, retry
+from ray_brats.files import ledger, local, retry
 from ray_brats.files.ledger import CaseRow, Work
 
 
@@ -149,7 +147,7 @@ class Alarm:
     """
 
     def __init__(self, name: str, seconds: float) -> None:
-        self._path, self._seconds = Path(tempfile.gettempdir()) / name, seconds
+        self._path, self._seconds = local.private_folder() / name, seconds
         self.rang = self._path.exists() and self._path.stat().st_size > 0
 
     def __enter__(self) -> None:

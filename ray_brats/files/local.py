@@ -1,4 +1,4 @@
-"""The files of this machine below a folder: every one, or an error; none is passed over."""
+"""The files of this machine: every one below a folder, whole ones, and what is nobody else's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from ray_brats.errors import StageFailed
 
 _NOWHERE = frozenset({errno.ENOENT, errno.ELOOP})
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -137,3 +140,25 @@ def remove_remains(paths: Iterable[Path]) -> None:
     for path in paths:
         if _REMAINS.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def private_folder() -> Path:
+    """This user's own folder on this machine, for what lies in no place that anybody named.
+
+    Below TMPDIR, which others may share: nobody else can read it, or put something into it.
+
+    Raises:
+        StageFailed: something of somebody else has its name.
+    """
+    folder = Path(tempfile.gettempdir()) / f"ray-brats-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise StageFailed(
+            f"{folder} is not a folder of this user, and what is in it cannot be trusted: remove "
+            "it, or set TMPDIR to a folder of your own"
+        )
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 
 from ray_brats.arrays import Array, Shape
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, local, storage
 from ray_brats.files.ledger import Row
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
@@ -183,7 +182,7 @@ def _mapped(path: Path) -> Array:
 def cache_folder(dataset_uri: str, run_uri: str) -> Path:
     """Where this node keeps a run's copies of a dataset's cases."""
     name = hashlib.sha256(f"{dataset_uri} {run_uri}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / "ray-brats-cache" / name
+    return local.private_folder() / "cache" / name
 
 
 def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:

@@ -24,7 +24,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[bytes, bytes]
         lambda key, value, overwrite: kept.update({key: value}),
     )
     (tmp_path / "alarms").mkdir()
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "alarms"))
+    monkeypatch.setattr(blocks.local, "private_folder", lambda: tmp_path / "alarms")
     return kept
 
 

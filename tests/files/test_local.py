@@ -1,4 +1,4 @@
-"""Listing this machine's files: none is passed over in silence."""
+"""This machine's files: none is passed over in silence, and some are nobody else's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_brats.errors import StageFailed
 from ray_brats.files import local, storage
 
 
@@ -107,3 +108,31 @@ def test_where_there_are_no_links_one_of_several_creators_succeeds_too(
     assert local.create(tmp_path / "a", b"first")
     assert not local.create(tmp_path / "a", b"second")
     assert (tmp_path / "a").read_bytes() == b"first"
+
+
+def test_a_private_folder_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = local.private_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert local.private_folder().stat().st_mode & 0o777 == 0o700, "it is closed again"
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    (tmp_path / "ray-brats-4711").mkdir()
+    with pytest.raises(StageFailed, match="ray-brats-4711 is not a folder of this user"):
+        local.private_folder()  # it is the one's who runs this
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_private_folder_is_not_what_somebody_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    planted = tmp_path / f"ray-brats-{os.getuid()}"
+    if kind == "link":
+        planted.symlink_to(tmp_path / "elsewhere")
+    else:
+        planted.write_bytes(b"")
+    with pytest.raises(StageFailed, match="not a folder of this user"):
+        local.private_folder()
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755

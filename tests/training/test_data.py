@@ -123,7 +123,7 @@ def test_other_folds_are_refused(dataset: str, fold: int) -> None:
 def test_remote_cases_are_copied_once_and_forgotten(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     write_case(f"{bucket}/dataset/cases/c0", 1)
     case = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
     assert case.image().shape == (20, 22, 18, 2)
@@ -142,7 +142,7 @@ def test_remote_cases_are_copied_once_and_forgotten(
 def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     folders = {}
     for name in ("old", "new", "held"):
         folders[name] = data.cache_folder("s3://d", name)
@@ -164,7 +164,7 @@ def test_a_full_disk_is_a_sentence(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     write_case(f"{bucket}/dataset/cases/c0", 1)
     with pytest.raises(StageFailed, match="TMPDIR"):
