@@ -165,14 +165,26 @@ def find(uri: Place, *, release: Release | None = None) -> Cohort:
     return cohort.find(os.fspath(uri), release=release)
 
 
-def save_mask(prediction: Prediction, path: Place, *, release: Release = DEFAULT_RELEASE) -> None:
-    """Write a mask as `.nii.gz` on the grid of the input, with the labels of a release."""
+def save_mask(
+    prediction: Prediction,
+    path: Place,
+    *,
+    release: Release = DEFAULT_RELEASE,
+    overwrite: bool = False,
+) -> None:
+    """Write a mask as `.nii.gz` on the grid of the input, with the labels of a release.
+
+    Raises:
+        UsageError: There is such a file already, and `overwrite` is not set.
+    """
     from ray_brats import labels
     from ray_brats.cases.volume import encode_mask
-    from ray_brats.files import storage
+    from ray_brats.files import ownership, storage
 
+    target = storage.absolute(os.fspath(path))
+    ownership.check_files({"path": target}, (), overwrite=overwrite)
     raw = labels.from_class_index(prediction.mask_native, release)
-    storage.write_bytes(storage.absolute(os.fspath(path)), encode_mask(raw, prediction.geometry))
+    storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 
 
 def evaluate(

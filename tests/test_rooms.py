@@ -42,7 +42,7 @@ class Room:
 
 ROOMS: Mapping[str, Room] = {
     "recipes": Room(doors="config jsonform named costs"),
-    "files": Room(doors="storage ledger folders retry claims local"),
+    "files": Room(doors="storage ledger folders retry claims local ownership"),
     "cases": Room(
         doors="cohort case volume geometry preprocess phantom splits naming inspection nifti"
     ),

@@ -275,6 +275,9 @@ def write_cohort(
 
     `<folder>/<case_id>/<case_id>_{<modality>,seg}.nii.gz`: int16 images, uint8 masks with that
     release's labels, the same bytes each time. A case whose files all exist is left as it is.
+
+    Raises:
+        UsageError: files of a case exist that are not the phantom's.
     """
     case_ids = [_CASE_ID.format(index) for index in range(1, cases + 1)]
     for index, case_id in enumerate(case_ids, start=1):
@@ -286,9 +289,19 @@ def write_cohort(
         volumes: dict[str, Array] = dict(phantom.images)
         volumes[SEGMENTATION] = from_class_index(phantom.label, "brats2020")
         for kind, voxels in volumes.items():
-            with renamed_into_place(paths[kind]) as temporary:
-                temporary.write_bytes(_nifti_bytes(voxels, phantom.affine))
+            _put(paths[kind], _nifti_bytes(voxels, phantom.affine))
     return case_ids
+
+
+def _put(path: Path, content: bytes) -> None:
+    if not path.exists():
+        with renamed_into_place(path) as temporary:
+            temporary.write_bytes(content)
+    elif path.read_bytes() != content:
+        raise UsageError(
+            f"{path} is there already and is not that of this phantom: pass another folder, or "
+            "the numbers that it was made with"
+        )
 
 
 @functools.cache

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -19,7 +18,7 @@ from ray_brats.commands import reports
 from ray_brats.commands.arguments import Bundles, FileOption, ReleaseOption, one_case
 from ray_brats.commands.output import print_summary
 from ray_brats.errors import CaseError, UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import say, silenced
 
@@ -72,6 +71,8 @@ class SegmentOptions:
     """Whose labels the mask carries, where file names do not tell; else as the bundle says."""
     show: Annotated[str | None, arg(metavar="OUT.png")] = None
     """Draw the case with its mask; .png, .pdf, .svg, or .gif for all slices in turn."""
+    overwrite: bool = False
+    """Replace the mask and the picture where they are there already."""
 
 
 def segment(options: SegmentOptions) -> Summary:
@@ -84,8 +85,11 @@ def segment(options: SegmentOptions) -> Summary:
         figures.check_name(storage.name_of(options.show))
     target = storage.absolute(options.out)
     case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
-    written = [("--out", options.out)] + ([("--show", options.show)] if options.show else [])
-    _check_targets(written, [*case.images.values(), *filter(None, [case.segmentation])])
+    written = {"--out": target}
+    if options.show:
+        written["--show"] = storage.absolute(options.show)
+    read = [*case.images.values(), *filter(None, [case.segmentation])]
+    ownership.check_files(written, read, overwrite=options.overwrite)
     chosen = options.bundles.choose()
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
@@ -138,21 +142,6 @@ def _case_of_files(options: SegmentOptions) -> Case:
         images={name: storage.absolute(file) for name, file in files.items()},
         release=naming.release_of(case_id),
     )
-
-
-def _check_targets(targets: Iterable[tuple[str, str]], inputs: Iterable[str]) -> None:
-    """`UsageError` where a file that is read would be written."""
-    read = list(inputs)
-    for option, given in targets:
-        target = storage.absolute(given)
-        if any(target == uri or _is_same_file(target, uri) for uri in read):
-            raise UsageError(f"{option} {given}: a file of the case itself; it would be lost")
-
-
-def _is_same_file(first: str, second: str) -> bool:
-    if storage.is_remote(first) or storage.is_remote(second):
-        return False
-    return Path(first).exists() and Path(second).exists() and Path(first).samefile(second)
 
 
 def _check_modalities(case: Case, modalities: Iterable[str]) -> None:

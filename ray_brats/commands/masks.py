@@ -147,6 +147,8 @@ class SubmitOptions:
     archive: Annotated[str, Positional, arg(metavar="OUT.zip")]
     """Where the zip goes; a problem of any mask leaves none."""
     selection: Selection = field(default_factory=Selection)
+    overwrite: bool = False
+    """Replace the zip where it is there already."""
 
 
 def submit(options: SubmitOptions) -> Summary:
@@ -155,7 +157,9 @@ def submit(options: SubmitOptions) -> Summary:
 
     cohort = selected(options.cohort, options.selection)
     places = storage.absolute(options.predictions), storage.absolute(options.archive)
-    summary = submission.submit(cohort, *places, release=options.selection.release)
+    summary = submission.submit(
+        cohort, *places, release=options.selection.release, overwrite=options.overwrite
+    )
     for note in summary.notes:
         say(f"submit: {note}")
     return summary

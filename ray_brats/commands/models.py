@@ -90,7 +90,7 @@ class ExportOptions:
 
 def export(options: ExportOptions) -> Summary:
     """Export a checkpoint of a run as a bundle: SavedModel, .keras, .h5 and model card."""
-    from ray_brats.files import folders
+    from ray_brats.files import folders, ownership
     from ray_brats.model import card as modelcard
     from ray_brats.training import run as runs
 
@@ -101,5 +101,9 @@ def export(options: ExportOptions) -> Summary:
     with silenced():
         from ray_brats.training import export as stage
 
+    if storage.is_remote(target):
+        # A folder of this machine is put into place as a whole.
+        ownership.note(target, modelcard.PARTS)
     card = stage.export_run(source, target, put=folders.put, slim=options.slim)
+    ownership.end(target)
     return ExportSummary(bundle=target, facts={"measured": card["measured"]})

@@ -23,7 +23,7 @@ from ray_brats.commands.arguments import (
     with_splits,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import say
 
@@ -172,9 +172,13 @@ def demo(options: DemoOptions) -> RunSummary:
         raise UsageError(f"--out {options.out}: the phantom cohort is written to a local folder")
     from ray_brats.cases import phantom
     from ray_brats.model.predictions import mask_name
+    from ray_brats.stages.evaluate import MARKER
 
     out = Path(options.out)
-    folder = out / "cohort"
+    folder, picture = out / "cohort", out / "picture.png"
+    # Only a demo that was through has left a picture.
+    finished = (out / "report" / MARKER).exists()
+    ownership.check_files({"--out": str(picture.absolute())}, (), overwrite=finished)
     sides = "×".join(map(str, options.shape))
     say(f"demo: {options.cases} phantoms of {sides} voxels in {folder}")
     phantom.write_cohort(folder, cases=options.cases, shape_vox=options.shape, seed=options.seed)
@@ -191,9 +195,13 @@ def demo(options: DemoOptions) -> RunSummary:
     table = storage.join(storage.absolute(options.out), "report", "metrics.parquet")
     rows = ledger.read_table(table)
     pictured = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
-    picture = out / "picture.png"
     mask = out / "predictions" / mask_name(pictured)
     reports.show(
-        reports.ShowOptions(case=str(folder / pictured), picture=str(picture), prediction=str(mask))
+        reports.ShowOptions(
+            case=str(folder / pictured),
+            picture=str(picture),
+            prediction=str(mask),
+            overwrite=True,
+        )
     )
     return dataclasses.replace(summary, picture=str(picture.absolute()))

@@ -21,7 +21,7 @@ from ray_brats.commands.arguments import (
     selected,
 )
 from ray_brats.errors import CaseError, CaseRejected, UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import say_done
 
@@ -117,6 +117,8 @@ class ShowOptions:
     """A mask to draw beside the case's own."""
     animate: bool = False
     """Go through all slices; the picture is a .gif."""
+    overwrite: bool = False
+    """Replace the picture where it is there already."""
     release: ReleaseOption = None
     """What the labels mean, where file names do not tell: brats2018 to brats2024."""
 
@@ -132,6 +134,11 @@ def show(options: ShowOptions) -> Summary:
     if suffix == figures.ANIMATED and options.slice_index is not None:
         raise UsageError("--slice is one slice, a .gif goes through all: leave one of them out")
     case = one_case(options.case, options.release)
+    read = [*case.images.values(), *filter(None, [case.segmentation])]
+    if options.prediction:
+        read.append(storage.absolute(options.prediction))
+    written = {"OUT": storage.absolute(picture)}
+    ownership.check_files(written, read, overwrite=options.overwrite)
     try:
         draw(case, options)
     except CaseError as error:

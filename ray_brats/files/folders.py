@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import storage
+from ray_brats.files import ownership, storage
 from ray_brats.files.local import renamed_into_place
 
 
@@ -24,8 +24,8 @@ def _copy_synced(source: str, target: str) -> None:
 def put(folder: Path, uri: str, *, last: str) -> None:
     """Copy a local folder to `uri`, the file named `last` after all others.
 
-    What was there is replaced. A local target is synced and renamed into place as a whole;
-    elsewhere a reader must look for `last`, which is away meanwhile.
+    What was there is replaced, except what notes that this has begun. A local target is synced and
+    renamed into place as a whole; elsewhere a reader must look for `last`, which is away meanwhile.
     """
     if not storage.is_remote(uri):
         target = Path(uri.removeprefix("file://"))
@@ -41,7 +41,8 @@ def put(folder: Path, uri: str, *, last: str) -> None:
     }
     end = storage.join(uri, last)
     before = {file.uri for file in storage.list_files(uri)}
-    for place in [end, *before - {*files, end}]:
+    begun = storage.join(uri, ownership.BEGUN)
+    for place in [end, *before - {*files, end, begun}]:
         storage.delete(place)
     for place in sorted(files, key=lambda place: place == end):
         storage.write_bytes(place, files[place].read_bytes())

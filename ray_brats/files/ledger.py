@@ -221,7 +221,7 @@ class Work:
     def from_row(row: Mapping[str, str]) -> Work:
         """The work a task has to do."""
         nested = {name: json.loads(row[name]) for name in ("payload", "outputs", "stale")}
-        return Work(**{**row, **nested})
+        return Work(**{**row, **nested, "outputs": tuple(nested["outputs"])})
 
 
 def finish(item: Work, row: CaseRow, files: Sequence[str]) -> None:

@@ -41,9 +41,9 @@ def begin(
             Nothing was written then.
     """
     wanted = set(names)
-    noted = _noted(output_uri) if storage.join(output_uri, BEGUN) in there else set()
+    begun = noted(output_uri) if storage.join(output_uri, BEGUN) in there else set()
     uris = {storage.join(output_uri, name) for name in wanted}
-    ours = {*vouched, *(storage.join(output_uri, name) for name in noted)}
+    ours = {*vouched, *(storage.join(output_uri, name) for name in begun)}
     present = uris & set(there)
     if read := _among(uris, present, inputs):
         raise UsageError(
@@ -55,7 +55,7 @@ def begin(
             f"{output_uri} holds {_some(foreign)}, which would be replaced, and nothing says that "
             "ray-brats wrote it: pass another folder, or move it away"
         )
-    storage.write_json(storage.join(output_uri, BEGUN), {"names": sorted(wanted | noted)})
+    note(output_uri, wanted | begun)
 
 
 def end(output_uri: str) -> None:
@@ -63,7 +63,42 @@ def end(output_uri: str) -> None:
     storage.delete(storage.join(output_uri, BEGUN))
 
 
-def _noted(output_uri: str) -> set[str]:
+def check_files(
+    written: Mapping[str, str], inputs: Iterable[str], *, overwrite: bool = False
+) -> None:
+    """Judge single files before a call does the work for them.
+
+    Args:
+        written: the option or argument of each, and the URI that it gives.
+        inputs: URIs of what the call reads.
+        overwrite: what is there already may be replaced; what is read, never.
+
+    Raises:
+        UsageError: a file that is read, that is there, or that is written twice.
+    """
+    read = list(inputs)
+    for number, (name, uri) in enumerate(written.items()):
+        there = {uri} if storage.exists(uri) else set()
+        if _among({uri}, there, read):
+            raise UsageError(f"{name} {uri}: this call reads that file, which would be lost")
+        if uri in list(written.values())[:number]:
+            raise UsageError(f"{name} {uri}: another option names that file too")
+        if not storage.is_remote(uri) and Path(uri.removeprefix("file://")).is_dir():
+            raise UsageError(f"{name} {uri}: that is a folder; expected the name of a file")
+        if there and not overwrite:
+            raise UsageError(
+                f"{name} {uri}: there is such a file already, which would be replaced: pass "
+                "another name, or --overwrite"
+            )
+
+
+def note(output_uri: str, names: Iterable[str]) -> None:
+    """Note that a call is about to write files, or folders of files, of these names."""
+    storage.write_json(storage.join(output_uri, BEGUN), {"names": sorted(names)})
+
+
+def noted(output_uri: str) -> set[str]:
+    """What calls that did not end have noted."""
     content = storage.read_json_or_none(storage.join(output_uri, BEGUN)) or {}
     names = content.get("names")
     return set(map(str, names)) if isinstance(names, list) else set()

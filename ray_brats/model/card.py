@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.files import folders, storage
+from ray_brats.files import folders, ownership, storage
 from ray_brats.labels import DEFAULT_RELEASE, REGIONS
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 
 CARD = "bundle.json"
 LICENSE = "LICENSE.md"
+PASSED_OVER = (CARD, LICENSE, ownership.BEGUN)
+"""What is beside the files that a card names."""
 PARTS = (CARD, "saved_model", "model.keras", "model.h5")
 FORMAT_VERSION = 2
 STARTER = "starter"
@@ -208,10 +210,19 @@ def quality(card: Mapping[str, Any]) -> str:
 
 
 def check_target(uri: str) -> None:
-    """Raise `UsageError` where a bundle would replace what is none."""
+    """Raise `UsageError` where a bundle would replace what no card there names."""
     prefix = uri.rstrip("/") + "/"
-    parts = {file.uri.removeprefix(prefix).split("/")[0] for file in storage.list_files(uri)}
-    if foreign := sorted(parts - set(PARTS)):
+    there = {file.uri.removeprefix(prefix) for file in storage.list_files(uri)}
+    card = (storage.read_json_or_none(storage.join(uri, CARD)) or {}) if CARD in there else {}
+    named = card.get("sha256")
+    ours = {CARD, *named} if isinstance(named, dict) and "recipe" in card else set()
+    begun = ownership.noted(uri) if ownership.BEGUN in there else set()
+    foreign = sorted(
+        name
+        for name in there - ours - {ownership.BEGUN if begun else ""}
+        if name.split("/")[0] not in begun
+    )
+    if foreign:
         raise UsageError(
             f"{uri} holds {', '.join(foreign[:3])}, which belongs to no bundle and would be "
             "removed: pass a new folder, or that of a bundle"
@@ -227,7 +238,7 @@ def fetched(card: Mapping[str, Any], uri: str) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            copy = folders.fetched(place(uri), card["sha256"], passed_over=(CARD, LICENSE))
+            copy = folders.fetched(place(uri), card["sha256"], passed_over=PASSED_OVER)
             folder = stack.enter_context(copy)
         except (ArtefactError, FileNotFoundError) as error:
             raise ArtefactError(

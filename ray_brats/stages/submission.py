@@ -17,7 +17,7 @@ from ray_brats.cases import naming, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
-from ray_brats.files import ledger, retry, storage
+from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.files.local import FileInfo
 from ray_brats.model import predictions
@@ -40,7 +40,12 @@ class SubmitSummary(Summary):
 
 
 def submit(
-    cohort: Cohort, predictions_uri: str, zip_uri: str, *, release: str | None
+    cohort: Cohort,
+    predictions_uri: str,
+    zip_uri: str,
+    *,
+    release: str | None,
+    overwrite: bool = False,
 ) -> SubmitSummary:
     """Check every mask against its case, then write the zip; a problem leaves no zip.
 
@@ -49,9 +54,11 @@ def submit(
         predictions_uri: holds `<case_id>.nii.gz`.
         zip_uri: where the zip goes.
         release: whose labels the masks carry, where the cohort's names do not tell.
+        overwrite: replace a zip that is there.
 
     Raises:
-        UsageError: nobody says whose labels these are, the name is no zip's, or no mask is there.
+        UsageError: nobody says whose labels these are, the name is no zip's, there is such a file
+            already, or no mask is there.
     """
     chosen = cohort.release_or(release)
     if chosen is None:
@@ -59,6 +66,8 @@ def submit(
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
     masks = predictions.find_masks(predictions_uri)
+    read = [*cohort.files(), *(mask.uri for mask in masks.values())]
+    ownership.check_files({"OUT.zip": zip_uri}, read, overwrite=overwrite)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
     rows = [*(row for row, _ in checked), *cohort.rejected]

@@ -125,7 +125,9 @@ def test_no_file_of_the_case_is_overwritten(one_case: Path, tmp_path: Path, kind
     for out in (file_of(one_case, kind), link, one_case / ".." / one_case.name / link.name):
         if out.name == link.name and out != link:
             out.symlink_to(file_of(one_case, kind))
-        refused("a file of the case itself", out=str(out), folder=str(one_case))
+        refused(
+            "this call reads that file, which would be lost", out=str(out), folder=str(one_case)
+        )
     assert file_of(one_case, kind).read_bytes() == before
 
 

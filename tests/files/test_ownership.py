@@ -159,3 +159,28 @@ def test_many_names_are_told_by_their_number(tmp_path: Path) -> None:
         (tmp_path / "out" / f"{name}.nii.gz").touch()
     with pytest.raises(UsageError, match=r"case0\.nii\.gz, .* and 6 more"):
         ledger.split_finished(work(str(tmp_path), *names), output(str(tmp_path)))
+
+
+def test_a_single_file_replaces_none(root: str) -> None:
+    theirs, new = f"{root}/theirs.nii.gz", f"{root}/new.nii.gz"
+    storage.write_bytes(theirs, b"theirs")
+    ownership.check_files({"--out": new}, [theirs])
+    with pytest.raises(UsageError, match=r"--out .*theirs.nii.gz: there is such a file already"):
+        ownership.check_files({"--out": theirs}, [])
+    ownership.check_files({"--out": theirs}, [], overwrite=True)
+    with pytest.raises(UsageError, match=r"this call reads that file"):
+        ownership.check_files({"--out": theirs}, [theirs], overwrite=True)
+    with pytest.raises(UsageError, match=r"--show .*another option names that file too"):
+        ownership.check_files({"--out": new, "--show": new}, [])
+
+
+def test_a_single_file_is_no_other_name_of_an_input(tmp_path: Path) -> None:
+    scan, alias, linked = (str(tmp_path / name) for name in ("scan", "alias", "linked"))
+    Path(scan).write_bytes(b"scan")
+    Path(alias).symlink_to(scan)
+    os.link(scan, linked)
+    for name in (alias, linked):
+        with pytest.raises(UsageError, match="this call reads that file"):
+            ownership.check_files({"--out": name}, [scan], overwrite=True)
+    with pytest.raises(UsageError, match="that is a folder"):
+        ownership.check_files({"--out": str(tmp_path)}, [scan], overwrite=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.files import storage
+from ray_brats.files import ownership, storage
 from ray_brats.model import card as modelcard
 from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import Recipe
@@ -121,9 +121,27 @@ def test_a_card_without_figures_promises_nothing() -> None:
 
 def test_a_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
     modelcard.check_target(str(tmp_path / "new"))
-    for part in ("bundle.json", "saved_model/saved_model.pb", "model.h5"):
-        storage.write_bytes(str(tmp_path / "old" / part), b"x")
-    modelcard.check_target(str(tmp_path / "old"))
+    old = str(tmp_path / "old")
+    names = ["saved_model/saved_model.pb", "model.h5"]
+    for name in names:
+        storage.write_bytes(f"{old}/{name}", b"x")
+    with pytest.raises(UsageError, match=r"holds model.h5, saved_model/saved_model.pb, which belo"):
+        modelcard.check_target(old)
+    storage.write_json(f"{old}/bundle.json", {"sha256": dict.fromkeys(names, "0"), "recipe": {}})
+    modelcard.check_target(old)
+    storage.write_bytes(f"{old}/LICENSE.md", b"theirs")
+    with pytest.raises(UsageError, match=r"holds LICENSE.md, which belongs to no bundle"):
+        modelcard.check_target(old)
     storage.write_bytes(str(tmp_path / "run.json"), b"{}")
-    with pytest.raises(UsageError, match=r"holds old, run.json, which belongs to no bundle"):
+    with pytest.raises(UsageError, match=r"which belongs to no bundle"):
         modelcard.check_target(str(tmp_path))
+
+
+def test_a_bundle_goes_on_where_an_export_was_killed(tmp_path: Path) -> None:
+    target = str(tmp_path)
+    ownership.note(target, modelcard.PARTS)
+    storage.write_bytes(f"{target}/saved_model/saved_model.pb", b"x")
+    modelcard.check_target(target)
+    storage.write_bytes(f"{target}/notes.txt", b"theirs")
+    with pytest.raises(UsageError, match=r"holds notes.txt, which"):
+        modelcard.check_target(target)
