@@ -28,10 +28,12 @@ from ray_brats.files.claims import Attempt
 from ray_brats.model.card import CARD
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.training import checkpoint
+from ray_brats.training import checkpoint, log
 from ray_brats.training.checkpoint import Checkpoint
 from ray_brats.training.data import Dataset
 
+PARTS = ("run.json", log.FILE, log.PARTS, "tensorboard", "checkpoints", "bundle", ".ray-train")
+"""What a run's folder gets after its claim."""
 KEPT_CHECKPOINTS = 3
 """So many of the newest stay, and the best."""
 Existing = Literal["refuse", "resume", "extend"]
@@ -140,6 +142,7 @@ def _is_finished(earlier: Run, description: Mapping[str, Any], existing: Existin
     """
     before = earlier.description
     if before is None:
+        _check_free(earlier)
         return False
     if existing == "refuse":
         raise UsageError(
@@ -164,6 +167,18 @@ def _is_finished(earlier: Run, description: Mapping[str, Any], existing: Existin
         )
     _check_extension(earlier, description["recipe"]["train"]["steps"])
     return False
+
+
+def _check_free(run: Run) -> None:
+    """Refuse a folder whose files, which are of no run, would be replaced."""
+    prefix = run.uri.rstrip("/") + "/"
+    there = {file.uri.removeprefix(prefix).split("/")[0] for file in storage.list_files(run.uri)}
+    # A command that dies right after its claim leaves that alone.
+    if taken := sorted(there & set(PARTS)):
+        raise UsageError(
+            f"{run.uri} holds {', '.join(taken)} but no run, and they would be replaced: pass "
+            "another folder"
+        )
 
 
 def _check_extension(earlier: Run, steps: int | None) -> None:

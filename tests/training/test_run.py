@@ -88,6 +88,18 @@ def test_a_run_begins_with_a_claim_and_its_description(tmp_path: Path) -> None:
     assert attempts(tmp_path) == ["000001.json"]
 
 
+@pytest.mark.parametrize("name", ["run.json", "bundle/card", "checkpoints/1/a", "metrics.jsonl"])
+def test_a_run_begins_over_nobody_elses_files(tmp_path: Path, name: str) -> None:
+    run = str(tmp_path / "run")
+    storage.write_bytes(f"{run}/{name}", b"theirs")
+    with pytest.raises(UsageError, match=r"but no run, and they would be replaced"):
+        runs.begin(run, DESCRIBED, existing="resume")
+    assert [file.uri for file in storage.list_files(run)] == [f"{run}/{name}"]
+    storage.delete(f"{run}/{name}")
+    storage.write_bytes(f"{run}/notes.txt", b"theirs")
+    assert runs.begin(run, DESCRIBED, existing="refuse")
+
+
 def test_a_run_is_finished_with_its_bundle(tmp_path: Path) -> None:
     claimed = runs.begin(str(tmp_path), DESCRIBED, existing="refuse")
     assert claimed is not None
