@@ -104,7 +104,7 @@ class Double:
         self, state: Path | str, *, limits: Limits | None = None, keys: Path | None = None
     ) -> None:
         self.limits = limits or Limits()
-        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits.inflated_bytes)
+        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits)
         self.hold = asyncio.Event()
         self.hold.set()
         self.asked: list[dict[str, Any]] = []

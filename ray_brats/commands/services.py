@@ -58,6 +58,8 @@ class Bounds:
     """Longest body."""
     max_inflated_mib: Annotated[int, arg(metavar="MIB")] = 1024
     """Most that the files of a case may inflate to."""
+    max_voxels: Annotated[int, arg(metavar="N")] = 32_000_000
+    """Most voxels of a file; a BraTS volume has 8.9 million."""
     answer_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0
     """Longest time to a mask."""
     drain_seconds: Annotated[float, arg(metavar="SECONDS")] = 120.0
@@ -121,6 +123,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
     _check_positive(
         max_body_mib=bounds.max_body_mib,
         max_inflated_mib=bounds.max_inflated_mib,
+        max_voxels=bounds.max_voxels,
         answer_seconds=bounds.answer_seconds,
         drain_seconds=bounds.drain_seconds,
         keep_days=bounds.keep_days,
@@ -132,6 +135,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
     limits = Limits(
         body_bytes=bounds.max_body_mib << 20,
         inflated_bytes=bounds.max_inflated_mib << 20,
+        voxels=bounds.max_voxels,
         answer_seconds=bounds.answer_seconds,
         waiting=bounds.waiting,
         keep_days=bounds.keep_days,

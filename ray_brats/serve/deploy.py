@@ -54,7 +54,7 @@ class ModelReplica(replica.Model):
             overlap=settings.overlap,
             threads=max(1, math.floor(settings.cpus)),
         )
-        super().__init__(load, pinned, settings.limits.inflated_bytes)
+        super().__init__(load, pinned, settings.limits)
 
 
 class JobsReplica:

@@ -68,7 +68,7 @@ class RemoteJobs:
         return result
 
     async def cancel(self, job_id: str) -> Job | None:
-        """Stop a job."""
+        """Stop a job, or forget one that has ended."""
         job: Job | None = await self._call("cancel", job_id)
         return job
 

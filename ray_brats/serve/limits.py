@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from ray_brats.cases.nifti import Header
 from ray_brats.errors import RayBratsError
 
 
@@ -35,6 +37,10 @@ class Limits:
     body_bytes: int = 256 << 20
     inflated_bytes: int = 1 << 30
     """All files of a case together, as their headers promise and as archives inflate."""
+    voxels: int = 32_000_000
+    """Of one file; a BraTS volume has 8.9 million."""
+    least_bytes_s: int = 32 << 10
+    """Slowest rate of a body, on the whole."""
     idle_seconds: float = 20.0
     """Longest pause between two pieces of a body."""
     upload_seconds: float = 300.0
@@ -44,7 +50,9 @@ class Limits:
     waiting: int = 6
     """Cases accepted beyond those that models work on."""
     uploads: int = 16
-    """Bodies of jobs read side by side."""
+    """Bodies read side by side."""
+    uploads_a_key: int = 8
+    """Those of them that one key may send, where there are keys."""
     queued_jobs: int = 1000
     keep_days: float = 30.0
     """How long an ended job and its mask are kept."""
@@ -54,6 +62,13 @@ class Limits:
     """Prefixes of those that cohort jobs may write to; none by default."""
     kept_uris: tuple[str, ...] = ()
     """The state and the bundles: nothing is written over or beside them."""
+
+
+def check_voxels(header: Header, limits: Limits, file: str = "") -> None:
+    """`Refusal` 413 for a file of more voxels than a deployment takes."""
+    voxels = math.prod(header.geometry.native_shape)
+    if voxels > limits.voxels:
+        raise Refusal(413, f"the file has {voxels} voxels: at most {limits.voxels} are taken", file)
 
 
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:

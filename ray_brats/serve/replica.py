@@ -24,7 +24,7 @@ from ray_brats.model import predict
 from ray_brats.model.predict import Prediction, Predictor
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.serve.limits import Refusal
+from ray_brats.serve.limits import Limits, Refusal, check_voxels
 from ray_brats.serve.models import Answer
 
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
@@ -59,14 +59,14 @@ class Model:
     Args:
         make: loads the model.
         bundles: sha256 of the card of each of its bundles, told with every answer.
-        inflated_bytes: most that the files of a case may promise; bodies were judged before.
+        limits: what the headers of files elsewhere may promise; bodies were judged before.
     """
 
     def __init__(
-        self, make: MakePredictor, bundles: Sequence[str] = (), inflated_bytes: int = 1 << 30
+        self, make: MakePredictor, bundles: Sequence[str] = (), limits: Limits | None = None
     ) -> None:
         self._predictor, self._recipe = make()
-        self._inflated_bytes = inflated_bytes
+        self._limits = limits or Limits()
         self._bundles = tuple(bundles)
         # A lock of threads: a request that is cancelled does not end the pass that it began.
         self._one_pass = threading.Lock()
@@ -82,10 +82,7 @@ class Model:
         began, gone = time.monotonic(), threading.Event()
         uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
         try:
-            promised = await asyncio.to_thread(_promised_bytes, list(uris.values()))
-            if promised > self._inflated_bytes:
-                why = f"the files promise {promised} bytes: at most {self._inflated_bytes} are read"
-                return Refusal(413, why)
+            await asyncio.to_thread(_check_headers, uris, self._limits)
             prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
             read = time.monotonic()
             prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
@@ -94,6 +91,8 @@ class Model:
         except asyncio.CancelledError:
             gone.set()
             raise
+        except Refusal as error:
+            return error
         except CaseError as error:
             # What a file is called on the way is the server's business.
             kinds = {uri: kind for kind, uri in uris.items()}
@@ -134,9 +133,15 @@ class Model:
         return os.getpid()
 
 
-def _promised_bytes(uris: Sequence[str]) -> int:
-    """What the headers of files elsewhere promise, before the files are read."""
-    return sum(volume.read_header(uri).promised_bytes for uri in uris)
+def _check_headers(uris: Mapping[str, str], limits: Limits) -> None:
+    """`Refusal` 413 for files elsewhere that promise too much, before they are read."""
+    headers = {kind: volume.read_header(uri) for kind, uri in uris.items()}
+    for kind, header in headers.items():
+        check_voxels(header, limits, kind)
+    promised = sum(header.promised_bytes for header in headers.values())
+    if promised > limits.inflated_bytes:
+        why = f"the files promise {promised} bytes: at most {limits.inflated_bytes} are read"
+        raise Refusal(413, why)
 
 
 def _encoded(prediction: Prediction, release: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -35,7 +36,7 @@ class JobsApi(Protocol):
         ...
 
     async def cancel(self, job_id: str) -> Job | None:
-        """Stop a job."""
+        """Stop a job, or forget one that has ended."""
         ...
 
     async def metrics(self) -> bytes:
@@ -67,7 +68,7 @@ class Service:
         self.models, self.jobs, self.limits, self.telemetry = models, jobs, limits, telemetry
         self._segment, self.missing = segment, missing
         self._pending = dict.fromkeys(models, 0)
-        self._uploads = 0
+        self._uploads: Counter[str] = Counter()
         self._ending_until = 0.0
         self._mean_seconds = 5.0
 
@@ -83,12 +84,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
         """A place for one case; raises `Refusal` 429 at once where there is none."""
-        self._check_open()
-        if self._pending[model.name] >= model.capacity + self.limits.waiting:
-            wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
-            raise Refusal(
-                429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
-            )
+        self.check_place(model)
         self._pending[model.name] += 1
         self.telemetry.pending.labels(model.name).inc()
         try:
@@ -97,17 +93,34 @@ class Service:
             self._pending[model.name] -= 1
             self.telemetry.pending.labels(model.name).dec()
 
-    @contextlib.asynccontextmanager
-    async def uploading(self) -> AsyncIterator[None]:
-        """A place for the body of a job; raises `Refusal` 429."""
+    def check_place(self, model: ServedModel) -> None:
+        """Do nothing while there is a place for a case; raises `Refusal` 429 where there is none.
+
+        Before its body is read, and without holding it: whoever sends slowly keeps no model idle.
+        """
         self._check_open()
-        if self._uploads >= self.limits.uploads:
+        if self._pending[model.name] >= model.capacity + self.limits.waiting:
+            wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
+            raise Refusal(
+                429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
+            )
+
+    @contextlib.asynccontextmanager
+    async def uploading(self, caller: str) -> AsyncIterator[None]:
+        """A place for a body while it comes; raises `Refusal` 429.
+
+        Args:
+            caller: name of the key that sends it; empty where there are none.
+        """
+        self._check_open()
+        most = self.limits.uploads_a_key if caller else self.limits.uploads
+        if self._uploads.total() >= self.limits.uploads or self._uploads[caller] >= most:
             raise Refusal(429, "too many uploads at a time: try again later", "", 5)
-        self._uploads += 1
+        self._uploads[caller] += 1
         try:
             yield
         finally:
-            self._uploads -= 1
+            self._uploads[caller] -= 1
 
     def end(self) -> int:
         """Take no more cases for a while; how many of those accepted still wait for their answer.
@@ -115,7 +128,7 @@ class Service:
         Whoever ends the service asks again and again: should it die, the service lives on.
         """
         self._ending_until = time.monotonic() + ENDING_SECONDS
-        return sum(self._pending.values()) + self._uploads
+        return sum(self._pending.values()) + self._uploads.total()
 
     def _check_open(self) -> None:
         if time.monotonic() < self._ending_until:

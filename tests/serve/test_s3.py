@@ -23,7 +23,7 @@ from serve_doubles import (
 )
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Work
 from ray_brats.model.predictions import Predictions
 from ray_brats.serve.limits import Limits
@@ -212,7 +212,8 @@ async def test_a_cancelled_cohort_leaves_no_failed_sidecar(
         await asyncio.sleep(0.02)
     assert (await client.delete(where)).json()["state"] == "cancelled"
     await asyncio.sleep(0.3)
-    assert storage.list_files(f"{bucket}/out") == []
+    left = [file.uri for file in storage.list_files(f"{bucket}/out")]
+    assert left == [f"{bucket}/out/{ownership.BEGUN}"]
 
 
 @pytest.mark.anyio

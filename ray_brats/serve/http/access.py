@@ -19,6 +19,8 @@ from ray_brats.files import storage
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<hash>[0-9a-fA-F]{64})")
 LOG_KEY = "log.key"
+ANYONE = ""
+"""The caller's name where there are no keys."""
 
 
 def make_key() -> str:
@@ -76,7 +78,7 @@ class Keys:
         The key comes as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.
         """
         if self._path is None:
-            return "anyone"
+            return ANYONE
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         caller = None

@@ -97,12 +97,14 @@ def _add_cases(app: FastAPI, service: Service) -> None:
         """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
         model = service.model(request)
         asked_release = _asked_release(request)
-        async with service.admitted(model):
+        service.check_place(model)
+        async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
-            if submission.cohort is not None:
-                raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
-            request.state.case = submission.case_id
-            release = _release(asked_release or submission.release, submission, model)
+        if submission.cohort is not None:
+            raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
+        request.state.case = submission.case_id
+        release = _release(asked_release or submission.release, submission, model)
+        async with service.admitted(model):
             answer = await service.segment(model, submission, release)
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(
@@ -123,38 +125,43 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
         model = service.model(request)
         asked_release = _asked_release(request)
-        async with service.uploading():
+        async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
             asked_release = asked_release or submission.release
             release = _release(asked_release, submission, model)
-            job_request, files = request_of(submission, model.name, release, asked_release)
+            job_request, files = request_of(
+                submission, model.name, release, asked_release, request.state.caller
+            )
             job = await service.jobs.submit(job_request, files)
         accepted = {"id": job.id, "state": job.state}
         return JSONResponse(accepted, 202, {"Location": f"/v1/jobs/{job.id}"})
 
     @app.get("/v1/jobs/{job_id}", **documents.JOB_STATE)
-    async def state(job_id: str) -> Response:
+    async def state(job_id: str, request: Request) -> Response:
         """State and result of a job."""
-        return JSONResponse(_known(await service.jobs.get(job_id)).as_json())
+        return JSONResponse((await _known(job_id, request, service)).as_json())
 
     @app.delete("/v1/jobs/{job_id}", **documents.JOB_STATE)
-    async def cancel(job_id: str) -> Response:
-        """Cancel a job; one that has ended stays as it is."""
-        return JSONResponse(_known(await service.jobs.cancel(job_id)).as_json())
+    async def cancel(job_id: str, request: Request) -> Response:
+        """Cancel a job; one that has ended is forgotten, and its mask with it."""
+        job = await _known(job_id, request, service)
+        return JSONResponse((await service.jobs.cancel(job_id) or job).as_json())
 
     @app.get("/v1/jobs/{job_id}/mask", **documents.MASK)
-    async def mask(job_id: str) -> Response:
+    async def mask(job_id: str, request: Request) -> Response:
         """The mask of a job that is done."""
-        job = _known(await service.jobs.get(job_id))
+        job = await _known(job_id, request, service)
         result = await service.jobs.result(job_id)
         if result is None:
             raise Refusal(404, f"the job has no mask: it is {job.state}")
         return _mask(result)
 
 
-def _known(job: Job | None) -> Job:
-    if job is None:
+async def _known(job_id: str, request: Request, service: Service) -> Job:
+    """The job, if the caller may know of it; somebody else's is as good as none."""
+    job = await service.jobs.get(job_id)
+    if job is None or not job.belongs_to(request.state.caller):
         raise Refusal(404, "no such job")
     return job
 

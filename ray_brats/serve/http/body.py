@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray_brats.serve.limits import Limits, Refusal
@@ -17,8 +18,8 @@ from ray_brats.serve.limits import Limits, Refusal
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 JSON_BYTES = 1 << 20
-DRAIN_SECONDS = 20.0
-"""How long a refused body is still read, so that its sender gets to read the answer."""
+GRACE_SECONDS = 10.0
+"""So long a body may come at any rate."""
 
 
 class Body:
@@ -36,7 +37,7 @@ class Body:
     def __init__(self, receive: Receive, headers: Mapping[str, str], limits: Limits) -> None:
         self._receive, self._limits = receive, limits
         self._read_bytes, self._ended = 0, False
-        self._deadline = time.monotonic() + limits.upload_seconds
+        self._began = time.monotonic()
         self.promised_bytes = _content_length(headers)
         if self.promised_bytes is not None and self.promised_bytes > limits.body_bytes:
             raise Refusal(
@@ -81,7 +82,10 @@ class Body:
         return value
 
     async def _next(self) -> bytes:
-        left = min(self._limits.idle_seconds, self._deadline - time.monotonic())
+        limits = self._limits
+        # By when more must be there, or the whole has come at less than the least rate.
+        due = min(limits.upload_seconds, GRACE_SECONDS + self._read_bytes / limits.least_bytes_s)
+        left = min(limits.idle_seconds, self._began + due - time.monotonic())
         try:
             async with asyncio.timeout(max(left, 0)):
                 message = await self._receive()
@@ -89,8 +93,9 @@ class Body:
             self._ended = True
             raise Refusal(
                 408,
-                f"the body came too slowly: expected it within {self._limits.upload_seconds:g} s "
-                f"and no pause of {self._limits.idle_seconds:g} s",
+                f"the body came too slowly: expected it within {limits.upload_seconds:g} s, at "
+                f"{limits.least_bytes_s >> 10} KiB/s or more and without a pause of "
+                f"{limits.idle_seconds:g} s",
             ) from None
         if message["type"] == "http.disconnect":
             self._ended = True
@@ -110,34 +115,60 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
     return int(length)
 
 
+@dataclass(kw_only=True)
+class Patience:
+    """How much is read of bodies after their answer, so that their senders get to read that.
+
+    A connection that is closed with a body that nobody reads takes the answer away.
+    """
+
+    seconds: float
+    most_bytes: int
+    places: int
+    """So many bodies are drained at a time; others are not waited for."""
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[bool]:
+        """Whether there was a place, which is held inside."""
+        if self.places == 0:
+            yield False
+            return
+        self.places -= 1
+        try:
+            yield True
+        finally:
+            self.places += 1
+
+
 class Incoming:
     """The messages of a request, whoever receives them; what is left of its body can be drained.
 
     Args:
         receive: ASGI's.
         headers: the request's, names in lower case.
-        most_bytes: the longest body that is drained.
     """
 
-    def __init__(self, receive: Receive, headers: Mapping[str, str], most_bytes: int) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         try:
-            promised = _content_length(headers) or 0
+            self._promised = _content_length(headers) or 0
         except Refusal:
-            promised = 0
-        self._receive, self._left = receive, most_bytes
-        self._ended = not promised and "transfer-encoding" not in headers
-        self._too_long = promised > most_bytes
+            self._promised = 0
+        self._receive, self._read_bytes = receive, 0
+        self._ended = not self._promised and "transfer-encoding" not in headers
 
     async def receive(self) -> Message:
         """The next message."""
         message = await self._receive()
         self._ended = self._ended or not message.get("more_body", False)
-        self._left -= len(message.get("body", b""))
+        self._read_bytes += len(message.get("body", b""))
         return message
 
-    async def drain(self) -> None:
-        """Read what is left and forget it, within the cap and for a while."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while not (self._ended or self._too_long) and self._left >= 0:
+    async def drain(self, patience: Patience) -> None:
+        """Read what is left and forget it, as far as patience goes."""
+        most = patience.most_bytes
+        if self._ended or self._promised > most:
+            return
+        with patience.place() as there, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience.seconds):
+                while there and not self._ended and self._read_bytes <= most:
                     await self.receive()

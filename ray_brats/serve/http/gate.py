@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from ray_brats.serve.http.access import Keys, Pseudonyms
-from ray_brats.serve.http.body import Incoming, Message, Receive
+from ray_brats.serve.http.body import Incoming, Message, Patience, Receive
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.telemetry import Telemetry, log
 
@@ -46,7 +46,9 @@ class Gate:
         self, keys: Keys, pseudonyms: Pseudonyms | None, telemetry: Telemetry, limits: Limits
     ) -> None:
         self._keys, self._pseudonyms, self._telemetry = keys, pseudonyms, telemetry
-        self._limits = limits
+        self._known = Patience(seconds=20.0, most_bytes=limits.body_bytes, places=16)
+        # Without a key: what a client sends before it looks for an answer, and no more.
+        self._strangers = Patience(seconds=2.0, most_bytes=64 << 10, places=4)
         self._app: FastAPI | None = None
 
     def wrap(self, app: FastAPI) -> None:
@@ -77,7 +79,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
-        incoming = Incoming(receive, Headers(scope=scope), self._limits.body_bytes)
+        headers = Headers(scope=scope)
+        incoming, caller = Incoming(receive, headers), self._keys.caller(headers)
+        patience = self._strangers if caller is None else self._known
 
         async def answering(message: Message) -> None:
             nonlocal status
@@ -91,11 +95,11 @@ class Gate:
                 # The whole answer is out; a connection that is closed now, with a body that nobody
                 # reads, would take it away from its client.
                 await send({**message, "more_body": True})
-                await incoming.drain()
+                await incoming.drain(patience)
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 
-        scope.setdefault("state", {})
+        scope.setdefault("state", {})["caller"] = caller
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
@@ -113,7 +117,7 @@ class Gate:
         path = str(scope["path"])
         if path in OPEN or path.startswith(OPEN_BELOW):
             return None
-        if self._keys.caller(Headers(scope=scope)) is None:
+        if scope["state"]["caller"] is None:
             reason = "an API key is needed: send it as Authorization: Bearer KEY"
             return _Answer(401, reason, headers={"WWW-Authenticate": "Bearer"})
         return None

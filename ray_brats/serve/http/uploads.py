@@ -18,13 +18,15 @@ from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.serve.jobs.store import JobRequest
-from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri
+from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri, check_voxels
 from ray_brats.serve.models import Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_ENTRY = b"PK\x01\x02"
 """Starts each entry of an archive's directory."""
 MAX_ENTRIES = 64
+MAX_RATIO = 200
+"""Bytes of a file a compressed one; scans without skull have 5 to 20, and deflate reaches 1032."""
 MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
 
@@ -82,9 +84,13 @@ class Files:
         if kind in self._seen:
             raise Refusal(400, f"{kind} came twice: expected one file for each modality", kind)
         self._seen.add(kind)
-        if kind in self._modalities:
+        if self.takes(kind):
             self._parts[kind], self._sizes[kind] = [], 0
         self.case_id = self.case_id or case_of(file_name)
+
+    def takes(self, kind: str) -> bool:
+        """Whether the model looks at files of this kind."""
+        return kind in self._modalities
 
     def add(self, kind: str, piece: bytes) -> None:
         """More bytes of a file; raises `Refusal` as soon as its header shows that it is none."""
@@ -121,6 +127,7 @@ class Files:
             header = nifti.read_header(head, kind)
         except CaseRejected as error:
             raise Refusal(422, error.reason, kind) from error
+        check_voxels(header, self._limits, kind)
         promised = header.promised_bytes + sum(
             other.promised_bytes for other in self._headers.values()
         )
@@ -147,6 +154,17 @@ class Files:
         return {kind: b"".join(self._parts.pop(kind)) for kind in self._modalities}
 
 
+def _check_ratio(inflated_bytes: int, size_bytes: int, kind: str) -> None:
+    """Refuse what is nothing but a promise: no scan comes to so much of so little."""
+    if inflated_bytes > MAX_RATIO * max(size_bytes, _PIECE_BYTES // MAX_RATIO):
+        raise Refusal(
+            413,
+            f"the file has {size_bytes} bytes and inflates to {inflated_bytes}: at most "
+            f"{MAX_RATIO} times as many are taken",
+            kind,
+        )
+
+
 def unzip(content: bytes, files: Files, limits: Limits) -> None:
     """Add the files of an archive; nothing is ever written under the names in it.
 
@@ -162,8 +180,12 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
             _check_entries(entries, limits)
             for entry in entries:
                 kind = kind_of(entry.filename)
-                if kind is not None and "__MACOSX" not in entry.filename:
-                    files.begin(kind, entry.filename)
+                if kind is None or "__MACOSX" in entry.filename:
+                    continue
+                files.begin(kind, entry.filename)
+                # What the model does not look at is not inflated either.
+                if files.takes(kind):
+                    _check_ratio(entry.file_size, entry.compress_size, kind)
                     _copy(archive, entry, kind, files)
     except (
         zipfile.BadZipFile,
@@ -236,7 +258,7 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
 
 
 def request_of(
-    submission: Submission, model: str, release: str, asked_release: str | None
+    submission: Submission, model: str, release: str, asked_release: str | None, owner: str
 ) -> tuple[JobRequest, dict[str, bytes]]:
     """A submission as what `JobsStore.add` keeps: the request, and the bytes of files."""
     files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
@@ -249,5 +271,6 @@ def request_of(
         images=uris,
         cohort=submission.cohort,
         output=submission.output,
+        owner=owner,
     )
     return request, files

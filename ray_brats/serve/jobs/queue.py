@@ -85,9 +85,12 @@ class Jobs:
         return await asyncio.to_thread(self._store.result, job_id)
 
     async def cancel(self, job_id: str) -> Job | None:
-        """Stop a job; one that has ended stays as it is."""
+        """Stop a job, or forget one that has ended, with its mask; how it was or is then."""
         job = await self.get(job_id)
-        if job is None or job.state in ENDED:
+        if job is None:
+            return None
+        if job.state in ENDED:
+            await asyncio.to_thread(self._store.remove, job_id)
             return job
         await asyncio.to_thread(self._store.ask_to_cancel, job_id)
         if job_id in self._running:

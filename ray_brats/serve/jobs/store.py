@@ -44,6 +44,8 @@ class JobRequest:
     """Modalities whose bytes came with the job, as `JobsStore.add` noted."""
     cohort: str | None = None
     output: str | None = None
+    owner: str = ""
+    """Name of the key that sent it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,18 @@ class Job:
     progress: float | None = None
     volumes_ml: Mapping[str, float] | None = None
     error: str | None = None
+    owner: str = ""
+    """Name of the key that sent it; empty where there were none, and in older jobs."""
 
     def as_json(self) -> dict[str, Any]:
         """The job as the service tells it."""
-        return dataclasses.asdict(self)
+        told = dataclasses.asdict(self)
+        del told["owner"]
+        return told
+
+    def belongs_to(self, caller: str) -> bool:
+        """Whether whoever has this key (empty where there are none) may know and change it."""
+        return not caller or self.owner in ("", caller)
 
 
 Kept = TypeVar("Kept", Job, JobRequest)
@@ -97,9 +107,9 @@ class JobsStore:
         for kind, content in files.items():
             storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
         request = dataclasses.replace(request, files=sorted(files))
-        job = Job(id=job_id, state="queued", progress=0.0)
-        storage.write_json(self._uri(job_id, "job.json"), job.as_json())
-        storage.write_json(self._uri(job_id, "request.json"), dataclasses.asdict(request))
+        job = Job(id=job_id, state="queued", progress=0.0, owner=request.owner)
+        storage.write_json(self._uri(job_id, "job.json"), _kept(job))
+        storage.write_json(self._uri(job_id, "request.json"), _kept(request))
         return job
 
     def get(self, job_id: str) -> Job | None:
@@ -128,7 +138,7 @@ class JobsStore:
             if job.state in ENDED:
                 return job
             changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
-            values = job.as_json() | changed
+            values = _kept(job) | changed
             job = _rebuilt(Job, values)
             if job.state in ENDED:
                 values["ended_unix"] = time.time()
@@ -153,6 +163,10 @@ class JobsStore:
         bundles, volumes_ml = job.get("bundles") or (), job.get("volumes_ml") or {}
         answer = Answer(mask=mask, volumes_ml=volumes_ml, bundles=tuple(bundles))
         return Segmentation(answer=answer, model=request.model, release=request.release)
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job and its mask."""
+        storage.delete(storage.join(self._root, job_id))
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word that the job is to stop."""
@@ -197,6 +211,12 @@ class JobsStore:
             if _ID.fullmatch(job_id):
                 names.setdefault(job_id, set()).add(name)
         return dict(sorted(names.items()))
+
+
+def _kept(value: Job | JobRequest) -> dict[str, Any]:
+    """The JSON of a dataclass, without an owner where there is none."""
+    values = dataclasses.asdict(value)
+    return values if values["owner"] else {k: v for k, v in values.items() if k != "owner"}
 
 
 def _rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
 
+from ray_brats.serve.http import access
 from ray_brats.serve.jobs.store import Change, JobRequest
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +88,35 @@ async def test_a_cancelled_job_stays_so_and_the_next_one_is_done(
     next_job = await submitted(client, files)
     assert (await state_of(client, next_job, "done", "failed"))["state"] == "done"
     assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+
+
+async def test_a_job_that_has_ended_is_deleted_with_its_mask(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    job = await submitted(client, files)
+    await state_of(client, job, "done")
+    assert (await client.delete(f"/v1/jobs/{job}")).json()["state"] == "done"
+    for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/mask"):
+        assert (await client.get(path)).status_code == 404
+    assert not [path for path in tmp_path.rglob("*") if job in str(path)]
+
+
+async def test_a_job_is_its_senders_alone(tmp_path: Path, files: dict[str, bytes]) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{access.line_of(name, name)}\n" for name in ("ward", "lab")))
+    ward, lab = ({"x-api-key": name} for name in ("ward", "lab"))
+    async with Double(tmp_path / "state", keys=keys).client() as client:
+        client.headers = httpx.Headers(ward)
+        job = await submitted(client, files)
+        await state_of(client, job, "done")
+        client.headers = httpx.Headers(lab)
+        for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/mask"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["error"]) == (404, "no such job")
+        assert (await client.delete(f"/v1/jobs/{job}")).status_code == 404
+        client.headers = httpx.Headers(ward)
+        assert (await client.get(f"/v1/jobs/{job}/mask")).content == expected(files)
+        assert "owner" not in (await client.get(f"/v1/jobs/{job}")).json()
 
 
 @pytest.mark.parametrize("job", ["0" * 32, "..%2F..", "x"])
