@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_brats.cases import naming
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
+from ray_brats.errors import UsageError
 from ray_brats.files import local
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
@@ -50,6 +51,24 @@ class Case:
         if self.segmentation:
             named[SEGMENTATION] = self.segmentation
         return {kind: self.etags.get(uri, "") for kind, uri in named.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What a CSV may be and name that somebody else wrote."""
+
+    refusal: Callable[[str], str | None] = lambda _: None
+    """Why a file must not be looked at, or None."""
+    most_bytes: int | None = None
+    most_rows: int | None = None
+    most_columns: int | None = None
+
+    def check(self, uri: str, **counts: int) -> None:
+        """`UsageError` for a CSV that has more of something than may be."""
+        for name, count in counts.items():
+            most = getattr(self, f"most_{name}")
+            if most is not None and count > most:
+                raise UsageError(f"{uri}: more than {most} {name}: expected a smaller CSV")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ray_brats import labels
 from ray_brats.cases import manifest, naming
-from ray_brats.cases.case import Cohort, case_of, rejection
+from ray_brats.cases.case import Cohort, Guard, case_of, rejection
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
@@ -21,20 +21,22 @@ from ray_brats.files.local import FileInfo
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
+FREE = Guard()
+"""A CSV of our own may be and name anything."""
 
 
 def find(
     uri: str,
     *,
     release: str | None = None,
-    refusal: Callable[[str], str | None] = lambda _: None,
+    guard: Guard = FREE,
 ) -> Cohort:
     """All cases below a folder or prefix, or in a CSV.
 
     Args:
         uri: folder, `s3://` prefix, or a CSV with `case_id` and one URI column per modality.
         release: what the labels mean, where the names do not tell or tell wrongly.
-        refusal: why a file that a CSV names must not be looked at, or None.
+        guard: what a CSV may be and name.
 
     Raises:
         UsageError: nothing there, no case in it, or several releases mixed.
@@ -43,7 +45,7 @@ def find(
     if release is not None:
         labels.check_release(release)
     if uri.endswith(".csv"):
-        cohort = manifest.read_cohort(uri, refusal)
+        cohort = manifest.read_cohort(uri, guard)
     else:
         files = [file for file in storage.list_files(uri) if not _is_hidden(file.uri, uri)]
         if not files:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ray_brats.cases import naming
-from ray_brats.cases.case import Case, Cohort, case_of, rejection
+from ray_brats.cases.case import Case, Cohort, Guard, case_of, rejection
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
@@ -16,10 +17,14 @@ from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 
 
-def read(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV; `UsageError` where it is absent or lacks a required column."""
+def read(uri: str, *, required: Sequence[str], guard: Guard | None = None) -> list[dict[str, str]]:
+    """Rows of a CSV; `UsageError` where it is absent, too much or lacks a required column."""
+    guard = guard or Guard()
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
+        most = guard.most_bytes
+        content = storage.read_bytes(uri, end=None if most is None else most + 1)
+        guard.check(uri, bytes=len(content))
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"{uri}: no such file") from error
     except UnicodeDecodeError as error:
@@ -28,7 +33,11 @@ def read(uri: str, *, required: Sequence[str]) -> list[dict[str, str]]:
         raise UsageError(f"{uri}: not a text file: it holds a NUL byte")
     reader = csv.DictReader(io.StringIO(text), restval="")
     try:
-        names, rows = reader.fieldnames or (), list(reader)
+        names = reader.fieldnames or ()
+        guard.check(uri, columns=len(names))
+        stop = None if guard.most_rows is None else guard.most_rows + 1
+        rows = list(itertools.islice(reader, stop))
+        guard.check(uri, rows=len(rows))
     except csv.Error as error:
         raise UsageError(f"{uri}: not a CSV ({error})") from error
     missing = [name for name in required if name not in names]
@@ -57,17 +66,17 @@ def kinds_of_columns(uri: str, names: Iterable[str]) -> dict[str, str]:
     return columns
 
 
-def read_cohort(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
+def read_cohort(uri: str, guard: Guard) -> Cohort:
     """The cases that a CSV describes; its files are looked at, not opened.
 
     Args:
         uri: the CSV: `case_id`, a column a modality, and `seg`, `patient_id`, `grade`, `split`.
-        refusal: why a file must not be looked at, or None.
+        guard: what it may be and name.
 
     Raises:
         UsageError: no such CSV, no row in it, or columns that do not tell what they hold.
     """
-    rows = read(uri, required=("case_id",))
+    rows = read(uri, required=("case_id",), guard=guard)
     if not rows:
         raise UsageError(f"{uri}: no row below its header; expected one a case")
     columns = kinds_of_columns(uri, rows[0])
@@ -75,7 +84,7 @@ def read_cohort(uri: str, refusal: Callable[[str], str | None]) -> Cohort:
     counts = Counter(row["case_id"] for row in rows)
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
     reasons = {
-        place: refusal(place) or storage.problem_of(place)
+        place: guard.refusal(place) or storage.problem_of(place)
         for files in places
         for place in files.values()
     }

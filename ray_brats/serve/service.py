@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry
 
+LOOK_SECONDS = 1.0
 ENDING_SECONDS = 10.0
 """How long after the last word that it ends the service takes nothing."""
 
@@ -66,7 +68,9 @@ class Service:
         missing: Callable[[], Awaitable[Sequence[str]]],
     ) -> None:
         self.models, self.jobs, self.limits, self.telemetry = models, jobs, limits, telemetry
-        self._segment, self.missing = segment, missing
+        self._segment, self._missing = segment, missing
+        self._looked: asyncio.Task[Sequence[str]] | None = None
+        self._looked_at = -math.inf
         self._pending = dict.fromkeys(models, 0)
         self._uploads: Counter[str] = Counter()
         self._ending_until = 0.0
@@ -133,6 +137,14 @@ class Service:
     def _check_open(self) -> None:
         if time.monotonic() < self._ending_until:
             raise Refusal(503, "the service is ending: try again once it is back", "", 30)
+
+    async def missing(self) -> Sequence[str]:
+        """What is not up, by name; whoever asks, it is looked for once in `LOOK_SECONDS`."""
+        now = time.monotonic()
+        if self._looked is None or now - self._looked_at >= LOOK_SECONDS:
+            self._looked, self._looked_at = asyncio.ensure_future(self._missing()), now
+        # A client that goes away must not take the answer from the others.
+        return await asyncio.shield(self._looked)
 
     async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
         """The answer of a model; raises `Refusal` where it has none."""

@@ -9,6 +9,7 @@ import pytest
 from conftest import touch
 
 from ray_brats.cases import cohort, volume
+from ray_brats.cases.case import Guard
 from ray_brats.errors import CaseRejected, UsageError
 
 
@@ -59,9 +60,22 @@ def test_a_file_that_must_not_be_looked_at_rejects_its_case_with_the_reason(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "c.csv").write_text("case_id,t2,split\na,/etc/x.nii,val\nb,y.nii,train\n")
-    found = cohort.find(
-        str(tmp_path / "c.csv"), refusal=lambda uri: "not here" if uri.startswith("/etc") else None
-    )
+    guard = Guard(refusal=lambda uri: "not here" if uri.startswith("/etc") else None)
+    found = cohort.find(str(tmp_path / "c.csv"), guard=guard)
     assert [case.case_id for case in found.cases] == ["b"]
     (row,) = found.rejected
     assert (row.reason, row.file, row.facts["split"]) == ("not here", "/etc/x.nii", "val")
+
+
+@pytest.mark.parametrize("most", ["bytes", "rows", "columns"])
+def test_a_csv_of_somebody_else_is_not_taken_in_whatever_its_size(
+    tmp_path: Path, most: str
+) -> None:
+    uri = tmp_path / "c.csv"
+    uri.write_text("case_id,t1ce,t2\n" + "".join(f"c{number},a,b\n" for number in range(9)))
+    counts = {"bytes": len(uri.read_bytes()), "rows": 9, "columns": 3}
+    enough = Guard(**{f"most_{most}": counts[most]})
+    assert len(cohort.find(str(uri), guard=enough).cases) == 9
+    less = Guard(**{f"most_{most}": counts[most] - 1})
+    with pytest.raises(UsageError, match=f"more than {counts[most] - 1} {most}"):
+        cohort.find(str(uri), guard=less)

@@ -22,6 +22,7 @@ OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Paths that need no key."""
 OPEN_BELOW = "/page/"
 """The page's own files, which need none either."""
+MAX_HEADER_BYTES = 32 << 10
 SLOW = 408
 """Status after which the rest of a body is not waited for."""
 HEADERS = {
@@ -114,6 +115,8 @@ class Gate:
             self._note(scope, status, time.monotonic() - began)
 
     def _refusal(self, scope: Message) -> _Answer | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return _Answer(431, f"the headers exceed {MAX_HEADER_BYTES} bytes")
         path = str(scope["path"])
         if path in OPEN or path.startswith(OPEN_BELOW):
             return None

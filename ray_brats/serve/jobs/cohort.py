@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import preprocess
-from ray_brats.cases.case import Cohort
+from ray_brats.cases.case import Cohort, Guard
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import retry
 from ray_brats.files.ledger import CaseRow, Work
@@ -26,6 +26,8 @@ from ray_brats.serve.jobs.store import Change, JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Answer, Segment, ServedModel
 
+CSV_BYTES, CSV_ROWS, CSV_COLUMNS = 32 << 20, 50_000, 64
+"""Most of a client's CSV: it is read by the one process of all jobs."""
 Told = Callable[[float], Awaitable[Any]]
 """Takes the share of the cases that are done."""
 
@@ -134,8 +136,10 @@ def _find(request: JobRequest, limits: Limits) -> Cohort:
             return error.reason
         return None
 
-    release = request.asked_release
-    return cohorts.find(str(request.cohort), release=release, refusal=refusal)
+    guard = Guard(
+        refusal=refusal, most_bytes=CSV_BYTES, most_rows=CSV_ROWS, most_columns=CSV_COLUMNS
+    )
+    return cohorts.find(str(request.cohort), release=request.asked_release, guard=guard)
 
 
 async def _asking(

@@ -31,7 +31,7 @@ class Jobs:
         models: those that jobs may name.
         segment: asks a model.
         limits: the deployment's.
-        at_once: jobs that run side by side.
+        at_once: single cases that are under way side by side; beside them, one cohort is.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Jobs:
         self._models, self._at_once = models, at_once
         self._starting = asyncio.Lock()
         self._telemetry = Telemetry("ray_brats_jobs")
-        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        # A cohort takes hours: single cases do not wait for it.
+        self._cases: asyncio.Queue[str] = asyncio.Queue()
+        self._cohorts: asyncio.Queue[str] = asyncio.Queue()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
 
@@ -60,18 +62,26 @@ class Jobs:
             for job_id in await asyncio.to_thread(self._store.unfinished):
                 queued = Change(state="queued", progress=0.0)
                 await asyncio.to_thread(self._store.update, job_id, queued)
-                self._queue.put_nowait(job_id)
-            self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
+                request = await asyncio.to_thread(self._store.request, job_id)
+                self._queue_of(request).put_nowait(job_id)
+            queues = [self._cohorts, *[self._cases] * self._at_once]
+            self._workers = [asyncio.create_task(self._work(queue)) for queue in queues]
             self._workers.append(asyncio.create_task(self._tidy()))
 
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job; raises `Refusal` 429 where too many wait."""
         await self.start()
-        if self._queue.qsize() >= self._limits.queued_jobs:
+        if self._waiting() >= self._limits.queued_jobs:
             raise Refusal(429, "too many jobs wait: try again later", "", 60)
         job = await asyncio.to_thread(self._store.add, request, files)
-        self._queue.put_nowait(job.id)
+        self._queue_of(request).put_nowait(job.id)
         return job
+
+    def _queue_of(self, request: JobRequest) -> asyncio.Queue[str]:
+        return self._cohorts if request.cohort else self._cases
+
+    def _waiting(self) -> int:
+        return self._cases.qsize() + self._cohorts.qsize()
 
     async def get(self, job_id: str) -> Job | None:
         """The state of a job."""
@@ -99,7 +109,7 @@ class Jobs:
 
     async def metrics(self) -> bytes:
         """Metrics of this process, in Prometheus's text format."""
-        self._telemetry.waiting.set(self._queue.qsize())
+        self._telemetry.waiting.set(self._waiting())
         return self._telemetry.text()
 
     async def _counted(
@@ -110,9 +120,9 @@ class Jobs:
             self._telemetry.case_done(model, answer)
         return answer
 
-    async def _work(self) -> None:
+    async def _work(self, queue: asyncio.Queue[str]) -> None:
         while True:
-            job_id = await self._queue.get()
+            job_id = await queue.get()
             task = self._running[job_id] = asyncio.create_task(self._run(job_id))
             try:
                 # A cancelled job must not end its worker.
@@ -143,7 +153,7 @@ class Jobs:
             if await asyncio.to_thread(store.is_cancelled, job_id):
                 await asyncio.to_thread(store.update, job_id, Change(state="cancelled"))
                 return
-            job = await asyncio.to_thread(store.update, job_id, Change(state="running"))
+            job = await asyncio.to_thread(store.begin, job_id)
             if job.state != "running":
                 return
             request = await asyncio.to_thread(store.request, job_id)

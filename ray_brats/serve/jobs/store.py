@@ -25,6 +25,9 @@ from ray_brats.serve.models import Answer, Segmentation
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
+MAX_STARTS = 3
+"""A job that was begun so often, and got no further, is given up."""
+_LATER = ("owner", "starts")
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,6 +49,8 @@ class JobRequest:
     output: str | None = None
     owner: str = ""
     """Name of the key that sent it."""
+    arrived_unix: float = 0.0
+    """When it was accepted; jobs go on in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +64,13 @@ class Job:
     error: str | None = None
     owner: str = ""
     """Name of the key that sent it; empty where there were none, and in older jobs."""
+    starts: int = 0
+    """How often it was begun since it last got further."""
 
     def as_json(self) -> dict[str, Any]:
         """The job as the service tells it."""
-        told = dataclasses.asdict(self)
-        del told["owner"]
-        return told
+        own = ("owner", "starts")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
 
     def belongs_to(self, caller: str) -> bool:
         """Whether whoever has this key (empty where there are none) may know and change it."""
@@ -82,6 +88,7 @@ class Change:
     progress: float | None = None
     volumes_ml: Mapping[str, float] | None = None
     error: str | None = None
+    starts: int | None = None
     bundles: Sequence[str] | None = None
     """What made the mask; kept with the job, and told with the mask alone."""
 
@@ -106,7 +113,7 @@ class JobsStore:
         job_id = secrets.token_hex(16)
         for kind, content in files.items():
             storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
-        request = dataclasses.replace(request, files=sorted(files))
+        request = dataclasses.replace(request, files=sorted(files), arrived_unix=time.time())
         job = Job(id=job_id, state="queued", progress=0.0, owner=request.owner)
         storage.write_json(self._uri(job_id, "job.json"), _kept(job))
         storage.write_json(self._uri(job_id, "request.json"), _kept(request))
@@ -138,7 +145,9 @@ class JobsStore:
             if job.state in ENDED:
                 return job
             changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
-            values = _kept(job) | changed
+            if change.progress:
+                changed["starts"] = 0
+            values = _shown(dataclasses.asdict(job) | changed)
             job = _rebuilt(Job, values)
             if job.state in ENDED:
                 values["ended_unix"] = time.time()
@@ -147,6 +156,17 @@ class JobsStore:
             for kind in self.request(job_id).files:
                 storage.delete(self._uri(job_id, f"{kind}.bin"))
         return job
+
+    def begin(self, job_id: str) -> Job:
+        """Note that a job is begun, before its work; one that was too often has failed.
+
+        A job that ends the process of the queue would else be begun for ever.
+        """
+        job = self.get(job_id)
+        if job is not None and job.starts >= MAX_STARTS:
+            reason = f"the process of the queue died {job.starts} times at this job"
+            return self.update(job_id, Change(state="failed", error=reason))
+        return self.update(job_id, Change(state="running", starts=job.starts + 1 if job else 1))
 
     def put_mask(self, job_id: str, mask: bytes) -> None:
         """Keep the result."""
@@ -177,14 +197,14 @@ class JobsStore:
         return storage.exists(self._uri(job_id, "cancel"))
 
     def unfinished(self) -> list[str]:
-        """Jobs that have not ended; what half-written submissions left is removed."""
-        unfinished = []
+        """Jobs that have not ended, as they came; what half-written submissions left is removed."""
+        arrived: dict[str, float] = {}
         for job_id, names in self._files().items():
             if "request.json" not in names:
                 storage.delete(storage.join(self._root, job_id))
             elif (job := self.get(job_id)) and job.state not in ENDED:
-                unfinished.append(job_id)
-        return unfinished
+                arrived[job_id] = self.request(job_id).arrived_unix
+        return sorted(arrived, key=arrived.__getitem__)
 
     def forget(self, ended_before_unix: float) -> int:
         """Remove the jobs that ended before a moment, masks and all; how many these were."""
@@ -214,9 +234,12 @@ class JobsStore:
 
 
 def _kept(value: Job | JobRequest) -> dict[str, Any]:
-    """The JSON of a dataclass, without an owner where there is none."""
-    values = dataclasses.asdict(value)
-    return values if values["owner"] else {k: v for k, v in values.items() if k != "owner"}
+    """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
+    return _shown(dataclasses.asdict(value))
+
+
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value or name not in _LATER}
 
 
 def _rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:

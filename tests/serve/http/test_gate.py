@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from serve_doubles import Double, parts
@@ -26,3 +28,26 @@ async def test_an_error_that_nobody_expects_is_told_without_its_words(
     double.broken = True
     answer = await client.post(URL, files=parts(files))
     assert (answer.status_code, "nobody" in answer.text) == (500, False)
+
+
+async def test_headers_of_any_length_are_not_looked_at(client: httpx.AsyncClient) -> None:
+    kind = "multipart/form-data; " + "a" * (1 << 20)
+    answer = await client.post(URL, content=b"x", headers={"content-type": kind})
+    assert (answer.status_code, "headers exceed" in answer.json()["error"]) == (431, True)
+
+
+async def test_whether_all_is_up_is_looked_for_once_whoever_asks(
+    double: Double, client: httpx.AsyncClient
+) -> None:
+    looked = 0
+
+    async def not_up() -> list[str]:
+        nonlocal looked
+        looked += 1
+        await asyncio.sleep(0.05)
+        return []
+
+    double.service._missing = not_up
+    answers = await asyncio.gather(*[client.get("/readyz") for _ in range(50)])
+    assert {answer.status_code for answer in answers} == {200}
+    assert looked == 1

@@ -11,6 +11,7 @@ import pytest
 from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
 
 from ray_brats.serve.http import access
+from ray_brats.serve.jobs import queue
 from ray_brats.serve.jobs.store import Change, JobRequest
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +89,27 @@ async def test_a_cancelled_job_stays_so_and_the_next_one_is_done(
     next_job = await submitted(client, files)
     assert (await state_of(client, next_job, "done", "failed"))["state"] == "done"
     assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "cancelled"
+
+
+@limited(uri_prefixes=("s3://in",), output_prefixes=("s3://out",))
+async def test_a_case_does_not_wait_for_a_cohort(
+    double: Double,
+    client: httpx.AsyncClient,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = asyncio.Event()
+
+    async def endless(*_: object) -> Change:
+        begun.set()
+        await asyncio.sleep(3600)
+        return Change()
+
+    monkeypatch.setattr(queue.cohort, "run", endless)
+    cohort = (await client.post(URL, json={"cohort": "s3://in/a", "output": "s3://out/a"})).json()
+    await asyncio.wait_for(begun.wait(), 30)
+    await state_of(client, await submitted(client, files), "done")
+    assert (await client.get(f"{URL}/{cohort['id']}")).json()["state"] == "running"
 
 
 async def test_a_job_that_has_ended_is_deleted_with_its_mask(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,40 @@ async def test_a_hundred_hostile_uploads_leave_memory_flat(
     assert rss_mib() < before_mib + 16
     # The largest of them promise 0.6 GiB.
     assert max_rss_mib() < before_mib + 64
+
+
+async def test_a_body_of_nothing_but_starts_of_boundaries_is_soon_refused(
+    client: httpx.AsyncClient,
+) -> None:
+    start = b'--x\r\nContent-Disposition: form-data; name="seg"\r\n\r\n'
+    content = start + b"\r\n--x?" * (4 << 20)
+    began = time.process_time()
+    answer = await client.post(URL, content=content, headers={"content-type": BOUNDARY})
+    assert (answer.status_code, "starts of boundaries" in answer.text) == (400, True)
+    assert time.process_time() - began < 1
+
+
+@limited(voxels=64 * 64 * 48)
+async def test_a_file_of_too_many_voxels_is_refused_by_its_header(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    larger = gzip.compress(header(dim=[3, 128, 64, 48, 1, 1, 1, 1]) + bytes(1 << 20))
+    answer = await client.post(URL, files=parts({**files, "t2": larger}))
+    assert (answer.status_code, answer.json()["file"]) == (413, "t2")
+    assert "393216 voxels: at most 196608" in answer.json()["error"]
+
+
+async def test_an_entry_that_inflates_too_far_is_refused_before_it_does(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    content = zipped({f"{name}.nii": header() + bytes(1 << 25) for name in files})
+    answer = await client.post(URL, content=content, headers={"content-type": "application/zip"})
+    assert (answer.status_code, "inflates to" in answer.json()["error"]) == (413, True)
+
+
+async def test_what_no_model_looks_at_is_not_inflated(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    content = zipped({**{f"{n}.nii.gz": files[n] for n in files}, "seg.nii": bytes(1 << 25)})
+    answer = await client.post(URL, content=content, headers={"content-type": "application/zip"})
+    assert answer.status_code == 200

@@ -135,7 +135,8 @@ def test_files_of_a_job_are_those_of_earlier_versions_to_the_byte(
     request = dataclasses.replace(REQUEST, case_id="one")
     job_id = store.add(request, {"t2": b"x", "flair": b"y"}).id
     folder = tmp_path / "jobs" / job_id
-    assert (folder / "request.json").read_text() == REQUEST_JSON
+    written = (folder / "request.json").read_text()
+    assert written.replace('"arrived_unix": 7,\n ', "", 1) == REQUEST_JSON
     store.update(job_id, Change(state="running"))
     names = ["error", "id", "progress", "state", "volumes_ml"]
     assert list(storage.read_json(str(folder / "job.json"))) == names
@@ -152,3 +153,30 @@ def test_a_request_that_names_no_release_asked_for_is_still_read(tmp_path: Path)
     storage.write_json(file, old | {"of": "another version"})
     assert store.request(job_id).images == {"t2": "s3://a/b"}
     assert store.request(job_id).asked_release is None
+
+
+def test_jobs_go_on_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    store = JobsStore(str(tmp_path))
+    came = [store.add(REQUEST, {}).id for _ in range(6)]
+    assert JobsStore(str(tmp_path)).unfinished() == came
+
+
+def test_a_job_that_takes_its_process_with_it_is_given_up(tmp_path: Path) -> None:
+    job_id = JobsStore(str(tmp_path)).add(REQUEST, {}).id
+    for _ in range(3):
+        store = JobsStore(str(tmp_path))  # a process that begins it, and dies
+        store.update(job_id, Change(state="queued", progress=0.0))
+        assert store.begin(job_id).state == "running"
+    job = JobsStore(str(tmp_path)).begin(job_id)
+    assert (job.state, job.error) == ("failed", "the process of the queue died 3 times at this job")
+
+
+def test_a_job_that_gets_further_is_begun_as_often_as_it_takes(tmp_path: Path) -> None:
+    store = JobsStore(str(tmp_path))
+    job_id = store.add(REQUEST, {}).id
+    for done in range(1, 8):
+        assert store.begin(job_id).state == "running"
+        store.update(job_id, Change(progress=done / 10))
+        store.update(job_id, Change(state="queued", progress=0.0))
+    told = store.begin(job_id).as_json()
+    assert (told["state"], "starts" in told) == ("running", False)
