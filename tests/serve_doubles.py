@@ -101,7 +101,12 @@ class Double:
     """The application with everything in this process."""
 
     def __init__(
-        self, state: Path | str, *, limits: Limits | None = None, keys: Path | None = None
+        self,
+        state: Path | str,
+        *,
+        limits: Limits | None = None,
+        keys: Path | None = None,
+        host: str | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits)
@@ -116,7 +121,11 @@ class Double:
         self.missing: list[str] = []
         self.service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
         gate = Gate(
-            Keys(str(keys) if keys else None), Pseudonyms(b"secret"), telemetry, self.limits
+            Keys(str(keys) if keys else None),
+            Pseudonyms(b"secret"),
+            telemetry,
+            self.limits,
+            host=host,
         )
         self.app = build(self.service, gate)
 

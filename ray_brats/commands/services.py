@@ -147,6 +147,8 @@ def _settings(options: ServeOptions) -> ServeSettings:
         pinned=pinned,
         state=deployments.state_of(options.state),
         api_keys=storage.absolute(access.api_keys) if access.api_keys else None,
+        # Without keys, any page that a reader of this machine opens could call it.
+        host=None if access.api_keys or access.no_auth else access.host,
         log_names=options.log_names,
         tta=options.inference.tta,
         overlap=options.inference.overlap,

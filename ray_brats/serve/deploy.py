@@ -119,7 +119,8 @@ class Ingress:
     ) -> None:
         telemetry = Telemetry()
         names = None if settings.log_names else Pseudonyms(deployment_key(settings.state))
-        self._gate = Gate(Keys(settings.api_keys), names, telemetry, settings.limits)
+        keys = Keys(settings.api_keys)
+        self._gate = Gate(keys, names, telemetry, settings.limits, host=settings.host)
         self._service = Service(
             described,
             segment_by(handles),

@@ -37,6 +37,8 @@ class ServeSettings:
     api_keys: str | None = None
     no_auth: bool = False
     """Stated where a configuration file is to serve without keys."""
+    host: str | None = None
+    """Where it listens, if every caller is to name that, an IP address or `localhost`."""
     log_names: bool = False
     tta: str | None = None
     overlap: float | None = None

@@ -112,6 +112,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_own_name(given: str, host: str) -> bool:
+    """Whether the Host of a request is an IP address, `localhost` or the host that is listened on.
+
+    A name that somebody else lets lead here is none of these.
+    """
+    name = given.rpartition("]")[0].lstrip("[") if "]" in given else given.partition(":")[0]
+    if name.lower() in ("localhost", host.lower()):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class Pseudonyms:
     """Case names as HMACs, equal for equal names within one deployment."""
 

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
+from ray_brats.serve.http import access
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.body import Incoming, Message, Patience, Receive
 from ray_brats.serve.limits import Limits, Refusal
@@ -22,6 +23,7 @@ OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Paths that need no key."""
 OPEN_BELOW = "/page/"
 """The page's own files, which need none either."""
+SAFE = ("GET", "HEAD", "OPTIONS")
 MAX_HEADER_BYTES = 32 << 10
 SLOW = 408
 """Status after which the rest of a body is not waited for."""
@@ -30,6 +32,8 @@ HEADERS = {
     "style-src 'self'; script-src 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
@@ -41,12 +45,21 @@ class Gate:
         pseudonyms: stand for case names in the log; None writes these as they are.
         telemetry: counts requests.
         limits: whose longest body is still read after an answer that did not wait for it.
+        host: the address that the service listens on, where every caller is to name it, an IP
+            address or `localhost`; a page of another site that calls by a name of its own does not.
     """
 
     def __init__(
-        self, keys: Keys, pseudonyms: Pseudonyms | None, telemetry: Telemetry, limits: Limits
+        self,
+        keys: Keys,
+        pseudonyms: Pseudonyms | None,
+        telemetry: Telemetry,
+        limits: Limits,
+        *,
+        host: str | None = None,
     ) -> None:
         self._keys, self._pseudonyms, self._telemetry = keys, pseudonyms, telemetry
+        self._host = host
         self._known = Patience(seconds=20.0, most_bytes=limits.body_bytes, places=16)
         # Without a key: what a client sends before it looks for an answer, and no more.
         self._strangers = Patience(seconds=2.0, most_bytes=64 << 10, places=4)
@@ -117,6 +130,8 @@ class Gate:
     def _refusal(self, scope: Message) -> _Answer | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             return _Answer(431, f"the headers exceed {MAX_HEADER_BYTES} bytes")
+        if reason := self._foreign(scope["method"], Headers(scope=scope)):
+            return _Answer(403, reason)
         path = str(scope["path"])
         if path in OPEN or path.startswith(OPEN_BELOW):
             return None
@@ -124,6 +139,20 @@ class Gate:
             reason = "an API key is needed: send it as Authorization: Bearer KEY"
             return _Answer(401, reason, headers={"WWW-Authenticate": "Bearer"})
         return None
+
+    def _foreign(self, method: str, headers: Headers) -> str:
+        """Why a request may not be its reader's own, but that of a page elsewhere; else empty."""
+        host = headers.get("host", "")
+        if self._host is not None and not access.is_own_name(host, self._host):
+            return "the service is not called by its own name: use its address, or localhost"
+        if method in SAFE:
+            return ""
+        site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+        if site not in ("none", "same-origin") or (
+            origin is not None and origin.split("://", 1)[-1].lower() != host.lower()
+        ):
+            return "a page of another site may not write here"
+        return ""
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -51,3 +52,47 @@ async def test_whether_all_is_up_is_looked_for_once_whoever_asks(
     answers = await asyncio.gather(*[client.get("/readyz") for _ in range(50)])
     assert {answer.status_code for answer in answers} == {200}
     assert looked == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("127.0.0.1:8000", 200), ("localhost:8000", 200), ("[::1]:8000", 200), ("box:8000", 200),
+        ("evil.example:8000", 403), ("localhost.evil.example", 403), ("", 403),
+    ],
+)  # fmt: skip
+async def test_without_keys_the_service_is_called_by_its_own_name(
+    tmp_path: Path, name: str, status: int
+) -> None:
+    async with Double(tmp_path, host="box").client() as client:
+        for path in ("/", "/v1/models", "/v1/jobs/x/mask"):
+            answer = await client.get(path, headers={"host": name})
+            assert (answer.status_code == 403) == (status == 403), path
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://test", "sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://test:81"}, 403),
+    ],
+)
+async def test_a_page_of_another_site_writes_nothing(
+    double: Double,
+    client: httpx.AsyncClient,
+    files: dict[str, bytes],
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    answer = await client.post(URL, files=parts(files), headers=headers)
+    assert answer.status_code == status
+    assert len(double.asked) == (status == 200)
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert (await client.delete("/v1/jobs/x", headers=headers)).status_code == (
+        404 if status == 200 else 403
+    )
