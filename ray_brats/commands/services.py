@@ -179,10 +179,7 @@ def key(options: KeyOptions) -> Summary:
     if name in known:
         raise UsageError(f"{file} has a key named {name!r}: remove its line first")
     secret = access.make_key()
-    kept = path.read_text() if path.exists() else ""
-    lines = kept + ("\n" if kept and not kept.endswith("\n") else "")
-    line = access.line_of(name, secret)
-    storage.write_bytes(storage.absolute(file), f"{lines}{line}\n".encode())
+    access.add_line(path, access.line_of(name, secret))
     say(f"the key of {name}, told only now: {secret}")
     return Summary(facts={"key": secret, "name": name})
 

@@ -11,13 +11,15 @@ import math
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
-from ray_brats.serve.http.access import deployment_key
+from ray_brats.serve.http.access import LOG_KEY, deployment_key
+from ray_brats.serve.jobs.store import FOLDER as JOBS
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.models import ServedModel
 
@@ -141,7 +143,19 @@ def free_port(host: str, port: int) -> int:
 
 
 def state_of(uri: str) -> str:
-    """The folder of the state, absolute, made where it is not there."""
+    """The folder of the state, absolute, made where it is not there.
+
+    Of this machine, nobody else can read what is in it: scans, masks, the key of names in the log.
+    """
     target = storage.absolute(uri)
+    if storage.is_remote(target):
+        deployment_key(target)
+        return target
+    folder = Path(target.removeprefix("file://"))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     deployment_key(target)
+    # The folder itself may be somebody's for other things too, and keeps its mode then.
+    (folder / LOG_KEY).chmod(0o600)
+    (folder / JOBS).mkdir(exist_ok=True)
+    (folder / JOBS).chmod(0o700)
     return target

@@ -9,6 +9,7 @@ import yaml
 
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.serve import settings
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.settings import ServeSettings, fitting, from_args
 
@@ -72,3 +73,13 @@ def test_all_replicas_find_a_place_at_once(nodes: tuple[int, ...], models: int) 
         assert rooms >= models * (replicas or 1)
     alone = fitting(ServeSettings(models={"a": ("b",)}, state="s"), nodes_of(*nodes), None)
     assert alone.cpus == max(nodes)
+
+
+def test_a_state_of_this_machine_is_private(tmp_path: Path) -> None:
+    made = Path(settings.state_of(str(tmp_path / "made")))
+    assert made.stat().st_mode & 0o777 == 0o700
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    settings.state_of(str(theirs))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (theirs, *theirs.iterdir())}
+    assert modes == {"theirs": 0o755, "log.key": 0o600, "jobs": 0o700}

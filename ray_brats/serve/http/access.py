@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -62,6 +63,20 @@ def read_keys(path: Path) -> dict[str, str]:
             )
         hashes[match["name"]] = match["hash"].lower()
     return hashes
+
+
+def add_line(path: Path, line: str) -> None:
+    """Add a line to a key file, which keeps its mode and owner; a new one is its maker's alone."""
+    kept = path.read_bytes() if path.exists() else b""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = b"\n" * (kept[-1:] not in (b"", b"\n")) + f"{line}\n".encode()
+    # In one call, so that a service that reads the file meanwhile sees all of the line or nothing.
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, content)
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class Keys:

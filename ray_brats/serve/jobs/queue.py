@@ -69,11 +69,15 @@ class Jobs:
             self._workers.append(asyncio.create_task(self._tidy()))
 
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
-        """Keep and queue a job; raises `Refusal` 429 where too many wait."""
+        """Keep and queue a job; raises `Refusal` 429 where too many wait, 507 without room."""
         await self.start()
         if self._waiting() >= self._limits.queued_jobs:
             raise Refusal(429, "too many jobs wait: try again later", "", 60)
-        job = await asyncio.to_thread(self._store.add, request, files)
+        try:
+            job = await asyncio.to_thread(self._store.add, request, files)
+        except OSError as error:
+            say(f"serve: a job could not be kept: {type(error).__name__}")
+            raise Refusal(507, "the server cannot keep the job: try again later", "", 60) from error
         self._queue_of(request).put_nowait(job.id)
         return job
 

@@ -11,6 +11,7 @@ Ended jobs stay until `forget` removes them: masks are patient data.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import secrets
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 from ray_brats.files import storage
 from ray_brats.serve.models import Answer, Segmentation
 
+FOLDER = "jobs"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
 MAX_STARTS = 3
@@ -101,7 +103,7 @@ class JobsStore:
     """
 
     def __init__(self, state_uri: str) -> None:
-        self._root = storage.join(state_uri, "jobs")
+        self._root = storage.join(state_uri, FOLDER)
         # A lock of threads: a late note of progress must not overwrite that the job was cancelled.
         self._changing = threading.Lock()
 
@@ -109,14 +111,23 @@ class JobsStore:
         return storage.join(self._root, job_id, name)
 
     def add(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
-        """Keep a new job, and the files of its case by modality; then no death loses it."""
+        """Keep a new job, and the files of its case by modality; then no death loses it.
+
+        Raises:
+            OSError: the storage does not take it, and nothing of it stays.
+        """
         job_id = secrets.token_hex(16)
-        for kind, content in files.items():
-            storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
         request = dataclasses.replace(request, files=sorted(files), arrived_unix=time.time())
         job = Job(id=job_id, state="queued", progress=0.0, owner=request.owner)
-        storage.write_json(self._uri(job_id, "job.json"), _kept(job))
-        storage.write_json(self._uri(job_id, "request.json"), _kept(request))
+        try:
+            for kind, content in files.items():
+                storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
+            storage.write_json(self._uri(job_id, "job.json"), _kept(job))
+            storage.write_json(self._uri(job_id, "request.json"), _kept(request))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.remove(job_id)
+            raise
         return job
 
     def get(self, job_id: str) -> Job | None:

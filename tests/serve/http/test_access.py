@@ -45,3 +45,14 @@ async def test_only_a_key_of_the_file_opens(client: httpx.AsyncClient, keys: Pat
 )  # fmt: skip
 def test_loopback_is_told_apart(host: str, local: bool) -> None:
     assert access.is_loopback(host) is local
+
+
+def test_a_key_file_keeps_its_mode_and_a_new_one_is_private(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    access.add_line(file, access.line_of("ward", "a"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    file.write_text(file.read_text().rstrip())
+    access.add_line(file, access.line_of("lab", "b"))
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert list(access.read_keys(file)) == ["ward", "lab"]

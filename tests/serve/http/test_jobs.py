@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
 
+from ray_brats.files import storage
 from ray_brats.serve.http import access
 from ray_brats.serve.jobs import queue
 from ray_brats.serve.jobs.store import Change, JobRequest
@@ -110,6 +112,21 @@ async def test_a_case_does_not_wait_for_a_cohort(
     await asyncio.wait_for(begun.wait(), 30)
     await state_of(client, await submitted(client, files), "done")
     assert (await client.get(f"{URL}/{cohort['id']}")).json()["state"] == "running"
+
+
+async def test_a_job_that_finds_no_room_is_refused_and_leaves_nothing(
+    client: httpx.AsyncClient,
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "write_json", full)
+    answer = await client.post(URL, files=parts(files))
+    assert (answer.status_code, answer.json()["file"]) == (507, "")
+    assert not [path for path in (tmp_path / "jobs").rglob("*") if path.is_file()]
 
 
 async def test_a_job_that_has_ended_is_deleted_with_its_mask(
