@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,9 +216,30 @@ def guarded(call: Callable[[], int]) -> int:
         where = f": {error.filename}" if error.filename else ""
         say(f"ray-brats: {error.strerror or error}{where}")
         return 2
+    except Exception as error:  # noqa: BLE001 - it ends in a sentence, whatever it is
+        return _unforeseen(error)
     except KeyboardInterrupt:
         say("ray-brats: stopped; the same command goes on where this one ended")
         return 130
+
+
+def _unforeseen(error: Exception) -> int:
+    """Tell what no part of this expected; the exit status."""
+    lines = str(error).strip().splitlines() or [""]
+    if type(error).__module__.partition(".")[0] == "ray":
+        say(
+            f"ray-brats: Ray gave up ({type(error).__name__}: {lines[-1]}): see `ray status`, or "
+            "on one machine whether its memory or disk is full; the same command goes on where "
+            "this one ended"
+        )
+        return 1
+    traceback.print_exception(error)
+    say(
+        f"ray-brats: {type(error).__name__}: {lines[-1]}. That is a fault of ray-brats: report it "
+        "with the lines above, and what `ray-brats info` prints; the same command goes on where "
+        "this one ended"
+    )
+    return 1
 
 
 if __name__ == "__main__":

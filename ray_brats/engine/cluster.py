@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_brats.errors import UsageError
+from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.files import storage
 from ray_brats.progress import say
 from ray_brats.progress import silenced as silenced  # noqa: PLC0414 - known from here
@@ -83,6 +84,7 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
 
     Raises:
         UsageError: `RAY_ADDRESS` names a cluster that does not answer, or has no CPUs.
+        StageFailed: Ray does not start, or is gone again at once.
     """
     if ray.is_initialized():
         yield resources()
@@ -91,11 +93,12 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        _join(address, quiet)
+        with _told(address):
+            _join(address, quiet)
     else:
         for name, value in {**WORKER_ENV, **NODE_ENV}.items():
             os.environ.setdefault(name, value)
-        with silenced():
+        with silenced(), _told(None):
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -104,7 +107,8 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
                 **quiet,
             )
     try:
-        cluster = _with_nodes(resources, patience_seconds) if address else resources()
+        with _told(address):
+            cluster = _with_nodes(resources, patience_seconds) if address else resources()
         place = f"the cluster at {address}" if address else "this machine"
         say(f"Ray on {place}: {cluster.nodes} node(s), {cluster.cpus} CPUs, {cluster.gpus} GPUs")
         yield cluster
@@ -113,6 +117,31 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
         raise
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _told(address: str | None) -> Iterator[None]:
+    """What keeps Ray from starting, or a cluster from being joined, in a sentence; what helps."""
+    try:
+        yield
+    except RayBratsError:
+        raise
+    except Exception as error:
+        ray.shutdown()
+        lines = str(error).strip().splitlines()
+        what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        if address:
+            raise StageFailed(
+                f"the Ray cluster at {address} could not be joined ({what.rstrip('.')}). `ray "
+                "status` there tells whether it is well, and `ray-brats doctor` whether its Ray "
+                "and Python are those of this installation. Then run the same command again"
+            ) from error
+        raise StageFailed(
+            f"Ray did not start ({what.rstrip('.')}). It takes some 2 GiB of memory, room below "
+            f"{tempfile.gettempdir()}, and a machine that is not overloaded: `ray-brats doctor` "
+            "looks at these; what the last start wrote is in ray/session_latest/logs there. Then "
+            "run the same command again"
+        ) from error
 
 
 def _with_nodes(

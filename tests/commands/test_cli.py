@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import SHAPE_VOX, file_of, rewrite
 
+from ray_brats import cli
 from ray_brats.cases import phantom
 from ray_brats.files import ledger
 
@@ -427,3 +428,29 @@ def test_a_submitted_job_gives_the_same_files(
     assert names(tmp_path) == names(out)
     for name in ("report/summary.json", "dataset/dataset.json"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_what_nobody_foresaw_ends_in_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> int:
+        raise ZeroDivisionError("division by zero")
+
+    assert cli.guarded(fails) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.splitlines()[-1].startswith("ray-brats: ZeroDivisionError: division by zero. That")
+
+
+def test_rays_own_errors_end_in_a_sentence_without_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ray_exceptions = pytest.importorskip("ray.exceptions")
+
+    def fails() -> int:
+        raise ray_exceptions.RaySystemError("the GCS is gone")
+
+    assert cli.guarded(fails) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("ray-brats: Ray gave up (RaySystemError:")
+    assert "Traceback" not in told
