@@ -210,10 +210,25 @@ def _as_os_error(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or uri
-        raise
+        if error.errno is not None:
+            error.filename = error.filename or uri
+            raise
+        # Of words alone; with a file's name beside them Python would show neither.
+        number = next((n for kind, n in _ERRNO.items() if isinstance(error, kind)), errno.EIO)
+        words = str(error) or type(error).__name__
+        if number == errno.EACCES:
+            words = f"{words.rstrip('.')} (these credentials may not do that)"
+        raise OSError(number, words, uri) from error
     except Exception as error:
-        raise OSError(f"{uri}: {type(error).__name__}: {error}") from error
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", uri) from error
+
+
+_ERRNO = {
+    PermissionError: errno.EACCES,
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    TimeoutError: errno.ETIMEDOUT,
+}
 
 
 def write_bytes(uri: str, content: bytes | memoryview, *, synced: bool = True) -> None:

@@ -42,7 +42,7 @@ def test_what_a_protocol_says_names_the_place() -> None:
         raise PermissionError("Access Denied")
     assert caught.value.filename == "s3://closed/a"
     with (
-        pytest.raises(OSError, match="s3://closed/a: ValueError: odd"),
+        pytest.raises(OSError, match="ValueError: odd: .s3://closed/a"),
         storage._as_os_error("s3://closed/a"),
     ):
         raise ValueError("odd")
@@ -105,3 +105,22 @@ def test_a_link_to_a_file_is_listed_as_that_file_and_a_broken_one_is_not(tmp_pat
     (itself,) = storage.list_files(str(target))
     assert found.uri == str(folder / "a.nii.gz")
     assert (found.size_bytes, found.etag) == (5, itself.etag)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError("Access Denied."), PermissionError),
+        (FileNotFoundError("nothing"), FileNotFoundError),
+        (OSError("odd words"), OSError),
+        (RuntimeError("a library's own"), OSError),
+    ],
+)
+def test_what_a_library_says_is_told_with_the_name_of_the_file(
+    error: Exception, kind: type[OSError]
+) -> None:
+    with pytest.raises(kind) as told, storage._as_os_error("s3://bucket/key"):
+        raise error
+    assert "None" not in str(told.value)
+    assert str(error).rstrip(".") in str(told.value)
+    assert told.value.filename == "s3://bucket/key"

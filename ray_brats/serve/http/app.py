@@ -82,6 +82,8 @@ def build(service: Service, gate: Gate) -> Gate:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        # A redirect would come after megabytes, and to a place that the Host names.
+        redirect_slashes=False,
     )
     _add_cases(app, service)
     _add_jobs(app, service)

@@ -92,13 +92,17 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 0
+        began, status, method = time.monotonic(), 0, scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
         headers = Headers(scope=scope)
         incoming, caller = Incoming(receive, headers), self._keys.caller(headers)
         patience = self._strangers if caller is None else self._known
 
         async def answering(message: Message) -> None:
             nonlocal status
+            if method == "HEAD" and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
@@ -125,7 +129,7 @@ class Gate:
             if not status:
                 await _Answer(500, "something went wrong here")(scope, incoming.receive, answering)
         finally:
-            self._note(scope, status, time.monotonic() - began)
+            self._note(scope, method, status, time.monotonic() - began)
 
     def _refusal(self, scope: Message) -> _Answer | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
@@ -154,16 +158,16 @@ class Gate:
             return "a page of another site may not write here"
         return ""
 
-    def _note(self, scope: Message, status: int, seconds: float) -> None:
+    def _note(self, scope: Message, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._telemetry.requests.labels(route, scope["method"], str(status)).inc()
+        self._telemetry.requests.labels(route, method, str(status)).inc()
         self._telemetry.seconds.labels("request").observe(seconds)
         if not route.startswith("/v1"):
             return
         case = scope["state"].get("case")
         if case and self._pseudonyms:
             case = self._pseudonyms.of(case)
-        facts = {"route": route, "method": scope["method"], "status": status, "case": case}
+        facts = {"route": route, "method": method, "status": status, "case": case}
         log(event="request", **facts, seconds=round(seconds, 3))
 
 

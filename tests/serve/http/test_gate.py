@@ -96,3 +96,16 @@ async def test_a_page_of_another_site_writes_nothing(
     assert (await client.delete("/v1/jobs/x", headers=headers)).status_code == (
         404 if status == 200 else 403
     )
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/models", "/openapi.json"])
+async def test_head_is_get_without_its_body(client: httpx.AsyncClient, path: str) -> None:
+    whole, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+async def test_no_answer_leads_elsewhere(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/segmentations/", "/v1/jobs/", "/healthz/"):
+        answer = await client.post(path, headers={"host": "evil.example"}, content=b"x")
+        assert (answer.status_code, "location" in answer.headers) == (404, False)
