@@ -120,14 +120,14 @@ class Double:
         self.jobs = Jobs(self.store, models, self.segment, self.limits)
         self.missing: list[str] = []
         self.service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)
-        gate = Gate(
+        self.gate = Gate(
             Keys(str(keys) if keys else None),
             Pseudonyms(b"secret"),
             telemetry,
             self.limits,
             host=host,
         )
-        self.app = build(self.service, gate)
+        self.app = build(self.service, self.gate)
 
     async def not_up(self) -> list[str]:
         return self.missing

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,13 +105,20 @@ def serve(options: ServeOptions) -> Summary:
         fitted = deployments.fitting(settings, resources, options.replicas)
         say(f"serve: loading {', '.join(settings.models)}")
         # Until it is up, and again while it drains, Ctrl-C ends it at once.
-        with deploy.served(fitted, host=access.host, port=port, tls=tls) as url, stopped() as stop:
+        serving = deploy.served(fitted, host=access.host, port=port, tls=tls, told=_tell_call)
+        with serving as url, stopped() as stop:
             say(f"serve: ready at {url} (Ctrl-C ends it). For research, not for diagnosis")
             while not stop.wait(1):
                 pass
             say(f"serve: draining, up to {settings.drain_seconds:g} s")
     say("serve: drained and stopped; jobs that were not finished go on at the next start")
     return Summary(facts={"url": url, "models": sorted(settings.models)})
+
+
+def _tell_call(line: str) -> None:
+    """One call, to standard output, which is everybody else's standard error until the end."""
+    if sys.__stdout__ is not None:
+        print(line, file=sys.__stdout__, flush=True)
 
 
 def _settings(options: ServeOptions) -> ServeSettings:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ NAME = "ray-brats"
 JOBS = "jobs"
 INGRESS_ONGOING = 512
 """Requests in one ingress: far more than it accepts, so that the application refuses, and fast."""
+TRAIL_SECONDS = 0.5
 READY_SECONDS = 5.0
 """How long `/readyz` waits for Serve's controller."""
 
@@ -133,6 +135,10 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Callable[..., Any]:
         return build(self._service, self._gate)
 
+    async def trail(self, number: int) -> tuple[int, list[str]]:
+        """What was told of requests since; see `Trail.after`."""
+        return self._gate.trail.after(number)
+
     async def end(self) -> int:
         """Take no more cases for a while; see `Service.end`."""
         return self._service.end()
@@ -182,11 +188,13 @@ def served(
     host: str = "127.0.0.1",
     port: int = 8000,
     tls: tuple[str, str] | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
     """The service is up inside, at the URL; on leaving, accepted cases still get their answer.
 
     Args:
         tls: certificate and key file of HTTPS.
+        told: gets a line of JSON for every call, a moment later.
 
     Raises:
         UsageError: Ray Serve runs on this cluster already.
@@ -217,7 +225,8 @@ def served(
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise StageFailed(f"serve: a model could not start: {error}") from error
         shown = f"[{host}]" if ":" in host else host
-        yield f"{'https' if tls else 'http'}://{shown}:{port}"
+        with _followed(ingress, told):
+            yield f"{'https' if tls else 'http'}://{shown}:{port}"
     finally:
         with cluster.silenced():
             try:
@@ -228,6 +237,32 @@ def served(
                         serve.delete(NAME)
             finally:
                 serve.shutdown()
+
+
+@contextlib.contextmanager
+def _followed(ingress: Any, told: Callable[[str], None] | None) -> Iterator[None]:
+    """What the ingress tells of calls is passed on inside."""
+    if told is None:
+        yield
+        return
+    end = threading.Event()
+
+    def follow() -> None:
+        number, ended = 0, False
+        while not ended:
+            ended = end.wait(TRAIL_SECONDS)
+            with contextlib.suppress(TimeoutError, ray.exceptions.RayError, RayServeException):
+                number, lines = ingress.trail.remote(number).result(timeout_s=READY_SECONDS)
+                for line in lines:
+                    told(line)
+
+    thread = threading.Thread(target=follow, daemon=True, name="ray-brats-trail")
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(2 * READY_SECONDS)
 
 
 def _drain(ingress: Any, seconds: float) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ray_brats.serve.models import Answer
 
+KEPT_LINES = 10_000
 _SECONDS = (0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _ML = (1, 5, 10, 25, 50, 100, 200)
 
@@ -51,6 +53,21 @@ class Telemetry:
         return generate_latest(self._registry)
 
 
-def log(**facts: Any) -> None:
-    """One line of JSON on standard error."""
-    sys.stderr.write(json.dumps(facts) + "\n")
+class Trail:
+    """The newest lines of this process, for whoever asks for what came after a number."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._count = 0
+
+    def log(self, **facts: Any) -> None:
+        """One line of JSON, also on standard error."""
+        line = json.dumps(facts)
+        sys.stderr.write(f"{line}\n")
+        self._lines.append(line)
+        self._count += 1
+
+    def after(self, number: int) -> tuple[int, list[str]]:
+        """How many lines there were so far, and those after the first so many that are kept."""
+        new = self._count - number
+        return self._count, list(self._lines)[-new:] if new > 0 else []

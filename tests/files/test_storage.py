@@ -42,7 +42,7 @@ def test_what_a_protocol_says_names_the_place() -> None:
         raise PermissionError("Access Denied")
     assert caught.value.filename == "s3://closed/a"
     with (
-        pytest.raises(OSError, match="ValueError: odd: .s3://closed/a"),
+        pytest.raises(OSError, match=r"ValueError: odd: .s3://closed/a"),
         storage._as_os_error("s3://closed/a"),
     ):
         raise ValueError("odd")

@@ -32,6 +32,7 @@ from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]
 KEY = access.make_key()
+TOLD: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def url(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     port = deployments.free_port("127.0.0.1", 0)
     with cluster.running() as there:
         fitted = deployments.fitting(settings, there, None)
-        with deploy.served(fitted, port=port) as found:
+        with deploy.served(fitted, port=port, told=TOLD.append) as found:
             yield found
 
 
@@ -92,6 +93,16 @@ def test_a_bad_file_and_a_missing_key_are_refused(client: httpx.Client, case: Pa
     assert (bad.status_code, bad.json()["file"]) == (422, "t2")
     nobody = httpx.post(f"{client.base_url}/v1/segmentations", files=files_of(case))
     assert nobody.status_code == 401
+
+
+def test_calls_are_told_to_whoever_started_the_service(client: httpx.Client) -> None:
+    assert client.get("/v1/jobs/no-such-job").status_code == 404
+    deadline = time.monotonic() + 30
+    while not (seen := [line for line in TOLD if "/v1/jobs/{job_id}" in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    told = json.loads(seen[0])
+    assert (told["method"], told["status"], told["key"]) == ("GET", 404, "tests")
 
 
 def test_a_job_gives_the_same_mask(client: httpx.Client, case: Path, mask: bytes) -> None:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from ray_brats.serve.http import access
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.body import Incoming, Message, Patience, Receive
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.telemetry import Telemetry, log
+from ray_brats.serve.telemetry import Telemetry, Trail
 
 Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 """Paths that need no key."""
 OPEN_BELOW = "/page/"
 """The page's own files, which need none either."""
+QUIET = ("/healthz", "/readyz", "/page", "/metrics")
+"""Routes that machines and the page ask all the time: only what goes wrong there is told."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 MAX_HEADER_BYTES = 32 << 10
 SLOW = 408
@@ -64,6 +68,7 @@ class Gate:
         # Without a key: what a client sends before it looks for an answer, and no more.
         self._strangers = Patience(seconds=2.0, most_bytes=64 << 10, places=4)
         self._app: FastAPI | None = None
+        self.trail = Trail()
 
     def wrap(self, app: FastAPI) -> None:
         """Stand before this application, and word its refusals."""
@@ -125,7 +130,7 @@ class Gate:
             else:
                 await self._app(scope, incoming.receive, answering)
         except Exception as error:  # noqa: BLE001 - no stack trace ever leaves, or names a patient
-            log(event="error", kind=type(error).__name__)
+            self.trail.log(event="error", kind=type(error).__name__)
             if not status:
                 await _Answer(500, "something went wrong here")(scope, incoming.receive, answering)
         finally:
@@ -159,16 +164,27 @@ class Gate:
         return ""
 
     def _note(self, scope: Message, method: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+        route = self._route(scope)
         self._telemetry.requests.labels(route, method, str(status)).inc()
         self._telemetry.seconds.labels("request").observe(seconds)
-        if not route.startswith("/v1"):
+        if route in QUIET and status == 200:
             return
         case = scope["state"].get("case")
         if case and self._pseudonyms:
             case = self._pseudonyms.of(case)
+        # Without the path, in which a client can write what it likes.
         facts = {"route": route, "method": method, "status": status, "case": case}
-        log(event="request", **facts, seconds=round(seconds, 3))
+        facts["key"] = scope["state"]["caller"] or None
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.trail.log(event="request", at=at, **facts, seconds=round(seconds, 3))
+
+    def _route(self, scope: Message) -> str:
+        """The template of the path, also of a request that the application never saw."""
+        assert self._app is not None
+        for route in self._app.routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                return str(getattr(route, "path", "other"))
+        return "other"
 
 
 class _Answer:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
 import pytest
 from serve_doubles import Double, parts
+
+from ray_brats.serve.http import access
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/segmentations"
@@ -109,3 +112,28 @@ async def test_no_answer_leads_elsewhere(client: httpx.AsyncClient) -> None:
     for path in ("/v1/segmentations/", "/v1/jobs/", "/healthz/"):
         answer = await client.post(path, headers={"host": "evil.example"}, content=b"x")
         assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
+async def test_every_call_leaves_a_line_with_its_key_and_without_names(
+    tmp_path: Path, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{access.line_of('ward', 'secret')}\n")
+    double = Double(tmp_path / "state", keys=keys)
+    async with double.client() as client:
+        await client.get("/v1/jobs/Jane-Doe", headers={"x-api-key": "wrong"})
+        await client.post("/v1/Jane-Doe", headers={"x-api-key": "secret"})
+        double.service._pending["default"] = 99
+        await client.post(URL, files=parts(files), headers={"x-api-key": "secret"})
+        await client.get("/healthz")
+    count, lines = double.gate.trail.after(0)
+    seen = [json.loads(line) for line in lines]
+    assert [(line["route"], line["status"], line["key"]) for line in seen] == [
+        ("/v1/jobs/{job_id}", 401, None),
+        ("other", 404, "ward"),
+        ("/v1/segmentations", 429, "ward"),
+    ]
+    assert "Jane" not in "".join(lines)
+    assert capsys.readouterr().err.splitlines() == lines
+    assert double.gate.trail.after(count) == (3, [])
+    assert double.gate.trail.after(2) == (3, lines[2:])
