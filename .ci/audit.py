@@ -56,16 +56,36 @@ def installed(root: str = "ray-brats") -> dict[str, Version]:
     return found
 
 
-def lowest() -> dict[str, Version]:
-    """The oldest version of each direct dependency that pyproject.toml lets in."""
+def allowed() -> dict[str, SpecifierSet]:
+    """The versions of each direct dependency that pyproject.toml lets in, extras included."""
     project = tomllib.loads(PROJECT.read_text())["project"]
-    needed = [Requirement(line) for line in project["dependencies"]]
-    return {
-        canonicalize_name(one.name): Version(bound.version)
-        for one in needed
-        for bound in one.specifier
-        if bound.operator in (">=", "==")
-    }
+    lines = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        lines += extra
+    return {canonicalize_name(one.name): one.specifier for one in map(Requirement, lines)}
+
+
+def let_in(ranges: dict[str, SpecifierSet]) -> list[str]:
+    """A sentence for each advisory that affects some version of these ranges."""
+    _, advisories = read_advisories()
+    return [
+        f"{package} {version}, which {name} affects ({range_})"
+        for package, specifier in sorted(ranges.items())
+        for name, known in advisories.get(package, {}).items()
+        for range_ in known
+        if (version := in_both(specifier, range_)) is not None
+    ]
+
+
+def in_both(one: SpecifierSet, other: SpecifierSet) -> Version | None:
+    """A version that two ranges share, or None.
+
+    If there is one, there is one at the lower end of a range, or right above it.
+    """
+    ends = [bound.version.removesuffix(".*") for bound in (*one, *other)]
+    candidates = ["0", *ends, *(f"{end}.0.0.1" for end in ends)]
+    versions = sorted(Version(text) for text in candidates)
+    return next((v for v in versions if v in one and v in other), None)
 
 
 def affected(versions: dict[str, Version]) -> list[str]:
@@ -105,12 +125,12 @@ def ask_database() -> tuple[list[str], bool, str]:
 
 
 def main() -> int:
-    """Both sources over what is installed, and the first over the lowest versions allowed."""
+    """Both sources over what is installed, and the first over all versions allowed."""
     versions = installed()
     published, advisories = read_advisories()
     count = sum(map(len, advisories.values()))
     found = affected(versions)
-    found += [f"pyproject.toml lets in {sentence}" for sentence in affected(lowest())]
+    found += [f"pyproject.toml lets in {sentence}" for sentence in let_in(allowed())]
     print(f"audit: {len(versions)} packages; {count} advisories up to {published}")
     online, asked, how = ask_database()
     print(f"audit: the database of advisories {how}")
