@@ -86,7 +86,7 @@ def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Datase
     """The labelled cases of a dataset, by split or by one of five folds.
 
     Raises:
-        UsageError: no dataset, prepared by another recipe, or nothing to train on.
+        UsageError: no dataset, prepared by another recipe, nothing to train on, or no tumour in it.
         ArtefactError: the dataset's table or description is damaged.
     """
     columns = ["status", *(field.name for field in dataclasses.fields(DatasetCase))]
@@ -111,6 +111,12 @@ def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Datase
         raise UsageError(
             f"{uri} holds no labelled case to train on ({len(usable)} usable cases, "
             f"{len(members)} of them with a mask): check the split and the masks"
+        )
+    labelled_vox = {row["case_id"]: row.get("labelled_vox") for row in rows}
+    if all(labelled_vox[case.case_id] == 0 for case in training):
+        raise UsageError(
+            f"{uri}: none of the {len(training)} case(s) to train on has a voxel of tumour: check "
+            "that the masks are those of these cases and that --release tells what they mean"
         )
     return Dataset(
         uri=uri,

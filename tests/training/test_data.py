@@ -87,6 +87,23 @@ def test_a_table_without_what_training_needs_is_named(tmp_path: Path) -> None:
         read_dataset(str(tmp_path), RECIPE)
 
 
+@pytest.mark.parametrize("labelled", [(0, 0), (0, 7), (None, None)])
+def test_cases_without_any_tumour_are_no_lesson(
+    tmp_path: Path, labelled: tuple[int | None, ...]
+) -> None:
+    table = rows()[:4]
+    for row, count in zip(table, [*labelled, 0, 0], strict=True):
+        row["labelled_vox"] = count
+    storage.write_json(data.description_uri(str(tmp_path)), DESCRIPTION)
+    kinds = {**COLUMNS, "labelled_vox": pa.int64()}
+    ledger.write_table(data.table_uri(str(tmp_path)), table, kinds)
+    if any(count != 0 for count in labelled):
+        assert len(read_dataset(str(tmp_path), RECIPE).training) == 4
+        return
+    with pytest.raises(UsageError, match="none of the 4 case.* has a voxel of tumour"):
+        read_dataset(str(tmp_path), RECIPE)
+
+
 def test_five_folds_share_the_labelled_cases_by_patient(dataset: str) -> None:
     validated = [{case.patient_id for case in one.validation} for one in folds(dataset)]
     assert sum(map(len, validated)) == len(set.union(*validated)) == PATIENTS - 1
