@@ -44,7 +44,7 @@ def find(
     uri = storage.absolute(uri)
     if release is not None:
         labels.check_release(release)
-    if uri.endswith(".csv"):
+    if uri.lower().endswith(manifest.ENDINGS):
         cohort = manifest.read_cohort(uri, guard)
     else:
         files = [file for file in storage.list_files(uri) if not _is_hidden(file.uri, uri)]

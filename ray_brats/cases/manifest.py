@@ -1,4 +1,7 @@
-"""CSV files that describe cohorts and splits: a header with known names, a row a case."""
+"""CSV files that describe cohorts and splits: a header with known names, a row a case.
+
+Semicolons and tabs are as good as commas.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from ray_brats.files import storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 
+ENDINGS = (".csv", ".tsv")
+DELIMITERS = (",", ";", "\t")
+
 
 def read(uri: str, *, required: Sequence[str], guard: Guard | None = None) -> list[dict[str, str]]:
     """Rows of a CSV; `UsageError` where it is absent, too much or lacks a required column."""
@@ -31,9 +37,14 @@ def read(uri: str, *, required: Sequence[str], guard: Guard | None = None) -> li
         raise UsageError(f"{uri}: not a text file in UTF-8") from error
     if "\0" in text:
         raise UsageError(f"{uri}: not a text file: it holds a NUL byte")
-    reader = csv.DictReader(io.StringIO(text), restval="")
+    first = text.split("\n", 1)[0]
+    # A spreadsheet writes what its user's country takes for a comma.
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.DictReader(
+        io.StringIO(text), restval="", delimiter=delimiter, skipinitialspace=True
+    )
     try:
-        names = reader.fieldnames or ()
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         guard.check(uri, columns=len(names))
         stop = None if guard.most_rows is None else guard.most_rows + 1
         rows = list(itertools.islice(reader, stop))

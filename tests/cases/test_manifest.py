@@ -79,3 +79,14 @@ def test_a_csv_of_somebody_else_is_not_taken_in_whatever_its_size(
     less = Guard(**{f"most_{most}": counts[most] - 1})
     with pytest.raises(UsageError, match=f"more than {counts[most] - 1} {most}"):
         cohort.find(str(uri), guard=less)
+
+
+@pytest.mark.parametrize("name", ["c.csv", "C.CSV", "c.tsv"])
+@pytest.mark.parametrize("delimiter", [",", ", ", ";", "\t"])
+def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, name: str, delimiter: str) -> None:
+    file = "a.nii" if "," in delimiter else "a,1.nii"
+    lines = (["case_id ", "t1ce", "split"], ["a", file, "val"])
+    (tmp_path / name).write_text("\r\n".join(delimiter.join(line) for line in lines))
+    (case,) = cohort.find(str(tmp_path / name)).cases
+    assert (case.case_id, case.split) == ("a", "val")
+    assert case.images["t1ce"].endswith(f"/{file}")

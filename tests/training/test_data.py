@@ -100,7 +100,7 @@ def test_cases_without_any_tumour_are_no_lesson(
     if any(count != 0 for count in labelled):
         assert len(read_dataset(str(tmp_path), RECIPE).training) == 4
         return
-    with pytest.raises(UsageError, match="none of the 4 case.* has a voxel of tumour"):
+    with pytest.raises(UsageError, match=r"none of the 4 case.* has a voxel of tumour"):
         read_dataset(str(tmp_path), RECIPE)
 
 
