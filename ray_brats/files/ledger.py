@@ -307,7 +307,10 @@ def _begin(
             vouched |= {item.sidecar_uri, *files}
     description = storage.join(output.uri, output.description)
     tables = {description, *(storage.join(output.uri, name) for name in output.tables)}
-    if description in sizes and _describes(storage.read_json_or_none(description)):
+    # A description that is lost alone is written again: the folder is known by its sidecars.
+    if (description not in sizes and sidecars) or (
+        description in sizes and _describes(storage.read_json_or_none(description))
+    ):
         vouched |= tables
     ownership.begin(
         output.uri,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -104,7 +105,10 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
     damaged.write_bytes(damaged.read_bytes()[:100])
     out = tmp_path / "out"
     out.mkdir()
-    (out / "bad.nii.gz").write_bytes(b"of an earlier version of the case")
+    earlier = b"of an earlier version of the case"
+    (out / "bad.nii.gz").write_bytes(earlier)
+    sidecar = {"key": "old", "row": {"case_id": "bad"}, "files": {"bad.nii.gz": len(earlier)}}
+    (out / "bad.json").write_text(json.dumps(sidecar))
     began = time.monotonic()
     summary = run(tmp_path / "cohort", out, names, limit_seconds=20)
     assert time.monotonic() - began < 300, "the limit was not kept"
