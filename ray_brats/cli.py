@@ -213,8 +213,8 @@ def guarded(call: Callable[[], int]) -> int:
         say(f"ray-brats: {getattr(error, 'cause', error)}")
         return 1 if isinstance(error, StageFailed) else 2
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        say(f"ray-brats: {error.strerror or error}{where}")
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"ray-brats: {where}{error.strerror or error}")
         return 2
     except Exception as error:  # noqa: BLE001 - it ends in a sentence, whatever it is
         return _unforeseen(error)

@@ -106,6 +106,7 @@ class Progress:
         self._title, self._total, self._unit = title, total, unit
         self._done = self._before = 0
         self._began = self._spoke = time.monotonic()
+        self._warm = False
         self._bar: rich.progress.Progress | None = None
         self._note = ""
 
@@ -139,6 +140,7 @@ class Progress:
     def starts_at(self, done: int) -> None:
         """So many units were done before: they tell nothing about the rate from now on."""
         self._done = self._before = done
+        self._warm = False
         self._began = time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, completed=done, total=self._total)
@@ -152,6 +154,9 @@ class Progress:
         if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
             _interrupted.clear()
             raise KeyboardInterrupt
+        if done - self._before == 1 and not self._warm:
+            # The first unit has all that loads and compiles; the others come at another rate.
+            self._warm, self._first = True, time.monotonic()
         self._done, self._note = done, note
         self._total = total or self._total
         if self._bar is not None:
@@ -161,14 +166,18 @@ class Progress:
             self._speak()
 
     def _rate(self) -> float:
-        """Units a second since the start."""
+        """Units a second since the start, or since the first unit was done alone."""
+        if self._warm and self._done > self._before + 1:
+            since = max(time.monotonic() - self._first, 1e-6)
+            return (self._done - self._before - 1) / since
         return (self._done - self._before) / max(time.monotonic() - self._began, 1e-6)
 
     def _speak(self) -> None:
         self._spoke = time.monotonic()
         rate = self._rate()
         left = ""
-        if self._total and rate and self._done < self._total:
+        known = not self._warm or self._done > self._before + 1
+        if self._total and rate and known and self._done < self._total:
             left = f", {(self._total - self._done) / rate:.0f} s left"
         of = f"/{self._total}" if self._total else ""
         note = f", {self._note}" if self._note else ""

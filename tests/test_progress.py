@@ -67,3 +67,17 @@ def test_what_was_done_before_tells_nothing_about_the_rate(
         now[0] += 20
         shown.update(1010)
     assert "train: 1010/1200 steps, 0.50 steps/s, 380 s left" in capsys.readouterr().err
+
+
+def test_the_first_unit_which_loads_and_compiles_promises_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("train", 101, unit="steps") as shown:
+        now[0] += 50
+        shown.update(1)
+        assert capsys.readouterr().err == "train: 1/101 steps, 0.02 steps/s\n"
+        now[0] += 20
+        shown.update(41)
+    assert "train: 41/101 steps, 2.00 steps/s, 30 s left" in capsys.readouterr().err

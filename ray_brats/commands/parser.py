@@ -35,6 +35,7 @@ def parse(
     """
     call = callable_of(kinds)
     _check_names(arguments, option_names(call), prog)
+    _check_values(arguments, call)
     instances: tuple[Any, ...] = tyro.cli(
         call, args=list(arguments), prog=prog, description=description, config=CONFIG
     )
@@ -74,16 +75,52 @@ def callable_of(kinds: Sequence[type]) -> Callable[..., tuple[Any, ...]]:
 
 def option_names(call: Callable[..., Any]) -> list[str]:
     """`--name` of every option, and the short names."""
-    names = ["--help", "-h"]
+    return ["--help", "-h", *_kinds(call)]
+
+
+def _kinds(call: Callable[..., Any]) -> dict[str, Any]:
+    """Name of every option, long and short, to the type of its value."""
+    kinds: dict[str, Any] = {}
     for parameter in inspect.signature(call).parameters.values():
-        _, *extras = typing.get_args(parameter.annotation)
+        plain, *extras = typing.get_args(parameter.annotation)
         if tyro.conf.Positional in extras:
             continue
         configs = [item for item in extras if hasattr(item, "aliases")]
         name = next((item.name for item in configs if item.name), parameter.name)
-        names.append(f"--{name.replace('_', '-')}")
-        names += [alias for item in configs for alias in item.aliases or ()]
-    return names
+        aliases = (alias for item in configs for alias in item.aliases or ())
+        kinds |= dict.fromkeys([f"--{name.replace('_', '-')}", *aliases], plain)
+    return kinds
+
+
+def _check_values(arguments: Sequence[str], call: Callable[..., Any]) -> None:
+    """`UsageError` for a value that is none of the names of its option, or no number."""
+    kinds = _kinds(call)
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        option, equals, value = argument.partition("=")
+        name = option.replace("_", "-")
+        if not name.startswith("-") or name not in kinds:
+            continue
+        value = value if equals else after
+        if choices := _choices(kinds[name]):
+            known = choices.split("|")
+            if value not in known:
+                nearest = difflib.get_close_matches(value, known, 1)
+                advice = f"; did you mean {nearest[0]}?" if nearest else ""
+                raise UsageError(f"{name} {value}: expected one of {', '.join(known)}{advice}")
+        for kind, words in _NUMBERS.items():
+            if kinds[name] in (kind, kind | None) and not _is_made(kind, value):
+                raise UsageError(f"{name} {value}: expected {words}")
+
+
+_NUMBERS: Mapping[type[int] | type[float], str] = {int: "a whole number", float: "a number"}
+
+
+def _is_made(kind: type[int] | type[float], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_names(arguments: Sequence[str], names: Sequence[str], prog: str) -> None:

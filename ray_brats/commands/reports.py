@@ -143,7 +143,7 @@ def show(options: ShowOptions) -> Summary:
         draw(case, options)
     except CaseError as error:
         raise UsageError(str(error)) from error
-    return PictureSummary(picture=picture, facts={"case_id": case.case_id})
+    return PictureSummary(picture=written["OUT"], facts={"case_id": case.case_id})
 
 
 def draw(case: Case, options: ShowOptions) -> None:

@@ -182,6 +182,11 @@ def _join(address: str, quiet: Mapping[str, Any]) -> None:
             f"RAY_ADDRESS is {address}, where `ray job submit` sends jobs: expected the HOST:PORT "
             "of a cluster, or no RAY_ADDRESS; from here, send the command as a job"
         )
+    if ":" not in address and address not in ("auto", "local"):
+        raise UsageError(
+            f"RAY_ADDRESS is {address}: expected the HOST:PORT of a cluster, auto on one of its "
+            "nodes, or no RAY_ADDRESS to run on this machine alone"
+        )
     try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdecimal():

@@ -265,6 +265,8 @@ def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow],
         UsageError: the work would replace files of somebody else's, or what it reads.
     """
     output_uri = output.uri
+    if not storage.is_remote(output_uri):
+        local.check_folder(Path(output_uri.removeprefix("file://")))
     sizes = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
     candidates = [item for item in work if item.sidecar_uri in sizes]
     with ThreadPoolExecutor(16) as pool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_brats.errors import StageFailed
+from ray_brats.errors import StageFailed, UsageError
 
 _NOWHERE = frozenset({errno.ENOENT, errno.ELOOP})
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -140,6 +140,15 @@ def remove_remains(paths: Iterable[Path]) -> None:
     for path in paths:
         if _REMAINS.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` where no files can be put into a folder, which may not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file: expected a folder, or a name that is free")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there} may not be written to by this user: pass another folder")
 
 
 def private_folder() -> Path:

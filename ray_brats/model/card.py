@@ -205,7 +205,7 @@ def quality(card: Mapping[str, Any]) -> str:
     count = card["measured"]["cases"]["validation"]
     return (
         f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
-        f"Dice {', '.join(measures)}" + (" (95 % interval)" if intervals else "")
+        f"Dice {', '.join(measures)}" + (" (95 % interval of the mean)" if intervals else "")
     )
 
 

@@ -136,7 +136,11 @@ def find_masks(predictions_uri: str) -> dict[str, FileInfo]:
         if name.endswith(SUFFIX) and file.uri == storage.join(predictions_uri, name):
             masks[name.removesuffix(SUFFIX)] = file
     if not masks:
-        raise UsageError(f"{predictions_uri} holds no <case_id>{SUFFIX}: expected masks by case")
+        there = "holds no" if storage.exists(predictions_uri) else "is not there, and so holds no"
+        raise UsageError(
+            f"{predictions_uri} {there} <case_id>{SUFFIX}: expected masks by case, as "
+            "`ray-brats score` leaves them"
+        )
     return masks
 
 

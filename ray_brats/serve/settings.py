@@ -130,6 +130,8 @@ def _cpus_of_each(replicas: int, cluster: Resources) -> float:
 
 def free_port(host: str, port: int) -> int:
     """The port, or one that the system picks for 0; raises `UsageError` where it is taken."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port {port}: expected 1 to 65535, or 0 for one that is free")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -19,6 +19,7 @@ from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats import cli
 from ray_brats.cases import phantom
+from ray_brats.errors import UsageError
 from ray_brats.files import ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -454,3 +455,20 @@ def test_rays_own_errors_end_in_a_sentence_without_its_traceback(
     told = capsys.readouterr().err
     assert told.startswith("ray-brats: Ray gave up (RaySystemError:")
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("train d r --recipe standart", "--recipe standart: expected one of .*mean standard"),
+        ("score c p --tta=maybe", "--tta maybe: expected one of none, flips$"),
+        ("score c p --release brats1999", "--release brats1999: expected one of .*brats2020"),
+        ("train d r --steps many", "--steps many: expected a whole number"),
+        ("train d r --minutes soon", "--minutes soon: expected a number"),
+        ("train d r --steps", "--steps : expected a whole number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_those_that_can(arguments: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        cli.parse(arguments.split())
+    assert "None" not in str(caught.value)

@@ -79,7 +79,7 @@ def calls() -> Iterator[object]:
             yield pytest.param(command, call, id=call)
 
 
-@pytest.mark.parametrize(("command", "call"), calls())
+@pytest.mark.parametrize(("command", "call"), list(calls()))
 def test_every_example_is_a_right_call_of_its_command(command: Command, call: str) -> None:
     parsed = cli.parse(shlex.split(call))
     assert parsed.command is command

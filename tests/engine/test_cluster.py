@@ -54,6 +54,15 @@ def test_a_step_of_rays_start_that_fails_is_a_sentence_with_what_helps(
     assert not cluster.ray.is_initialized()
 
 
+@pytest.mark.parametrize("address", ["nonsense", "my-cluster", "http://head:8265"])
+def test_what_is_no_address_is_told_before_ray_tries_it(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match="expected the HOST:PORT"), cluster.running():
+        pytest.fail("Ray is there")
+
+
 class Socket:
     def close(self) -> None:
         """As that of a connection."""

@@ -184,3 +184,10 @@ def test_a_single_file_is_no_other_name_of_an_input(tmp_path: Path) -> None:
             ownership.check_files({"--out": name}, [scan], overwrite=True)
     with pytest.raises(UsageError, match="that is a folder"):
         ownership.check_files({"--out": str(tmp_path)}, [scan], overwrite=True)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"text")
+    for uri in (f"{tmp_path}/out", f"{tmp_path}/out/below/it"):
+        with pytest.raises(UsageError, match=r"out is a file: expected a folder"):
+            ledger.split_finished([], ledger.Output(uri=uri, description="score.json"))
