@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import threading
 import time
@@ -246,6 +247,8 @@ def _followed(ingress: Any, told: Callable[[str], None] | None) -> Iterator[None
         yield
         return
     end = threading.Event()
+    # Its handle would tell of its own affairs, beside the lines of the command.
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
 
     def follow() -> None:
         number, ended = 0, False
