@@ -85,11 +85,12 @@ def segment(options: SegmentOptions) -> Summary:
         figures.check_name(storage.name_of(options.show))
     target = storage.absolute(options.out)
     case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
-    written = {"--out": target}
+    written, ours = {"--out": target}, list[str]()
     if options.show:
         written["--show"] = storage.absolute(options.show)
+        ours += filter(figures.is_ours, [written["--show"]])
     read = [*case.images.values(), *filter(None, [case.segmentation])]
-    ownership.check_files(written, read, overwrite=options.overwrite)
+    ownership.check_files(written, read, overwrite=options.overwrite, ours=ours)
     chosen = options.bundles.choose()
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)

@@ -148,7 +148,7 @@ class SubmitOptions:
     """Where the zip goes; a problem of any mask leaves none."""
     selection: Selection = field(default_factory=Selection)
     overwrite: bool = False
-    """Replace the zip where it is there already."""
+    """Replace a zip that is there already, also if it was not made here."""
 
 
 def submit(options: SubmitOptions) -> Summary:

@@ -118,7 +118,7 @@ class ShowOptions:
     animate: bool = False
     """Go through all slices; the picture is a .gif."""
     overwrite: bool = False
-    """Replace the picture where it is there already."""
+    """Replace a picture that is there already, also if it was not made here."""
     release: ReleaseOption = None
     """What the labels mean, where file names do not tell: brats2018 to brats2024."""
 
@@ -138,7 +138,8 @@ def show(options: ShowOptions) -> Summary:
     if options.prediction:
         read.append(storage.absolute(options.prediction))
     written = {"OUT": storage.absolute(picture)}
-    ownership.check_files(written, read, overwrite=options.overwrite)
+    ours = filter(figures.is_ours, written.values())
+    ownership.check_files(written, read, overwrite=options.overwrite, ours=list(ours))
     try:
         draw(case, options)
     except CaseError as error:

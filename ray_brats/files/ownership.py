@@ -64,7 +64,11 @@ def end(output_uri: str) -> None:
 
 
 def check_files(
-    written: Mapping[str, str], inputs: Iterable[str], *, overwrite: bool = False
+    written: Mapping[str, str],
+    inputs: Iterable[str],
+    *,
+    overwrite: bool = False,
+    ours: Collection[str] = (),
 ) -> None:
     """Judge single files before a call does the work for them.
 
@@ -72,6 +76,7 @@ def check_files(
         written: the option or argument of each, and the URI that it gives.
         inputs: URIs of what the call reads.
         overwrite: what is there already may be replaced; what is read, never.
+        ours: those that say of themselves that they are ours, and may be replaced too.
 
     Raises:
         UsageError: a file that is read, that is there, or that is written twice.
@@ -85,7 +90,7 @@ def check_files(
             raise UsageError(f"{name} {uri}: another option names that file too")
         if not storage.is_remote(uri) and Path(uri.removeprefix("file://")).is_dir():
             raise UsageError(f"{name} {uri}: that is a folder; expected the name of a file")
-        if there and not overwrite:
+        if there - set(ours) and not overwrite:
             raise UsageError(
                 f"{name} {uri}: there is such a file already, which would be replaced: pass "
                 "another name, or --overwrite"

@@ -38,12 +38,19 @@ ANIMATED: Final = ".gif"
 _FRAME_MS: Final = 90
 _FRAME_DPI: Final = 72
 
-_METADATA: Final[Mapping[str, dict[str, None]]] = {
-    ".png": {"Software": None},
-    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    ".svg": {"Creator": None, "Date": None},
+MAKER: Final = "ray-brats"
+_METADATA: Final[Mapping[str, dict[str, str | None]]] = {
+    ".png": {"Software": MAKER},
+    ".pdf": {"Creator": MAKER, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": MAKER, "Date": None},
 }
-"""File name extension to the metadata to leave out: what names a clock or a version."""
+"""File name extension to its metadata: who made it, and nothing that names a clock or a version."""
+_MARKS: Final = {
+    ".png": b"tEXtSoftware\0ray-brats",
+    ".pdf": b"/Creator (ray-brats)",
+    ".svg": b"<dc:title>ray-brats</dc:title>",
+    ANIMATED: b"\x21\xfe\x09ray-brats",
+}
 EXTENSIONS: Final = (*_METADATA, ANIMATED)
 
 
@@ -107,6 +114,7 @@ def animate_case(
     buffer = io.BytesIO()
     first, *others = frames
     options: dict[str, Any] = {"save_all": True, "duration": _FRAME_MS, "loop": 0}
+    options["comment"] = MAKER.encode()
     first.save(buffer, format="GIF", append_images=others, **options)
     return buffer.getvalue()
 
@@ -153,6 +161,15 @@ def check_name(name: str) -> str:
         endings = ", ".join(EXTENSIONS)
         raise UsageError(f"cannot write a picture as {name!r}: expected one of {endings}")
     return suffix
+
+
+def is_ours(uri: str) -> bool:
+    """Whether there is a picture that says of itself that it was made here."""
+    mark = _MARKS[check_name(storage.name_of(uri))]
+    try:
+        return mark in storage.read_bytes(uri)
+    except OSError:
+        return False
 
 
 def save_figure(figure: Figure, uri: str) -> None:

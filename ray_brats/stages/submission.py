@@ -28,6 +28,9 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 SAME_NAMES = {"brats2024": "brats2023"}
 """Releases that name their cases as another one does."""
 
+_COMMENT = b"ray-brats"
+"""Of our zips: one of them may be replaced by the next."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitSummary(Summary):
@@ -67,7 +70,8 @@ def submit(
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
     masks = predictions.find_masks(predictions_uri)
     read = [*cohort.files(), *(mask.uri for mask in masks.values())]
-    ownership.check_files({"OUT.zip": zip_uri}, read, overwrite=overwrite)
+    ours = [zip_uri] if _is_ours(zip_uri) else []
+    ownership.check_files({"OUT.zip": zip_uri}, read, overwrite=overwrite, ours=ours)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
     rows = [*(row for row, _ in checked), *cohort.rejected]
@@ -121,6 +125,14 @@ def _notes(cases: Sequence[Case], masks: Mapping[str, FileInfo]) -> list[str]:
     return [f"{len(extra)} mask(s) of no case of the cohort were left out: {', '.join(extra[:3])}"]
 
 
+def _is_ours(zip_uri: str) -> bool:
+    """Whether there is a zip that says of itself that it was made here."""
+    try:
+        return storage.read_bytes(zip_uri).endswith(_COMMENT)
+    except OSError:
+        return False
+
+
 def zip_bytes(files: dict[str, bytes]) -> bytes:
     """A flat zip in the order of the names; equal files give equal bytes."""
     buffer = io.BytesIO()
@@ -129,4 +141,5 @@ def zip_bytes(files: dict[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, EARLIEST)
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, content)
+        archive.comment = _COMMENT
     return buffer.getvalue()

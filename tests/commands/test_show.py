@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -89,3 +90,21 @@ def test_a_prediction_or_modality_of_another_grid_is_told(one_case: Path, tmp_pa
     nib.save(other, file_of(one_case, "t2"))
     with pytest.raises(UsageError, match="not on the grid"):
         reports.show(ShowOptions(case=str(one_case), picture=str(tmp_path / "a.png")))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg", ".gif"])
+def test_a_picture_replaces_one_that_was_made_here_and_no_other(
+    one_case: Path, tmp_path: Path, suffix: str
+) -> None:
+    picture = tmp_path / f"a{suffix}"
+    asked = ShowOptions(case=str(one_case), picture=str(picture), animate=suffix == ".gif")
+    reports.show(asked)
+    first = picture.read_bytes()
+    reports.show(asked)
+    assert picture.read_bytes() == first
+    picture.write_bytes(theirs := first.replace(b"ray-brats", b"somebody!"))
+    with pytest.raises(UsageError, match="there is such a file already"):
+        reports.show(asked)
+    assert picture.read_bytes() == theirs
+    reports.show(dataclasses.replace(asked, overwrite=True))
+    assert picture.read_bytes() == first

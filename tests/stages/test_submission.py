@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -100,3 +101,21 @@ def test_a_zip_holds_no_clock() -> None:
         ("a", 1980),
         ("b", 1980),
     ]
+
+
+def test_a_zip_replaces_one_that_was_made_here_and_no_other(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    found, target = cohort.find(str(cohort_folder)), tmp_path / "out.zip"
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for case in found.cases:
+        shutil.copy(str(case.segmentation), masks / f"{case.case_id}.nii.gz")
+    submit(found, str(masks), str(target), release=None)
+    first = target.read_bytes()
+    submit(found, str(masks), str(target), release=None)
+    assert target.read_bytes() == first
+    target.write_bytes(theirs := first[:-1] + b"!")
+    with pytest.raises(UsageError, match="there is such a file already"):
+        submit(found, str(masks), str(target), release=None)
+    assert target.read_bytes() == theirs
