@@ -118,7 +118,8 @@ def serve(options: ServeOptions) -> Summary:
 def _tell_call(line: str) -> None:
     """One call, to standard output, which is everybody else's standard error until the end."""
     if sys.__stdout__ is not None:
-        print(line, file=sys.__stdout__, flush=True)
+        sys.__stdout__.write(f"{line}\n")
+        sys.__stdout__.flush()
 
 
 def _settings(options: ServeOptions) -> ServeSettings:

@@ -158,7 +158,7 @@ class JobsStore:
             changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
             if change.progress:
                 changed["starts"] = 0
-            values = _shown(dataclasses.asdict(job) | changed)
+            values = _without_empty(dataclasses.asdict(job) | changed)
             job = _rebuilt(Job, values)
             if job.state in ENDED:
                 values["ended_unix"] = time.time()
@@ -246,10 +246,10 @@ class JobsStore:
 
 def _kept(value: Job | JobRequest) -> dict[str, Any]:
     """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
-    return _shown(dataclasses.asdict(value))
+    return _without_empty(dataclasses.asdict(value))
 
 
-def _shown(values: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value or name not in _LATER}
 
 
