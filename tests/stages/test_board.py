@@ -12,6 +12,8 @@ import ray
 
 from ray_brats.stages.board import Follower
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.mark.parametrize(
     "error",
