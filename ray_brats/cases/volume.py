@@ -19,7 +19,7 @@ from isal import isal_zlib
 from ray_brats import labels
 from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
-from ray_brats.cases.geometry import Geometry, of_file, same_grid
+from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
 from ray_brats.files import storage
@@ -28,6 +28,8 @@ from ray_brats.labels import LabelMap
 REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
 header is judged before the rest is asked for."""
+
+_UNIT_NAMES: dict[Unit, str] = {"mm": "mm", "metre": "meter", "micron": "micron"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +165,18 @@ def class_indices(
 
 
 def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:
-    """A native mask as the bytes of a `.nii.gz`: the input's shape, affine and header codes.
+    """A native mask as the bytes of a `.nii.gz`: the input's shape, unit, and both its forms.
 
-    Equal masks give equal bytes: the gzip header holds neither a time nor a name.
+    Where the forms of a scan disagree, programs that read different ones still see its mask on
+    it. Equal masks give equal bytes: the gzip header holds neither a time nor a name.
     """
-    image = nib.Nifti1Image(mask_native, np.array(geometry.native_affine))
-    image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, geometry.qform_code)
-    image.set_sform(image.affine, geometry.sform_code)
+    from_mm = np.diag([*[1 / UNITS_MM[geometry.unit]] * 3, 1.0])
+    affine = from_mm @ np.array(geometry.native_affine)
+    image = nib.Nifti1Image(mask_native, affine)
+    image.header.set_xyzt_units(_UNIT_NAMES[geometry.unit])
+    qform = affine if geometry.qform is None else from_mm @ np.array(geometry.qform)
+    image.set_qform(qform, geometry.qform_code)
+    image.set_sform(affine, geometry.sform_code)
     return gzip_bytes(image.to_bytes())
 
 

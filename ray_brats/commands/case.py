@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +43,8 @@ class SegmentSummary(Summary):
     """URI to the sha256 of its card."""
     options: Any
     """What of the bundles' own inference was changed."""
+    remarks: Sequence[str] = ()
+    """What was not as usual in the scans."""
     picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
     measured: Mapping[str, Any] | None = field(default=None, metadata=ledger.OPTIONAL)
     """Scores on the card, where they are those of such masks."""
@@ -101,12 +103,15 @@ def segment(options: SegmentOptions) -> Summary:
         prepared = predict.read(case, chosen.recipe.preprocess)
     except CaseError as error:
         return _failed(case, error)
+    for remark in prepared.remarks:
+        say(f"segment: {remark}")
     prediction = _predict(prepared, chosen)
     _write(prediction, str(case.release), target)
     if options.show:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
         reports.draw(case, picture)
-    return _summary(case, prediction, chosen, target, options.show)
+    summary = _summary(case, prediction, chosen, target, options.show)
+    return dataclasses.replace(summary, remarks=prepared.remarks)
 
 
 def _case_of_folder(options: SegmentOptions) -> Case:
@@ -187,7 +192,7 @@ def _failed(case: Case, error: CaseError) -> Summary:
 
 def _summary(
     case: Case, prediction: Prediction, chosen: Chosen, target: str, picture: str | None
-) -> Summary:
+) -> SegmentSummary:
     from ray_brats.model import card as modelcard
 
     card = chosen.cards[0]

@@ -62,6 +62,8 @@ def check(options: CheckOptions) -> Summary:
             rows.append(row)
             progress.update(number)
     rows = ledger.in_order(rows)
+    for line in ledger.remark_lines(rows):
+        say(f"check: {line}")
     facts = {
         "cohort": cohort.uri,
         "release": cohort.release_or(options.release),

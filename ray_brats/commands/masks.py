@@ -125,6 +125,8 @@ def segment(
         cluster=resources,
         workers=workers,
     )
+    for note in summary.notes:
+        say(f"score: {note}")
     say_done("score", summary)
     card = chosen.cards[0]
     if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:

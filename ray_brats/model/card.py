@@ -16,6 +16,7 @@ LICENSE.md for people may lie beside it: nothing reads it, and no hash is held o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ FORMAT_VERSION = 2
 STARTER = "starter"
 """Stands for the bundle that comes with the package, wherever that is installed."""
 _STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+BRATS_SPACING_MM = (1.0, 1.0, 1.0)
+"""What bundles have learnt from whose card does not tell."""
 REQUIRED = ("recipe", "sha256", "versions", "parameters")
 
 
@@ -50,7 +53,8 @@ class Chosen:
     sha256: tuple[str, ...]
     """Hash of each card, which pins its bundle."""
     recipe: Recipe
-    """Recipe of the first one, with the options that were asked for."""
+    """Recipe of the first one, with the options that were asked for, and the size of voxels that
+    it learnt from where the recipe itself asks for none."""
     tta: str | None = None
     overlap: float | None = None
 
@@ -172,10 +176,19 @@ def choose(
         uris=tuple(uris),
         cards=tuple(card for card, _ in cards),
         sha256=tuple(sha256 for _, sha256 in cards),
-        recipe=_with_options(first, tta, overlap),
+        recipe=_with_options(_with_spacing(first, cards[0][0]), tta, overlap),
         tta=tta,
         overlap=overlap,
     )
+
+
+def _with_spacing(recipe: Recipe, card: Mapping[str, Any]) -> Recipe:
+    """The recipe for new cases: they come at the voxel size that the network has learnt from."""
+    if recipe.preprocess.spacing_mm is not None:
+        return recipe
+    first, second, third = card.get("spacing_mm") or BRATS_SPACING_MM
+    preprocess = dataclasses.replace(recipe.preprocess, spacing_mm=(first, second, third))
+    return dataclasses.replace(recipe, preprocess=preprocess)
 
 
 def _with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:

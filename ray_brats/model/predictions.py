@@ -43,6 +43,7 @@ COLUMNS = {
     "file": pa.string(),
     "attempts": pa.int64(),
     "seconds": pa.float64(),
+    "remarks": pa.string(),
     **{column: pa.float64() for column in VOLUMES.values()},
 }
 
@@ -55,6 +56,8 @@ class ScoreSummary(Summary):
     release: str
     processed: int
     skipped: int
+    notes: Sequence[str] = ()
+    """What was not as usual in its scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ class Predictions:
             counts=counts,
             processed=len(done),
             skipped=len(finished),
+            notes=ledger.remark_lines(rows),
             failures=[row for row in rows if row.status != "ok"],
         )
 
@@ -158,24 +162,29 @@ def release_of(item: Work) -> str:
     return release
 
 
-def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[CaseRow, list[str]]:
-    """Write the mask of class indices on the prepared grid; what `put` returns."""
+def save(
+    item: Work, index: LabelMap, geometry: Geometry, remarks: Sequence[str] = ()
+) -> tuple[CaseRow, list[str]]:
+    """Write the mask of class indices on the crop of a geometry; what `put` returns."""
     mask = geometry.to_native(index)
     raw = labels.from_class_index(mask, release_of(item))
     volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
-    return put(item, encode_mask(raw, geometry), volumes_ml)
+    return put(item, encode_mask(raw, geometry), volumes_ml, remarks)
 
 
-def put(item: Work, content: bytes, volumes_ml: Mapping[str, float]) -> tuple[CaseRow, list[str]]:
+def put(
+    item: Work, content: bytes, volumes_ml: Mapping[str, float], remarks: Sequence[str] = ()
+) -> tuple[CaseRow, list[str]]:
     """Write the bytes of a mask; the case's row, and the file's name.
 
     Args:
         item: whose mask it is.
         content: of the file.
         volumes_ml: volume of each region.
+        remarks: what was not as usual in its scans.
     """
     name = mask_name(item.case_id)
     # The sidecar vouches for its size.
     storage.write_bytes(storage.join(item.folder, name), content, synced=False)
-    facts = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
-    return CaseRow(case_id=item.case_id, facts=facts), [name]
+    facts: dict[str, Any] = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
+    return CaseRow(case_id=item.case_id, facts=facts | ledger.remarked(remarks)), [name]

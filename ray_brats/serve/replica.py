@@ -19,10 +19,8 @@ from ray_brats.cases import volume
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed
-from ray_brats.model import card as modelcard
 from ray_brats.model import predict
 from ray_brats.model.predict import Prediction, Predictor
-from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.limits import Limits, Refusal, check_voxels
 from ray_brats.serve.models import Answer
@@ -46,8 +44,7 @@ def load(
     from ray_brats.model import bundle
 
     predictor = bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
-    card, _ = modelcard.read(bundles[0])
-    recipe = jsonform.from_json(Recipe, card["recipe"])
+    recipe = predictor.recipe
     channels = len(recipe.preprocess.modalities)
     predictor.class_index(np.zeros((*recipe.inference.window_vox, channels), np.float32))
     return predictor, recipe

@@ -124,6 +124,7 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
         "release": data.release,
+        "spacing_mm": data.spacing_mm and list(data.spacing_mm),
         "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
         "validation_cases_sha256": sorted(case.image_sha256 for case in data.validation),
         "versions": {
@@ -307,4 +308,6 @@ def _facts(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
             "go on with it by `ray-brats train DATASET RUN --resume`, which writes both"
         )
     names = ("release", "training_cases_sha256", "validation_cases_sha256")
-    return {name: description.get(name) for name in names}
+    # Runs of before do not tell the size of their voxels.
+    later = {"spacing_mm"} & {name for name, value in description.items() if value is not None}
+    return {name: description.get(name) for name in (*names, *later)}

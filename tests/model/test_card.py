@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -77,7 +78,19 @@ def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
         "bundles": list(chosen.sha256),
         "options": {"tta": "flips", "overlap": 0.25},
     }
-    assert modelcard.choose([one], chosen.sha256[:1]).recipe == named.smoke()
+    assert modelcard.choose([one], chosen.sha256[:1]).recipe == at_spacing(1, 1, 1)
+
+
+def at_spacing(*spacing_mm: float) -> Recipe:
+    preprocess = dataclasses.replace(named.smoke().preprocess, spacing_mm=spacing_mm)
+    return dataclasses.replace(named.smoke(), preprocess=preprocess)
+
+
+def test_new_cases_come_at_the_voxel_size_that_a_bundle_learnt_from(tmp_path: Path) -> None:
+    thick = card_of(tmp_path / "thick", named.smoke(), spacing_mm=[0.9, 0.9, 5])
+    assert modelcard.choose([thick]).recipe == at_spacing(0.9, 0.9, 5)
+    asked = card_of(tmp_path / "asked", at_spacing(2, 2, 2), spacing_mm=[1, 1, 1])
+    assert modelcard.choose([asked]).recipe == at_spacing(2, 2, 2)
 
 
 def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:

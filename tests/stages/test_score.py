@@ -49,7 +49,7 @@ class Troubled:
     def __init__(self, names: list[str], calls: Path) -> None:
         self.names, self.calls = names, calls
 
-    def class_index(self, image: np.ndarray) -> np.ndarray:
+    def class_index(self, image: np.ndarray, _: object = None) -> np.ndarray:
         name = self.names[image.shape[0] - FIRST_SIDE]
         calls = self.calls / name
         calls.write_text((calls.read_text() if calls.exists() else "") + "x")
