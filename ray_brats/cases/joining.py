@@ -196,15 +196,29 @@ def _by_folder(files: Mapping[str, Sequence[FileInfo]]) -> dict[str, str]:
 
 def _pairs(scans: Mapping[str, str], masks: Mapping[str, str]) -> dict[tuple[str, str], str]:
     """Every scan and mask of one folder that may belong together, and the case's name."""
-    names: dict[str, list[str]] = defaultdict(list)
+    # Not every scan with every mask: a flat folder may hold thousands of each.
+    near: dict[tuple[str, str], set[str]] = defaultdict(set)
     for scan, folder in scans.items():
-        names[folder].append(scan)
+        if number := _numbered(scan):
+            near[folder, number].add(scan)
+        if _is_of_folder(scan, storage.name_of(folder)):
+            near[folder, ""].add(scan)
     return {
         (scan, mask): common
         for mask, folder in masks.items()
-        for scan in names[folder]
+        for scan in sorted(near[folder, _numbered(mask)])
         if (common := common_name(scan, mask, storage.name_of(folder)))
     }
+
+
+def _numbered(name: str) -> str:
+    """A name up to its last word with a digit: what tells patients apart."""
+    match = re.match(r".*\d[^_-]*", name, re.DOTALL)
+    return match[0] if match else ""
+
+
+def _is_of_folder(name: str, folder: str) -> bool:
+    return name == folder or name.startswith((f"{folder}_", f"{folder}-"))
 
 
 def common_name(scan: str, mask: str, folder: str) -> str | None:
@@ -223,8 +237,7 @@ def common_name(scan: str, mask: str, folder: str) -> str | None:
         return None
     name = "".join(common).rstrip("_-")
     if not name:
-        is_of_folder = scan == folder or scan.startswith((f"{folder}_", f"{folder}-"))
-        return folder if is_of_folder else None
+        return folder if _is_of_folder(scan, folder) else None
     is_told = name == folder or re.search(r"\d", name)
     return name if is_told and not re.search(r"\d", of_scan) else None
 

@@ -200,6 +200,23 @@ def test_an_image_of_no_case_is_passed_over_with_why(tmp_path: Path, name: str, 
     assert groups == [{"why": why, "count": 1, "files": [name]}]
 
 
+def test_a_flat_folder_of_thousands_is_not_compared_each_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    compare = joining.common_name
+    monkeypatch.setattr(
+        joining, "common_name", lambda *names: (asked.append(names[0]), compare(*names))[1]
+    )
+    names = [f"P_{number}_{name}.nii" for number in range(2000) for name in ("a_t2", "b_seg")] + [
+        f"{'x' * number}_{name}.nii" for number in range(1, 200) for name in ("a_t2", "b_segm")
+    ]
+    files = [FileInfo(uri=f"/c/{name}", size_bytes=0, etag="") for name in names]
+    joined = joining.join(files)
+    assert len([name for name, kinds in joined.cases.items() if "seg" in kinds]) == 2000
+    assert len(asked) <= 2000
+
+
 WORDS = st.sampled_from(["P_1", "P_2", "P_1_brain", "P_1_final", "final", "P_2_brain", "é 1"])
 KINDS = st.sampled_from(
     ["t1ce", "t2", "seg", "segm", "GlistrBoost", "GlistrBoost_ManuallyCorrected", "adc"]
