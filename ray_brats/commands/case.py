@@ -138,7 +138,7 @@ def _case_of_files(options: SegmentOptions) -> Case:
         if not storage.exists(storage.absolute(file)):
             raise UsageError(f"--{name} {file}: no such file")
     known = (naming.case_and_kind(storage.name_of(file)) for file in files.values())
-    names = sorted({name[0] for name in known if name})
+    names = sorted({naming.id_of_name(name[0]) for name in known if name})
     if len(names) > 1:
         say(f"warning: the files are named as those of several cases: {', '.join(names)}")
     case_id = names[0] if len(names) == 1 else storage.name_of(options.out)[: -len(MASK_SUFFIX)]

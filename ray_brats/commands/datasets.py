@@ -18,6 +18,7 @@ from ray_brats.commands.arguments import (
     DatasetArgument,
     RecipeChoice,
     ReleaseOption,
+    found,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -52,7 +53,7 @@ def check(options: CheckOptions) -> Summary:
 
     config = options.recipe.read().preprocess
     cohort = cohorts.find(options.cohort, release=options.release)
-    for note in (cohorts.sentence(cohort), *cohort.notes):
+    for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
     rows = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
@@ -68,6 +69,7 @@ def check(options: CheckOptions) -> Summary:
         "cohort": cohort.uri,
         "release": cohort.release_or(options.release),
         "notes": list(cohort.notes),
+        "passed_over": cohorts.passed_over_groups(cohort),
     }
     failures = [row for row in rows if row.is_failure]
     return Summary(facts=facts, counts=ledger.counts(rows), cases=rows, failures=failures)
@@ -99,9 +101,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    cohort = with_splits(
-        cohorts.find(options.cohort, release=options.release), options.split, options.seed
-    )
+    cohort = with_splits(found(options.cohort, options.release), options.split, options.seed)
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster
 

@@ -31,6 +31,7 @@ from ray_brats.labels import LabelMap
 from ray_brats.metrics import comparison, scores, summary
 from ray_brats.metrics.original import original_figures
 from ray_brats.model import predictions
+from ray_brats.model.predictions import Masks
 from ray_brats.recipes import jsonform
 from ray_brats.report import page as report
 from ray_brats.report import worst_cases
@@ -70,6 +71,8 @@ class EvaluateSummary(Summary):
     report: str = field(metadata=ledger.PLACE)
     processed: int
     skipped: int
+    notes: Sequence[str]
+    """What to say of masks that are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,7 @@ class _Pair:
 class _Scored:
     """One set of predictions, scored."""
 
-    masks: Mapping[str, FileInfo]
-    """Files by `case_id`; also masks that no selected case asks for."""
+    masks: Masks
     keys: Sequence[str]
     cases: Sequence[CaseRow]
     """Their facts are `regions`, `labels` and `original` where there is a reference."""
@@ -143,7 +145,7 @@ def evaluate(
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
     # All of them are there before any is scored.
-    masks = [predictions.find_masks(uri) for uri in uris]
+    masks = [predictions.find_masks(uri, cohort) for uri in uris]
     folders = [report_uri] + [
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
@@ -162,6 +164,7 @@ def evaluate(
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
         comparison=comparison.compare(rows) if against else None,
+        notes=[note for name, item in sets.items() for note in _notes(name, item, bool(against))],
     )
     keys = [item.keys for item in sets.values()]
     failures = [row.as_json() for row in result.failures]
@@ -181,7 +184,7 @@ def evaluate(
 
 
 def _score(
-    masks: Mapping[str, FileInfo],
+    masks: Masks,
     cohort: Cohort,
     folder_uri: str,
     options: Options,
@@ -189,12 +192,13 @@ def _score(
     main: bool,
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
-    work = [_work(case, masks.get(case.case_id), folder_uri, options) for case in cohort.cases]
+    files = masks.of_case
+    work = [_work(case, files.get(case.case_id), folder_uri, options) for case in cohort.cases]
     output = ledger.Output(
         uri=folder_uri,
         description=MARKER,
         tables=FILES if main else (),
-        inputs=[*cohort.files(), *(mask.uri for mask in masks.values())],
+        inputs=[*cohort.files(), *masks.uris()],
     )
     finished, todo = ledger.split_finished(work, output)
     tasks = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
@@ -205,6 +209,12 @@ def _score(
         cases=ledger.in_order([*finished, *done, *cohort.rejected]),
         processed=len(done),
     )
+
+
+def _notes(name: str, scored: _Scored, is_one_of_several: bool) -> list[str]:
+    """What to say of the masks of a set, by its name where there are others."""
+    prefix = f"{name}: " if is_one_of_several else ""
+    return [prefix + note for note in scored.masks.notes()]
 
 
 def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
@@ -294,7 +304,7 @@ def _page(
     pictures = worst_cases.pictures(
         [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
-        {case_id: file.uri for case_id, file in main.masks.items()},
+        {case_id: file.uri for case_id, file in main.masks.of_case.items()},
         options.release,
         raw_3_is_enhancing=options.raw_3_is_enhancing,
     )

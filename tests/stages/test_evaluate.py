@@ -100,6 +100,10 @@ def test_every_selected_case_has_its_rows_and_no_other_has(done: tuple[Path, Any
     rows = rows_of(report)
     assert list(rows) == [(case_id, region) for case_id in CASES for region in REGIONS]
     assert summary.counts == {"ok": 3, "rejected": 2}
+    (note,) = summary.as_json()["notes"]
+    assert note == (
+        "ours/predictions: 1 mask(s) of no case that is asked for were left out: stranger.nii.gz"
+    )
     assert [rows[PERFECT, region]["dice"] for region in REGIONS] == [1.0] * 3
     assert 0 < rows[SHIFTED, "WT"]["dice"] < 1
     for region in REGIONS:

@@ -180,7 +180,7 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
             _check_entries(entries, limits)
             for entry in entries:
                 kind = kind_of(entry.filename)
-                if kind is None or "__MACOSX" in entry.filename:
+                if kind is None or naming.is_hidden(entry.filename):
                     continue
                 files.begin(kind, entry.filename)
                 # What the model does not look at is not inflated either.

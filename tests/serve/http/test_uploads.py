@@ -236,3 +236,20 @@ async def test_what_no_model_looks_at_is_not_inflated(
     content = zipped({**{f"{n}.nii.gz": files[n] for n in files}, "seg.nii": bytes(1 << 25)})
     answer = await client.post(URL, content=content, headers={"content-type": "application/zip"})
     assert answer.status_code == 200
+
+
+async def test_hidden_files_of_an_archive_are_not_those_of_a_case(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    """macOS adds a `._name` beside each, there or in `__MACOSX`; both orders come in archives."""
+    good = {f"./case/a_{name}.nii.gz": content for name, content in files.items()}
+    junk = {
+        f"{folder}/{mark}a_{name}.nii.gz": b"\0\5\x16\7 of a Mac"
+        for name in files
+        for folder, mark in (("__MACOSX/case", "._"), ("case", "._"), ("case/.cache", ""))
+    }
+    others = {"case/a_segm.nii.gz": b"", "case/a_GlistrBoost.nii.gz": b"", "case/a_seg.nii": b""}
+    headers = {"content-type": "application/zip"}
+    for content in ({**junk, **good, **others}, {**others, **good, **junk}):
+        answer = await client.post(URL, content=zipped(content), headers=headers)
+        assert answer.status_code == 200, answer.text
