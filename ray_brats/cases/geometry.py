@@ -120,10 +120,16 @@ class Geometry:
         return padded
 
     def crop_image(self, canonical: Array) -> Array:
-        """The crop of a canonical image: as `crop`, but linear where it is resampled (float32)."""
+        """The crop of a canonical image: as `crop`, but linear where it is resampled (float32).
+
+        What is 0 is background, and is not mixed with the rest: a rim of half-bright voxels
+        would change what is computed of all of them, the more the larger the voxels are.
+        """
         if self.resampled_shape is None:
             return self.crop(canonical)
-        return self._resampled(canonical, _linear)
+        share = self._resampled((canonical != 0).astype(np.float32), _linear)
+        values = self._resampled(canonical, _linear)
+        return np.divide(values, share, out=np.zeros_like(values), where=share >= 0.5)
 
     def to_canonical(self, cropped: Array) -> Array:
         """A cropped mask in the whole canonical grid; zero outside the crop."""

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from ray_brats.recipes.config import PreprocessConfig
 STAGE_VERSION = 4
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
+MAX_GRID_VOX = 1 << 26
+"""Most voxels that a scan is resampled to; a BraTS scan has 8.9 million."""
 TOLD_MM = 1e-3
 """Corners of one grid that are farther apart are worth a word."""
 MAX_INTENSITY = 1e30
@@ -215,8 +218,18 @@ def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) ->
 def cropped_geometry(
     geometry: Geometry, config: PreprocessConfig, box: Box | None = None
 ) -> Geometry:
-    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file."""
+    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file.
+
+    Raises:
+        CaseRejected: the recipe's spacing makes too many voxels of the scan.
+    """
     geometry = with_spacing(geometry, config.spacing_mm)
+    grid_vox = math.prod(geometry.grid_shape)
+    if geometry.resampled_shape is not None and grid_vox > MAX_GRID_VOX:
+        raise CaseRejected(
+            f"would be {grid_vox} voxels at the model's {config.spacing_mm} mm: at most "
+            f"{MAX_GRID_VOX} voxels are made of a scan"
+        )
     if config.crop == "centre":
         assert config.crop_size_vox is not None
         start = centred_start(geometry.grid_shape, config.crop_size_vox)
