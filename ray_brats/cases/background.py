@@ -133,11 +133,11 @@ def _check_content(inside: Array) -> None:
 
 
 def _shifted(voxels: Array, value: float) -> Array:
-    """The voxels with the value of the background at 0, in float32."""
+    """The voxels with the value of the background at 0, in float32 where they are not float64."""
     brain = voxels != value
     least = float(voxels[brain].min()) if brain.any() else value
     offset = 0.0 if value < 0 < least else float(value)
-    shifted = np.empty_like(voxels, np.float32)
+    shifted = np.empty_like(voxels, np.float64 if voxels.dtype == np.float64 else np.float32)
     for plane in range(voxels.shape[-1]):
         # In float64: what is no background must not become 0 by rounding.
         exact = voxels[..., plane].astype(np.float64) - offset

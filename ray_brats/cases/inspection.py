@@ -69,7 +69,7 @@ def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str]]:
         if alike[case.sizes_bytes.get(uri)] > 1
         or not _suffices(headers[kind], uri, case.sizes_bytes)
     ]
-    read = {kind: volume.read(images[kind]) for kind in doubtful}
+    read = {kind: volume.read(images[kind], exact=config.is_exact) for kind in doubtful}
     # What is said of grids was said of all files above.
     known = set(remarks)
     remarks += [word for word in preprocess.checked(read, uris, config)[1] if word not in known]

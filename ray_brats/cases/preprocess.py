@@ -67,7 +67,8 @@ def preprocess_case(
         CaseFailed: the storage did not answer.
     """
     uris = files_of(case, config, with_mask=with_mask)
-    volumes = dict(zip(uris, readers().map(volume.read, uris.values()), strict=True))
+    read = functools.partial(volume.read, exact=config.is_exact)
+    volumes = dict(zip(uris, readers().map(read, uris.values()), strict=True))
     mask = volumes.get(SEGMENTATION)
     images, remarks = checked(volumes, uris, config)
     geometry = _geometry(images, config)
@@ -181,9 +182,8 @@ def _naming(kind: str, names: Mapping[str, str]) -> Iterator[None]:
 def _check_numbers(voxels: Array) -> None:
     if voxels.dtype.kind != "f":
         return
-    with np.errstate(invalid="ignore"):
-        is_sane = bool(np.abs(voxels).max() <= MAX_INTENSITY)
-    if not is_sane:
+    # Written so that NaN fails.
+    if not (voxels.min() >= -MAX_INTENSITY and voxels.max() <= MAX_INTENSITY):
         raise CaseRejected(
             f"holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})"
         )

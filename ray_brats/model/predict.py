@@ -211,16 +211,18 @@ def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepare
     if problem := volume.missing_modality(config.modalities, given):
         raise CaseRejected(problem[0])
     with ThreadPoolExecutor(len(config.modalities)) as pool:
-        volumes = pool.map(lambda name: (name, _read(given[name], name)), config.modalities)
+        volumes = pool.map(
+            lambda name: (name, _read(given[name], name, exact=config.is_exact)), config.modalities
+        )
         return preprocess.preprocess_volumes(dict(volumes), config)
 
 
-def _read(source: Source, name: str) -> Volume:
+def _read(source: Source, name: str, *, exact: bool) -> Volume:
     if isinstance(source, Volume):
         return source
     if isinstance(source, str | os.PathLike):
-        return volume.read(os.fspath(source))
-    return volume.parse(source, name)
+        return volume.read(os.fspath(source), exact=exact)
+    return volume.parse(source, name, exact=exact)
 
 
 def background(network: NetworkConfig) -> npt.NDArray[np.float32]:

@@ -69,6 +69,11 @@ class PreprocessConfig:
             0 <= self.min_labelled_share < 1, "min_labelled_share", self.min_labelled_share, "0–1"
         )
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether intensities are those of float64 to the last bit, as scikit-learn gets them."""
+        return self.normalise == "minmax_slices"
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
