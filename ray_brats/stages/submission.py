@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ray_brats.cases import naming, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
@@ -116,10 +118,14 @@ def _valid_mask(case: Case, uri: str, release: str) -> bytes:
     if not case.images:
         raise CaseRejected("the case has no image to compare the mask's grid with")
     image_uri = next(iter(case.images.values()))
-    difference = same_grid(mask.geometry, volume.read_header(image_uri).geometry)
+    grid = volume.read_header(image_uri).geometry
+    difference = same_grid(mask.geometry, grid)
     if difference:
         raise CaseRejected(f"the mask does not lie on the grid of its case: {difference}", uri)
     volume.class_indices(mask, release, uri)
+    if (mask.geometry.axes, mask.geometry.flips) != (grid.axes, grid.flips):
+        # The challenge compares voxels as they are stored.
+        return volume.encode_mask(grid.to_native(mask.voxels_HWD.astype(np.uint8)), grid)
     return content if content.startswith(_GZIP) else volume.gzip_bytes(content)
 
 

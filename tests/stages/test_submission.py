@@ -77,6 +77,24 @@ def test_every_problem_is_a_row_and_leaves_no_zip(
     assert all(row.file for row in summary.failures)
 
 
+def test_a_mask_in_other_axes_is_handed_in_as_its_scan_is_stored(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    path = predictions / "BraTS20_Training_002.nii.gz"
+    plain = nib.load(path)
+    expected = np.asarray(plain.dataobj)
+    axes = nib.orientations.axcodes2ornt("SRA")
+    turn = nib.orientations.ornt_transform(nib.io_orientation(plain.affine), axes)
+    nib.save(plain.as_reoriented(turn), path)
+    out = tmp_path / "out.zip"
+    found = cohort.find(str(cohort_folder))
+    assert submit(found, str(predictions), str(out), release=None).failures == []
+    content = zipfile.ZipFile(out).read(path.name)
+    written = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    assert np.array_equal(np.asarray(written.dataobj), expected)
+    assert np.allclose(written.affine, plain.affine)
+
+
 def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
     found = cohort.find(str(cohort_folder), release="brats2021")
     summary = submit(found, str(predictions), str(tmp_path / "out.zip"), release="brats2021")
