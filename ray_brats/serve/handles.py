@@ -8,7 +8,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ray_brats.serve.jobs.store import Job, JobRequest
+from ray_brats.serve.jobs.records import Job, JobRequest
 from ray_brats.serve.limits import Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from ray_brats.serve.jobs.store import Job, JobRequest
+from ray_brats.serve.jobs.records import Job, JobRequest
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry

@@ -23,7 +23,7 @@ from ray_brats.serve.http import documents, multipart, uploads
 from ray_brats.serve.http.body import Body
 from ray_brats.serve.http.gate import Gate
 from ray_brats.serve.http.uploads import request_of
-from ray_brats.serve.jobs.store import Job
+from ray_brats.serve.jobs.records import Job
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Segmentation, ServedModel, Submission
 from ray_brats.serve.service import Service

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
+from serve_doubles import BUNDLES, Double, expected, hasten, limited, parts, state_of
 
 from ray_brats.files import storage
 from ray_brats.serve.http import access
 from ray_brats.serve.jobs import queue
-from ray_brats.serve.jobs.store import Change, JobRequest
+from ray_brats.serve.jobs.records import Change, JobRequest
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/jobs"
@@ -29,7 +29,11 @@ async def submitted(client: httpx.AsyncClient, files: dict[str, bytes]) -> str:
     return job
 
 
-def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_job_outlives_its_server(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
+
     async def first() -> str:
         double = Double(tmp_path)
         double.hold.clear()
