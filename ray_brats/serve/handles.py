@@ -52,6 +52,10 @@ class RemoteJobs:
         except (ray.exceptions.RayActorError, DeploymentUnavailableError) as error:
             raise Refusal(503, "the queue starts again: try again", "", 5) from error
 
+    async def check_room(self, size_bytes: int) -> None:
+        """Do nothing where a body of this size may be kept; raises `Refusal` 507."""
+        await self._call("check_room", size_bytes)
+
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job."""
         job: Job = await self._call("submit", request, dict(files))

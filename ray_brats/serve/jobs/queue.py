@@ -18,6 +18,7 @@ from ray_brats.serve.jobs import cohort
 from ray_brats.serve.jobs.holding import Held
 from ray_brats.serve.jobs.leases import Lease, Lost
 from ray_brats.serve.jobs.line import Line
+from ray_brats.serve.jobs.quota import Quota
 from ray_brats.serve.jobs.records import ENDED, Change, Job, JobRequest
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits, Refusal
@@ -61,6 +62,7 @@ class Jobs:
         self._held = Held(self._lost, threads=at_once + 1)
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._quota = Quota(limits.state_bytes)
 
     async def start(self) -> None:
         """Queue what others left, and begin; does nothing the second time."""
@@ -86,6 +88,11 @@ class Jobs:
             with contextlib.suppress(Lost, OSError):
                 await asyncio.to_thread(self._store.let_go, job_id, lease)
 
+    async def check_room(self, size_bytes: int) -> None:
+        """Do nothing where a body of this size may be kept; raises `Refusal` 507."""
+        await self.start()
+        self._quota.check(size_bytes)
+
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job; raises `Refusal` 429 where too many wait, 507 without room."""
         await self.start()
@@ -94,7 +101,8 @@ class Jobs:
         if self._waiting() >= self._limits.queued_jobs:
             raise Refusal(429, "too many jobs wait: try again later", "", 60)
         try:
-            job = await asyncio.to_thread(self._store.add, request, files)
+            with self._quota.taken(sum(map(len, files.values()))):
+                job = await asyncio.to_thread(self._store.add, request, files)
         except OSError as error:
             say(f"serve: a job could not be kept: {type(error).__name__}")
             raise Refusal(507, "the server cannot keep the job: try again later", "", 60) from error
@@ -109,7 +117,9 @@ class Jobs:
 
     async def _look(self) -> None:
         """Let jobs wait that nobody works on, and those go that others took or ended."""
-        found = await asyncio.to_thread(self._store.look)
+        with self._quota.counting() as sizes:
+            found = await asyncio.to_thread(self._store.look)
+            sizes.append(found.size_bytes)
         for line in (self._cases, self._cohorts):
             line.drop(found.taken)
         for job_id in found.free:
@@ -243,6 +253,7 @@ class Jobs:
             images = await asyncio.to_thread(self._store.files, job_id, request.files)
         answer = await self._patiently(request.model, images, request.release)
         await asyncio.to_thread(self._store.put_mask, job_id, answer.mask, lease)
+        self._quota.add(len(answer.mask))
         return Change(
             state="done", progress=1.0, volumes_ml=answer.volumes_ml, bundles=answer.bundles
         )

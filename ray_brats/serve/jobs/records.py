@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
+MASK = "mask.nii.gz"
 ENDED = ("done", "failed", "cancelled")
 _LATER = ("owner", "starts")
 
@@ -74,6 +75,18 @@ class Change:
     """What made the mask; kept with the job, and told with the mask alone."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a look at all jobs found."""
+
+    free: frozenset[str]
+    """Jobs that have not ended, and that nobody works on."""
+    taken: frozenset[str]
+    """Jobs that have ended, or that somebody works on."""
+    size_bytes: int
+    """Of all files of all jobs."""
+
+
 def kept(value: Job | JobRequest) -> dict[str, Any]:
     """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
     return without_empty(dataclasses.asdict(value))
@@ -88,3 +101,13 @@ def rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
     """A dataclass from the JSON of this version or an earlier one; other values are left out."""
     names = {attribute.name for attribute in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def mask_of(number: int) -> str:
+    """Name of the mask made under a job's lease of this number, which overwrites no other's."""
+    return MASK if number == 1 else f"mask-{number:06d}.nii.gz"
+
+
+def named(number: int) -> dict[str, str]:
+    """Where that mask lies, if not where earlier versions look for it."""
+    return {} if number == 1 else {"mask": mask_of(number)}

@@ -21,7 +21,6 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ray_brats.files import storage
@@ -29,10 +28,14 @@ from ray_brats.serve.jobs import leases
 from ray_brats.serve.jobs.leases import END, Lease, Lost, Watch
 from ray_brats.serve.jobs.records import (
     ENDED,
+    MASK,
     Change,
     Job,
     JobRequest,
+    Look,
     kept,
+    mask_of,
+    named,
     rebuilt,
     without_empty,
 )
@@ -43,18 +46,7 @@ MAX_STARTS = 3
 """A job that was begun so often, and got no further, is given up."""
 YOUNG_SECONDS = 3600.0
 """What is no job, and has changed within so long, is one that another service is taking in."""
-MASK = "mask.nii.gz"
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What a look at all jobs found."""
-
-    free: frozenset[str]
-    """Jobs that have not ended, and that nobody works on."""
-    taken: frozenset[str]
-    """Jobs that have ended, or that somebody works on."""
 
 
 class JobsStore:
@@ -146,7 +138,7 @@ class JobsStore:
                     changed["starts"] = 0
                 values = without_empty(dataclasses.asdict(job) | changed)
                 if values["state"] in ENDED:
-                    values = self._ended(job_id, values | _named(lease))
+                    values = self._ended(job_id, values | named(lease.number if lease else 1))
                 storage.write_json(self._uri(job_id, "job.json"), values)
         if values["state"] in ENDED:
             self._clear(job_id, values, lease)
@@ -174,8 +166,9 @@ class JobsStore:
 
     def _discard(self, job_id: str, values: Mapping[str, Any], lease: Lease) -> None:
         """Delete the mask that was made under a lease, unless it is the result of the job."""
-        if values.get("state") != "done" or values.get("mask", MASK) != _mask_of(lease):
-            storage.delete(self._uri(job_id, _mask_of(lease)))
+        own = mask_of(lease.number)
+        if values.get("state") != "done" or values.get("mask", MASK) != own:
+            storage.delete(self._uri(job_id, own))
 
     def claim(self, job_id: str) -> Lease | None:
         """A lease of a job that nobody works on; None where it has ended, or somebody does."""
@@ -228,7 +221,7 @@ class JobsStore:
         """Keep the result; raises `Lost`."""
         if lease is not None:
             lease.check()
-        storage.write_bytes(self._uri(job_id, _mask_of(lease)), mask)
+        storage.write_bytes(self._uri(job_id, mask_of(lease.number if lease else 1)), mask)
 
     def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job over one case, with what made it."""
@@ -255,7 +248,8 @@ class JobsStore:
 
         The latter once they have been the same for `YOUNG_SECONDS`: another service may be at it.
         """
-        began, jobs = time.monotonic(), self._files()
+        began = time.monotonic()
+        jobs, size_bytes = self._files()
         self._watch.keep(jobs)
         free, taken = set[str](), set[str]()
         for job_id, etags in jobs.items():
@@ -266,12 +260,12 @@ class JobsStore:
                 (free if is_free else taken).add(job_id)
             elif END in etags or (self._watch.seconds(job_id, str(etags), began) >= YOUNG_SECONDS):
                 storage.delete(storage.join(self._root, job_id))
-        return Look(free=frozenset(free), taken=frozenset(taken))
+        return Look(free=frozenset(free), taken=frozenset(taken), size_bytes=size_bytes)
 
     def forget(self, ended_before_unix: float) -> int:
         """Remove the jobs that ended before a moment, masks and all; how many these were."""
         count = 0
-        for job_id, etags in self._files().items():
+        for job_id, etags in self._files()[0].items():
             if not {"request.json", END} <= etags.keys():
                 continue
             job = storage.read_json_or_none(self._uri(job_id, END)) or {}
@@ -280,22 +274,13 @@ class JobsStore:
                 count += 1
         return count
 
-    def _files(self) -> dict[str, dict[str, str]]:
-        """Name of each job to the names of its files, and their etags."""
+    def _files(self) -> tuple[dict[str, dict[str, str]], int]:
+        """Name of each job to the names of its files, and their etags; the bytes of all."""
         names: dict[str, dict[str, str]] = {}
+        size_bytes = 0
         for file in storage.list_files(self._root):
             job_id, _, name = file.uri.removeprefix(self._root + "/").rpartition("/")
             if _ID.fullmatch(job_id):
                 names.setdefault(job_id, {})[name] = file.etag
-        return dict(sorted(names.items()))
-
-
-def _mask_of(lease: Lease | None) -> str:
-    """Name of the mask that is made under a lease; whoever lost it overwrites no other's."""
-    number = lease.number if lease else 1
-    return MASK if number == 1 else f"mask-{number:06d}.nii.gz"
-
-
-def _named(lease: Lease | None) -> dict[str, str]:
-    """Where the mask lies, if that is not where earlier versions look for it."""
-    return {} if _mask_of(lease) == MASK else {"mask": _mask_of(lease)}
+                size_bytes += file.size_bytes
+        return names, size_bytes

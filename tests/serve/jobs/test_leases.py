@@ -331,7 +331,8 @@ def test_a_state_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     storage.write_json(file, {"id": ended, "state": "done", "bundles": ["f"], "ended_unix": 7})
     (tmp_path / "jobs" / ended / "mask.nii.gz").write_bytes(b"old")
     second = JobsStore(str(tmp_path))
-    assert second.look() == store.Look(free=frozenset({waiting}), taken=frozenset({ended}))
+    look = second.look()
+    assert (look.free, look.taken) == ({waiting}, {ended})
     result = second.result(ended)
     assert result is not None
     assert result.answer.mask == b"old"
