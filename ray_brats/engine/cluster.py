@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_brats.engine import private
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.files import storage
 from ray_brats.progress import say
@@ -98,7 +99,8 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
     else:
         for name, value in {**WORKER_ENV, **NODE_ENV}.items():
             os.environ.setdefault(name, value)
-        with silenced(), _told(None):
+        private.keep_token()
+        with silenced(), _told(None), private.on_loopback():
             ray.init(
                 address="local",
                 include_dashboard=False,
