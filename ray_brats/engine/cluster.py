@@ -31,10 +31,11 @@ WORKER_ENV = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_brats.serve.http.hints:middlewares",
 }
 """The environment of every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs
 without AVX-512, where they are ten times as fast as its own), no TensorFlow noise, GPU memory
-taken as needed, patience with autoscaling."""
+taken as needed, patience with autoscaling, and proxies that clients do not steer."""
 WATCH = "ray_brats.engine.companion.watch"
 """What every worker does first."""
 NODE_ENV = {
