@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +240,30 @@ async def test_a_storage_that_fails_for_a_while_loses_no_job(
     await one.state(name, "done")
 
 
-def test_of_many_who_end_a_job_the_first_does(tmp_path: Path) -> None:
-    first, second = JobsStore(str(tmp_path)), JobsStore(str(tmp_path))
+@pytest.fixture(params=["folder", "bucket"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A state on this machine, and one in a bucket."""
+    if request.param == "folder":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('bucket')}/state"
+
+
+def test_of_many_who_ask_for_a_job_one_gets_it(state: str) -> None:
+    stores = [JobsStore(state) for _ in range(8)]
+    names = [stores[0].add(REQUEST, {}).id for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        for name in names:
+            claimed = list(pool.map(lambda one, name=name: one.claim(name), stores))
+            assert sum(lease is not None for lease in claimed) == 1
+            ended = pool.map(
+                lambda one, name=name: one.update(name, Change(state="failed", error=one._owner)),
+                stores,
+            )
+            assert len({job.error for job in ended}) == 1
+
+
+def test_of_many_who_end_a_job_the_first_does(state: str) -> None:
+    first, second = JobsStore(state), JobsStore(state)
     name = first.add(REQUEST, {"t2": b"x"}).id
     lease = first.claim(name)
     assert lease is not None
@@ -253,20 +276,20 @@ def test_of_many_who_end_a_job_the_first_does(tmp_path: Path) -> None:
     with pytest.raises(Lost):
         first.update(name, Change(state="done"), lease)
     # A word of before the end that arrives after it.
-    storage.write_json(str(tmp_path / "jobs" / name / "job.json"), {"id": name, "state": "running"})
+    storage.write_json(f"{state}/jobs/{name}/job.json", {"id": name, "state": "running"})
     for one in (first, second):
         job = one.get(name)
         assert job is not None
         assert job.state == "cancelled"
-    assert not list((tmp_path / "jobs" / name).glob("*.bin"))
-    assert not list((tmp_path / "jobs" / name).glob("mask*"))
+    kept = {storage.name_of(file.uri) for file in storage.list_files(f"{state}/jobs/{name}")}
+    assert kept == {"request.json", "job.json", "end.json", "lease-000001"}
 
 
 def test_a_lease_that_another_takes_is_lost_for_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "STALE_SECONDS", 0.0)
-    first, second = JobsStore(str(tmp_path)), JobsStore(str(tmp_path))
+    first, second = JobsStore(state), JobsStore(state)
     name = first.add(REQUEST, {}).id
     old = first.claim(name)
     second.look()
@@ -280,8 +303,8 @@ def test_a_lease_that_another_takes_is_lost_for_good(
     new.check()
 
 
-def test_what_a_late_owner_of_a_removed_job_does_brings_it_not_back(tmp_path: Path) -> None:
-    first, second = JobsStore(str(tmp_path)), JobsStore(str(tmp_path))
+def test_what_a_late_owner_of_a_removed_job_does_brings_it_not_back(state: str) -> None:
+    first, second = JobsStore(state), JobsStore(state)
     name = first.add(REQUEST, {}).id
     lease = first.claim(name)
     assert lease is not None
@@ -290,7 +313,7 @@ def test_what_a_late_owner_of_a_removed_job_does_brings_it_not_back(tmp_path: Pa
     for use in (lease.beat, lambda: first.put_mask(name, b"late", lease)):
         with pytest.raises(Lost):
             use()
-    assert not (tmp_path / "jobs" / name).exists()
+    assert storage.list_files(state) == []
 
 
 def test_what_another_is_taking_in_is_left_alone(
@@ -310,9 +333,9 @@ def test_what_another_is_taking_in_is_left_alone(
     assert not half.exists()
 
 
-def test_no_clock_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_clock_is_believed(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose clock is an hour ahead or behind takes nothing from anybody."""
-    first, second = JobsStore(str(tmp_path)), JobsStore(str(tmp_path))
+    first, second = JobsStore(state), JobsStore(state)
     name = first.add(REQUEST, {}).id
     lease = first.claim(name)
     assert lease is not None
