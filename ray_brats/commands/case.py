@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ray_brats import labels
+from ray_brats import labels, progress
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case
 from ray_brats.commands import reports
@@ -229,4 +228,5 @@ def tell(summary: Summary) -> None:
         for uri, sha256 in summary.bundles.items()
     ]
     lines += filter(None, (summary.quality, summary.intended_use))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        progress.tell(line)

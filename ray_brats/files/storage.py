@@ -14,6 +14,7 @@ import errno
 import functools
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,12 +97,17 @@ def _open(uri: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-@functools.cache
+_has_credentials = threading.Event()
+"""They were found once. That there are none is never kept: they may come late."""
+
+
 def _is_anonymous() -> bool:
-    """Whether there are no credentials: then only public buckets can be meant."""
+    """Whether there are no credentials now: then only public buckets can be meant."""
     import botocore.session
 
-    return botocore.session.get_session().get_credentials() is None
+    if not _has_credentials.is_set() and botocore.session.get_session().get_credentials():
+        _has_credentials.set()
+    return not _has_credentials.is_set()
 
 
 def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:

@@ -13,7 +13,7 @@ class Refusal(RayBratsError):
     """A request that is not served.
 
     Args:
-        status: HTTP's, 4xx or 503.
+        status: HTTP's, 4xx, 503 or 507.
         reason: a sentence: what is wrong and what was expected.
         file: the modality or part at fault, or "".
         retry_seconds: when to come again, or 0.
@@ -54,6 +54,8 @@ class Limits:
     uploads_a_key: int = 8
     """Those of them that one key may send, where there are keys."""
     queued_jobs: int = 1000
+    state_bytes: int = 64 << 30
+    """Of all jobs that are kept, inputs and masks; more are refused."""
     keep_days: float = 30.0
     """How long an ended job and its mask are kept."""
     uri_prefixes: tuple[str, ...] = ()

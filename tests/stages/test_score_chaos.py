@@ -198,7 +198,6 @@ def test_a_bucket_that_fails_one_request_in_twenty_is_scored_once_and_whole(
 
     for name, value in faulty_s3.credentials(endpoint.url).items():
         monkeypatch.setenv(name, value)
-    storage._is_anonymous.cache_clear()
     boto3.client("s3").create_bucket(Bucket="night")
     for file in sorted((undisturbed / "cohort").rglob("*.nii.gz")):
         name = file.relative_to(undisturbed / "cohort").as_posix()

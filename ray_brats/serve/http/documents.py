@@ -35,6 +35,7 @@ _WHY = {
     422: "A file or value is at fault",
     429: "All places are taken; see Retry-After",
     503: "For now no answer; see Retry-After",
+    507: "The server keeps as much as it may; see Retry-After",
 }
 
 
@@ -108,7 +109,7 @@ SEGMENTATION: dict[str, Any] = {
     "openapi_extra": _BODY,
 }
 JOB: dict[str, Any] = {
-    "responses": _answers(*_REFUSALS, _202=_of("Accepted", json=_JOB)),
+    "responses": _answers(*_REFUSALS, 507, _202=_of("Accepted", json=_JOB)),
     "openapi_extra": _BODY,
 }
 JOB_STATE: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The job", json=_JOB))}
