@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ray_brats.arrays import Spacing
+from ray_brats.cases.geometry import with_spacing
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import RayBratsError
 
@@ -66,11 +68,24 @@ class Limits:
     """The state and the bundles: nothing is written over or beside them."""
 
 
-def check_voxels(header: Header, limits: Limits, file: str = "") -> None:
-    """`Refusal` 413 for a file of more voxels than a deployment takes."""
+def check_voxels(
+    header: Header, limits: Limits, file: str = "", spacing_mm: Spacing | None = None
+) -> None:
+    """`Refusal` 413 for a file of more voxels than a deployment takes.
+
+    Args:
+        header: what the file promises.
+        limits: how many may be.
+        file: the modality.
+        spacing_mm: that of the model, at which there may be more of them.
+    """
     voxels = math.prod(header.geometry.native_shape)
     if voxels > limits.voxels:
         raise Refusal(413, f"the file has {voxels} voxels: at most {limits.voxels} are taken", file)
+    voxels = math.prod(with_spacing(header.geometry, spacing_mm).grid_shape)
+    if voxels > limits.voxels:
+        why = f"the file would have {voxels} voxels of the model's size: at most {limits.voxels}"
+        raise Refusal(413, f"{why} are taken", file)
 
 
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:

@@ -70,6 +70,8 @@ def _mask(segmentation: Segmentation) -> Response:
     headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Release": segmentation.release}
     headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
     headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
+    if answer.remarks:
+        headers["X-Ray-Brats-Remarks"] = "; ".join(answer.remarks).replace("×", "x")
     return Response(answer.mask, media_type="application/gzip", headers=headers)
 
 
@@ -115,6 +117,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
                     "bundles": answer.bundles,
                     "release": release,
                     "volumes_ml": answer.volumes_ml,
+                    "remarks": answer.remarks,
                     "case_id": submission.case_id,
                 }
             )

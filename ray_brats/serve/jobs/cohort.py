@@ -145,7 +145,7 @@ class _Scorer:
             self._fence()
         except Lost:
             raise _Stopped from None
-        return predictions.put(item, answer.mask, answer.volumes_ml)
+        return predictions.put(item, answer.mask, answer.volumes_ml, answer.remarks)
 
 
 def _find(request: JobRequest, limits: Limits) -> Cohort:

@@ -255,7 +255,11 @@ class Jobs:
         await asyncio.to_thread(self._store.put_mask, job_id, answer.mask, lease)
         self._quota.add(len(answer.mask))
         return Change(
-            state="done", progress=1.0, volumes_ml=answer.volumes_ml, bundles=answer.bundles
+            state="done",
+            progress=1.0,
+            volumes_ml=answer.volumes_ml,
+            remarks=answer.remarks,
+            bundles=answer.bundles,
         )
 
     async def _cohort(self, job_id: str, request: JobRequest, lease: Lease) -> Change:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MASK = "mask.nii.gz"
 ENDED = ("done", "failed", "cancelled")
-_LATER = ("owner", "starts")
+_LATER = ("owner", "starts", "remarks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ class Job:
     progress: float | None = None
     volumes_ml: Mapping[str, float] | None = None
     error: str | None = None
+    remarks: Sequence[str] | None = None
+    """What was not as usual in the scans of a case."""
     owner: str = ""
     """Name of the key that sent it; empty where there were none, and in older jobs."""
     starts: int = 0
@@ -70,6 +72,8 @@ class Change:
     progress: float | None = None
     volumes_ml: Mapping[str, float] | None = None
     error: str | None = None
+    remarks: Sequence[str] | None = None
+    """What was not as usual in the scans of a case."""
     starts: int | None = None
     bundles: Sequence[str] | None = None
     """What made the mask; kept with the job, and told with the mask alone."""

@@ -232,7 +232,12 @@ class JobsStore:
             return None
         request = self.request(job_id)
         bundles, volumes_ml = job.get("bundles") or (), job.get("volumes_ml") or {}
-        answer = Answer(mask=mask, volumes_ml=volumes_ml, bundles=tuple(bundles))
+        answer = Answer(
+            mask=mask,
+            volumes_ml=volumes_ml,
+            bundles=tuple(bundles),
+            remarks=tuple(job.get("remarks") or ()),
+        )
         return Segmentation(answer=answer, model=request.model, release=request.release)
 
     def remove(self, job_id: str) -> None:

@@ -72,7 +72,7 @@ def test_nobody_reads_when_a_job_ended(tmp_path: Path) -> None:
     store = JobsStore(str(tmp_path))
     job = store.get(ended(store))
     assert job is not None
-    assert list(job.as_json()) == ["id", "state", "progress", "volumes_ml", "error"]
+    assert list(job.as_json()) == ["id", "state", "progress", "volumes_ml", "error", "remarks"]
 
 
 def test_a_late_note_of_progress_does_not_undo_that_a_job_was_cancelled(
