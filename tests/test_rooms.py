@@ -45,7 +45,7 @@ ROOMS: Mapping[str, Room] = {
     "files": Room(doors="storage ledger folders retry claims local ownership"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
-        "nifti"
+        "nifti anatomy"
     ),
     "metrics": Room(doors="scores summary comparison original"),
     "report": Room(doors="page figures worst_cases"),

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from ray_brats.arrays import Shape
-from ray_brats.cases import nifti, preprocess, volume
+from ray_brats.cases import anatomy, nifti, preprocess, volume
 from ray_brats.cases.case import Case
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseError
 from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import CaseRow
+from ray_brats.labels import LabelMap
 from ray_brats.recipes.config import PreprocessConfig
 
 _EMPTY_RATIO = 200
@@ -33,7 +34,8 @@ skull were 1.8 to 4 times smaller than what they inflate to, stripped ones 6.3 t
 
 
 def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> CaseRow:
-    """The row of one case, with `patient_id`, `masked` and, where it is sound, its shape.
+    """The row of one case, with `patient_id`, `masked` and, where it is sound, its shape and the
+    outline of its tumour.
 
     Args:
         case: found, not yet opened.
@@ -45,16 +47,19 @@ def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> C
         if deep:
             prepared = preprocess.preprocess_case(case, config)
             shape, remarks = prepared.geometry.canonical_shape, list(prepared.remarks)
+            label = prepared.label_HWD
         else:
-            shape, remarks = _check(case, config)
+            shape, remarks, label = _check(case, config)
     except CaseError as error:
         failed = retry.failed_row(case.case_id, error)
         return dataclasses.replace(failed, facts=facts)
     facts |= {"shape_vox": list(shape), **ledger.remarked(remarks)}
+    if label is not None:
+        facts[anatomy.FACT] = anatomy.outline(label).as_json()
     return CaseRow(case_id=case.case_id, facts=facts)
 
 
-def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str]]:
+def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str], LabelMap | None]:
     uris = preprocess.files_of(case, config)
     headers = dict(
         zip(uris, preprocess.readers().map(volume.read_header, uris.values()), strict=True)
@@ -73,9 +78,10 @@ def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str]]:
     # What is said of grids was said of all files above.
     known = set(remarks)
     remarks += [word for word in preprocess.checked(read, uris, config)[1] if word not in known]
+    label = None
     if SEGMENTATION in uris:
-        _check_mask(case, uris[SEGMENTATION], config, headers[SEGMENTATION])
-    return headers[next(iter(uris))].geometry.canonical_shape, remarks
+        label = _checked_mask(case, uris[SEGMENTATION], config, headers[SEGMENTATION])
+    return headers[next(iter(uris))].geometry.canonical_shape, remarks, label
 
 
 def _suffices(header: Header, uri: str, sizes_bytes: Mapping[str, int]) -> bool:
@@ -91,9 +97,10 @@ def _suffices(header: Header, uri: str, sizes_bytes: Mapping[str, int]) -> bool:
     return agrees and _FULL_RATIO * max(2, header.dtype.itemsize) < ratio < _EMPTY_RATIO
 
 
-def _check_mask(case: Case, uri: str, config: PreprocessConfig, header: Header) -> None:
+def _checked_mask(case: Case, uri: str, config: PreprocessConfig, header: Header) -> LabelMap:
     label = preprocess.class_indices(volume.read(uri), case, config)
     if config.crop == "centre":
         geometry = preprocess.cropped_geometry(header.geometry, config)
         crop = np.asarray(geometry.crop(label))
         preprocess.check_labelled_share(crop, geometry, config.min_labelled_share)
+    return label

@@ -61,6 +61,18 @@ _RELEASES = (
     (re.compile(r"BraTS19_", re.IGNORECASE), "brats2019"),
     (re.compile(r"BraTS18_", re.IGNORECASE), "brats2018"),
 )
+GLIOMA = "GLI"
+"""Adult glioma, as names have it from 2023 on; all cases of the releases before are such."""
+TUMOURS = {
+    GLIOMA: "adult glioma",
+    "SSA": "glioma in Sub-Saharan Africa",
+    "MET": "brain metastases",
+    "MEN": "meningioma",
+    "PED": "tumours of children",
+}
+"""What the names of cases say of tumour and population; other letters may come."""
+_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z]+)-", re.IGNORECASE)
+_GLIOMA_RELEASES = ("brats2018", "brats2019", "brats2020", "brats2021")
 _PATIENTS = (
     re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE),
     re.compile(r"(?P<patient>BraTS1[89]_.+)_\d+", re.IGNORECASE),
@@ -191,6 +203,17 @@ def patient_of(case_id: str) -> str:
         if match:
             return id_of_name(match["patient"])
     return case_id
+
+
+def tumour_of(case_id: str) -> str | None:
+    """Which tumour and population a case is of, as in `TUMOURS`; None where no name tells."""
+    match = _TUMOUR.match(name_of_id(case_id))
+    return match["tumour"].upper() if match else tumour_of_release(release_of(case_id))
+
+
+def tumour_of_release(release: str | None) -> str | None:
+    """The tumour of all cases of a release, or None where it has several."""
+    return GLIOMA if release in _GLIOMA_RELEASES else None
 
 
 def release_of(case_id: str) -> str | None:

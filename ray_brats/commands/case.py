@@ -96,6 +96,7 @@ def segment(options: SegmentOptions) -> Summary:
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
     case = dataclasses.replace(case, release=options.release or case.release or chosen.release)
+    from ray_brats.model import card as modelcard
     from ray_brats.model import predict
 
     try:
@@ -110,7 +111,12 @@ def segment(options: SegmentOptions) -> Summary:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
         reports.draw(case, picture)
     summary = _summary(case, prediction, chosen, target, options.show)
-    return dataclasses.replace(summary, remarks=prepared.remarks)
+    told = modelcard.quality_of(chosen, [case.case_id], [case.case_id] if prepared.remarks else [])
+    if told.why_not:
+        say(f"segment: {told.why_not}")
+    return dataclasses.replace(
+        summary, remarks=prepared.remarks, measured=told.measured, quality=told.sentence
+    )
 
 
 def _case_of_folder(options: SegmentOptions) -> Case:
@@ -192,11 +198,6 @@ def _failed(case: Case, error: CaseError) -> Summary:
 def _summary(
     case: Case, prediction: Prediction, chosen: Chosen, target: str, picture: str | None
 ) -> SegmentSummary:
-    from ray_brats.model import card as modelcard
-
-    card = chosen.cards[0]
-    # Of several bundles, or of other options than the card's, nobody measured the masks.
-    is_measured = len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None
     return SegmentSummary(
         mask=target,
         case_id=case.case_id,
@@ -205,9 +206,7 @@ def _summary(
         bundles=dict(zip(chosen.uris, chosen.sha256, strict=True)),
         options=chosen.identity["options"],
         picture=picture or None,
-        measured=card.get("measured") if is_measured else None,
-        quality=modelcard.quality(card) if is_measured else None,
-        intended_use=card.get("intended_use"),
+        intended_use=chosen.cards[0].get("intended_use"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from ray_brats.cases import anatomy
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 from ray_brats.commands.arguments import (
@@ -63,12 +64,14 @@ def check(options: CheckOptions) -> Summary:
             rows.append(row)
             progress.update(number)
     rows = ledger.in_order(rows)
-    for line in ledger.remark_lines(rows):
+    release = cohort.release_or(options.release)
+    warnings = anatomy.warnings(anatomy.of_rows(rows), "masks", release)
+    for line in (*ledger.remark_lines(rows), *warnings):
         say(f"check: {line}")
     facts = {
         "cohort": cohort.uri,
-        "release": cohort.release_or(options.release),
-        "notes": list(cohort.notes),
+        "release": release,
+        "notes": [*cohort.notes, *warnings],
         "passed_over": cohorts.passed_over_groups(cohort),
     }
     failures = [row for row in rows if row.is_failure]

@@ -19,11 +19,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_brats.cases import naming
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import folders, ownership, storage
 from ray_brats.labels import DEFAULT_RELEASE, REGIONS
@@ -220,6 +222,68 @@ def quality(card: Mapping[str, Any]) -> str:
         f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
         f"Dice {', '.join(measures)}" + (" (95 % interval of the mean)" if intervals else "")
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What can be said of how good some masks are."""
+
+    measured: Mapping[str, Any] | None = None
+    """The card's figures, where they hold for any of the masks."""
+    sentence: str | None = None
+    """The same for people, and for which masks it holds."""
+    why_not: str | None = None
+    """In place of both where they hold for none."""
+
+
+def quality_of(
+    chosen: Chosen, case_ids: Collection[str], remarked: Collection[str] = ()
+) -> Quality:
+    """What the card of a bundle says of the masks of these cases.
+
+    Args:
+        chosen: what made the masks. Of several bundles, or of other options than the card's,
+            nobody measured them, and nothing is said.
+        case_ids: whose masks they are.
+        remarked: those of them whose scans were not as usual.
+    """
+    if len(chosen.cards) > 1 or chosen.tta is not None or chosen.overlap is not None:
+        return Quality()
+    card = chosen.cards[0]
+    known = _learnt_tumours(card)
+    of_case = {case_id: naming.tumour_of(case_id) for case_id in case_ids}
+    others = {key: name for key, name in of_case.items() if known and name and name not in known}
+    unusual = set(of_case) & set(remarked) - set(others)
+    why = _reasons(others.values(), len(unusual))
+    fitting = [name for key, name in of_case.items() if key not in {*others, *unusual}]
+    if why and not fitting:
+        return Quality(why_not=f"how good these masks are was not measured: {why}")
+    sentence = quality(card)
+    if why:
+        sentence += (
+            f"; this holds for {len(fitting)} of the {len(of_case)} case(s), of the other "
+            f"{len(of_case) - len(fitting)} nothing was measured: {why}"
+        )
+    if fitting and (not known or None in fitting):
+        sentence += "; of scans of another origin than those nothing was measured"
+    return Quality(measured=card.get("measured"), sentence=sentence)
+
+
+def _learnt_tumours(card: Mapping[str, Any]) -> set[str]:
+    """What the training cases were of, as `naming.tumour_of` has it; empty where nothing tells."""
+    of_release = naming.tumour_of_release(card.get("release"))
+    return set(card.get("tumours") or filter(None, [of_release]))
+
+
+def _reasons(tumours: Iterable[str], unusual: int) -> str:
+    """Why a card's figures do not hold, for tumours of other kinds and scans not as usual."""
+    reasons = [
+        f"{count} of {naming.TUMOURS.get(name, name)}, which the model has not learnt from"
+        for name, count in sorted(Counter(tumours).items())
+    ]
+    if unusual:
+        reasons.append(f"{unusual} with scans that were not as usual")
+    return ", ".join(reasons)
 
 
 def check_target(uri: str) -> None:

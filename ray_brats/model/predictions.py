@@ -63,6 +63,8 @@ class ScoreSummary(Summary):
     skipped: int
     notes: Sequence[str] = ()
     """What was not as usual in its scans."""
+    remarked: Sequence[str] = ()
+    """The cases whose scans these are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,7 @@ class Predictions:
             processed=len(done),
             skipped=len(finished),
             notes=ledger.remark_lines(rows),
+            remarked=[row.case_id for row in rows if row.get("remarks")],
             failures=[row for row in rows if row.status != "ok"],
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_brats.cases import volume
+from ray_brats.cases import anatomy, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import mapping
@@ -36,7 +36,7 @@ from ray_brats.recipes import jsonform
 from ray_brats.report import page as report
 from ray_brats.report import worst_cases
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 MARKER = "evaluate.json"
 FILES = (
     *(f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv")),
@@ -46,6 +46,8 @@ FILES = (
 )
 """What a report is besides, right in its folder."""
 TASK_MEMORY_BYTES = 1 << 30
+OUTLINES = {name: f"{name}_outline" for name in ("references", "predictions")}
+"""What a case has two of, to the fact of its row that holds how it lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class EvaluateSummary(Summary):
     processed: int
     skipped: int
     notes: Sequence[str]
-    """What to say of masks that are not read."""
+    """What to say of masks that are not read, and of those that look like no glioma's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class _Scored:
     masks: Masks
     keys: Sequence[str]
     cases: Sequence[CaseRow]
-    """Their facts are `regions`, `labels` and `original` where there is a reference."""
+    """Their facts are `regions`, `labels`, `original` and outlines where there is a reference."""
     processed: int
 
     def rows(self, kind: str) -> list[Row]:
@@ -115,6 +117,10 @@ class _Scored:
     def with_prediction(self) -> list[CaseRow]:
         """The cases that were scored on a mask, not for the want of one."""
         return [row for row in self.cases if row.get("original")]
+
+    def warnings(self, of: str, release: str | None) -> list[str]:
+        """What looks like no glioma in the masks of `OUTLINES`."""
+        return anatomy.warnings(anatomy.of_rows(self.cases, OUTLINES[of]), of, release)
 
     def failures(self) -> list[CaseRow]:
         """The cases that are not as they should be, without scores."""
@@ -164,7 +170,7 @@ def evaluate(
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
         comparison=comparison.compare(rows) if against else None,
-        notes=[note for name, item in sets.items() for note in _notes(name, item, bool(against))],
+        notes=_notes(sets, options.release),
     )
     keys = [item.keys for item in sets.values()]
     failures = [row.as_json() for row in result.failures]
@@ -211,10 +217,15 @@ def _score(
     )
 
 
-def _notes(name: str, scored: _Scored, is_one_of_several: bool) -> list[str]:
-    """What to say of the masks of a set, by its name where there are others."""
-    prefix = f"{name}: " if is_one_of_several else ""
-    return [prefix + note for note in scored.masks.notes()]
+def _notes(sets: Mapping[str, _Scored], release: str | None) -> list[str]:
+    """What to say of the references, and of the masks of each set, by name where there are two."""
+    # Every set is compared with the same references.
+    notes = next(iter(sets.values())).warnings("references", release)
+    for name, item in sets.items():
+        prefix = f"{name}: " if len(sets) > 1 else ""
+        own = [*item.masks.notes(), *item.warnings("predictions", release)]
+        notes += [prefix + note for note in own]
+    return notes
 
 
 def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
@@ -250,11 +261,12 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
     reference = volume.read_mask(
         case.segmentation, options.release, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
+    facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference).as_json()}
     how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
     try:
         prediction = _prediction(pair, geometry)
     except CaseRejected as error:
-        facts: dict[str, Any] = {
+        facts |= {
             "regions": scores.missing_prediction_metrics(reference, **how),
             "labels": scores.missing_prediction_label_metrics(reference, **how),
             "original": None,
@@ -262,7 +274,8 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
         return dataclasses.replace(retry.failed_row(item.case_id, error), facts=facts), []
     regions, by_label = scores.all_metrics(reference, prediction, **how)
     original = original_figures(reference, prediction)
-    facts = {"regions": regions, "labels": by_label, "original": original}
+    facts |= {"regions": regions, "labels": by_label, "original": original}
+    facts[OUTLINES["predictions"]] = anatomy.outline(prediction).as_json()
     return CaseRow(case_id=item.case_id, facts=facts), []
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ray_brats import labels
 from ray_brats.cases import naming
 
 
@@ -110,6 +111,36 @@ def test_patient_and_release_are_those_of_the_name(
     case_id = naming.id_of_name(name)
     assert naming.patient_of(case_id) == naming.id_of_name(patient)
     assert naming.release_of(case_id) == release
+
+
+@pytest.mark.parametrize(
+    ("name", "tumour"),
+    [
+        ("Brats18_CBICA_AAB_1", "GLI"),
+        ("BraTS19_CBICA_AAB_1", "GLI"),
+        ("BraTS20_Training_001", "GLI"),
+        ("BraTS2021_00000", "GLI"),
+        ("BraTS-GLI-00005-100", "GLI"),
+        ("brats-ssa-00005-000", "SSA"),
+        ("BraTS-MET-00005-000 ü", "MET"),
+        ("BraTS-MEN-RT-0001-1", "MEN"),
+        ("BraTS-PED-00005-000", "PED"),
+        ("BraTS-NEW-00005-000", "NEW"),
+        ("Patient_001", None),
+        ("BraTS-", None),
+    ],
+)
+def test_a_name_tells_which_tumour_a_case_is_of(name: str, tumour: str | None) -> None:
+    assert naming.tumour_of(naming.id_of_name(name)) == tumour
+
+
+def test_a_release_tells_it_where_all_its_cases_are_of_one() -> None:
+    told = {release: naming.tumour_of_release(release) for release in labels.RELEASES}
+    assert [release for release, tumour in told.items() if tumour != "GLI"] == [
+        "brats2023",
+        "brats2024",
+    ]
+    assert naming.tumour_of_release(None) is None
 
 
 def test_a_case_is_found_by_its_id_and_by_its_name() -> None:

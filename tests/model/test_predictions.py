@@ -143,11 +143,12 @@ def test_the_ledger_holds_every_case_and_what_made_the_masks(tmp_path: Path) -> 
     cohort = Cohort(uri="x", cases=(CASE,), rejected=(rejected,))
     target = folder(str(tmp_path))
     assert target.split_finished(cohort) == ([], [target.work_of(CASE)])
-    row = CaseRow(case_id="a", facts={"wt_ml": 1.0})
+    row = CaseRow(case_id="a", facts={"wt_ml": 1.0, "remarks": "t2: was turned"})
     summary = target.conclude(cohort, [], [row])
     assert summary.counts == {"ok": 1, "rejected": 1}
     assert (summary.processed, summary.skipped) == (1, 0)
     assert list(summary.failures) == [rejected]
+    assert (summary.notes, summary.remarked) == (["t2: was turned (a)"], ["a"])
     table = ledger.read_table(f"{tmp_path}/scores.parquet")
     assert [(row["case_id"], row["wt_ml"]) for row in table] == [("0", None), ("a", 1.0)]
     assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.COLUMNS)

@@ -43,16 +43,21 @@ def kind_of(name: str) -> str | None:
 
 
 def case_of(name: str) -> str | None:
-    """Case that a file name tells, or None."""
+    """Id of the case that a file name tells, or None."""
     parts = naming.case_and_kind(name.rsplit("/", 1)[-1])
-    return parts[0] if parts and naming.problem_of_id(parts[0]) is None else None
+    return naming.id_of_name(parts[0]) if parts and not naming.problem_of_name(parts[0]) else None
 
 
 def checked_id(value: object) -> str:
-    """A case's name that a client gives; raises `Refusal` 422."""
-    if not isinstance(value, str) or naming.problem_of_id(value):
-        raise Refusal(422, "case_id: expected 1–128 letters, digits, '.', '_' or '-'")
-    return value
+    """The id of a case by the id or the name that a client gives; raises `Refusal` 422."""
+    if not isinstance(value, str):
+        raise Refusal(422, "case_id: expected a text")
+    # Also one with escapes, as an answer says it.
+    if naming.problem_of_id(value) is None:
+        return value
+    if problem := naming.problem_of_name(value):
+        raise Refusal(422, f"case_id: {problem[0]}")
+    return naming.id_of_name(value)
 
 
 def checked_release(value: object) -> str:
