@@ -68,8 +68,8 @@ class Follower:
                 last = self._ended.wait(1.0)
                 try:
                     events = ray.get(self._board.take.remote())
-                except ray.exceptions.RayActorError:
-                    return  # it died; the end of the training says why
+                except ray.exceptions.RayError:
+                    return  # it died, or has no memory; the end of the training says why
                 for event in events:
                     self._show(event, progress)
                 if last:
