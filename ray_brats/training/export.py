@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import ray_brats
-from ray_brats import labels
+from ray_brats import arrays, labels
 from ray_brats.cases import volume
 from ray_brats.errors import ArtefactError
 from ray_brats.files import folders, storage
@@ -213,8 +213,7 @@ def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
     if "segment" not in loaded.signatures:
         return
     rng = np.random.default_rng(0)
-    axes = np.meshgrid(*(np.linspace(-1.2, 1.1, side) for side in (48, 40, 32)), indexing="ij")
-    brain = (np.sum(np.square(axes), axis=0) < 1)[..., None]
+    brain = np.pad(arrays.ellipsoid((33, 30, 25)), ((6, 9), (5, 5), (4, 3)))[..., None]
     voxels = rng.integers(1, 999, (*brain.shape[:3], len(recipe.preprocess.modalities)))
     # Its background is to be found, too.
     head = np.where(brain, voxels, 0).astype(np.float32) + 7

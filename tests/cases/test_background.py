@@ -7,19 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_brats import arrays
 from ray_brats.cases import background
 from ray_brats.errors import CaseRejected
 
 SHAPE = (40, 44, 36)
 
 
-def ball(shape: tuple[int, int, int] = SHAPE, share: float = 0.35) -> np.ndarray:
-    """A brain: an ellipsoid amid the volume."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    return np.sum(np.square(axes), axis=0) < (2 * share) ** 2
-
-
-BRAIN = ball()
+BRAIN = np.pad(arrays.ellipsoid((28, 32, 26)), ((6, 6), (6, 6), (5, 5)))
 
 
 def scan(seed: int = 0) -> np.ndarray:

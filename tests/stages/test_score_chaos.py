@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
 
+from ray_brats import arrays
 from ray_brats.cases import cohort
 from ray_brats.engine import cluster
 from ray_brats.files import ledger, storage
@@ -155,6 +156,7 @@ def test_masks_are_written_while_other_cases_are_still_read(tmp_path: Path) -> N
     rng, count = np.random.default_rng(0), 50
     for kind in PREPROCESSING.modalities:
         voxels = rng.integers(1, 500, (130, 150, 130)).astype(np.int16)
+        voxels[~arrays.ellipsoid(voxels.shape)] = 0
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{kind}.nii.gz")
     for number in range(count):
         folder = tmp_path / "cohort" / f"case{number:02d}"
