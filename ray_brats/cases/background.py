@@ -31,7 +31,8 @@ STRANGE_SHARE = 0.05
 """Brain masks of modalities differ by up to 3 % of the brain in the releases."""
 SKULL = (
     "looks as if it were not skull-stripped: {why}. Expected a brain alone, in surroundings of "
-    "one value: strip it first, or allow skulls if you know better"
+    "one value: strip it first, or, if you know better, pass --allow-skull (where a recipe is "
+    "named, --set preprocess.allow_skull=true)"
 )
 
 

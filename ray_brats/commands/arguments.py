@@ -107,6 +107,9 @@ class Inference:
     """Average over mirrored inputs; by default as the bundle says."""
     overlap: Annotated[float | None, arg(metavar="SHARE")] = None
     """Segment by sliding windows that overlap by this share (0-1)."""
+    allow_skull: bool = False
+    """Take also scans that look as if they were not skull-stripped; models made of stripped ones
+    take skin for tumour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +129,8 @@ class Bundles:
         from ray_brats.model import card
 
         uris = [card.uri_of(uri) for uri in self.bundle or (card.STARTER,)]
-        how = self.inference
-        return card.choose(uris, self.bundle_sha256, tta=how.tta, overlap=how.overlap)
+        asked = card.Asked(**dataclasses.asdict(self.inference))
+        return card.choose(uris, self.bundle_sha256, asked)
 
 
 def found(uri: str, release: str | None) -> Cohort:

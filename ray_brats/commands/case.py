@@ -176,8 +176,7 @@ def _predict(prepared: Prepared, chosen: Chosen) -> Prediction:
         predictor = bundle.load_predictor(
             chosen.uris,
             chosen.sha256,
-            tta=chosen.tta,
-            overlap=chosen.overlap,
+            asked=chosen.asked,
             threads=os.cpu_count() or 1,
         )
     return predictor.segment_prepared(prepared)

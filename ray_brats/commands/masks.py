@@ -78,7 +78,7 @@ def _score_through(options: ScoreOptions, endpoint: str) -> Summary:
     if options.bundles != Bundles():
         raise UsageError(
             "--endpoint has its own bundles and options: leave out --bundle, --bundle-sha256, "
-            "--tta and --overlap"
+            "--tta, --overlap and --allow-skull"
         )
     workers = options.workers
     if workers is not None and workers < 1:
@@ -120,7 +120,7 @@ def segment(
             release=cohort.release_or(release) or chosen.release,
         ),
         make_segmenter=functools.partial(
-            stage.load_predictor, chosen.uris, chosen.sha256, chosen.tta, chosen.overlap
+            stage.load_predictor, chosen.uris, chosen.sha256, chosen.asked
         ),
         cluster=resources,
         workers=workers,

@@ -165,6 +165,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
         log_names=options.log_names,
         tta=options.inference.tta,
         overlap=options.inference.overlap,
+        allow_skull=options.inference.allow_skull,
         drain_seconds=bounds.drain_seconds,
         limits=limits,
     )

@@ -47,6 +47,39 @@ REQUIRED = ("recipe", "sha256", "versions", "parameters")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of bundles in place of what their recipes say."""
+
+    tta: str | None = None
+    """Instead of the first bundle's."""
+    overlap: float | None = None
+    """Instead of the first bundle's, by windows."""
+    allow_skull: bool = False
+    """Take also scans that do not look like a brain alone."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in sidecars; those of before know no skulls."""
+        values = dataclasses.asdict(self)
+        return values if self.allow_skull else {"tta": self.tta, "overlap": self.overlap}
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with what is asked."""
+        values = jsonform.as_json(recipe)
+        if self.tta is not None:
+            values["inference"]["tta"] = self.tta
+        if self.overlap is not None:
+            values["inference"]["overlap"] = self.overlap
+            # An overlap only has a meaning for windows.
+            values["inference"]["whole_limit_vox"] = 0
+        if self.allow_skull:
+            values["preprocess"]["allow_skull"] = True
+        return jsonform.from_json(Recipe, values)
+
+
+AS_THEY_SAY = Asked()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chosen:
     """The bundles that segment together, known by their cards; nothing of them is loaded."""
 
@@ -57,8 +90,7 @@ class Chosen:
     recipe: Recipe
     """Recipe of the first one, with the options that were asked for, and the size of voxels that
     it learnt from where the recipe itself asks for none."""
-    tta: str | None = None
-    overlap: float | None = None
+    asked: Asked = AS_THEY_SAY
 
     @property
     def release(self) -> str:
@@ -68,8 +100,7 @@ class Chosen:
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the masks besides the inputs."""
-        options = {"tta": self.tta, "overlap": self.overlap}
-        return {"bundles": list(self.sha256), "options": options}
+        return {"bundles": list(self.sha256), "options": self.asked.as_json()}
 
 
 def uri_of(text: str) -> str:
@@ -149,17 +180,14 @@ def with_pins(uris: Sequence[str], pinned: Sequence[str]) -> list[tuple[str, str
 def choose(
     uris: Sequence[str],
     pinned: Sequence[str] = (),
-    *,
-    tta: str | None = None,
-    overlap: float | None = None,
+    asked: Asked = AS_THEY_SAY,
 ) -> Chosen:
     """Read the cards of one or several bundles, whose probabilities are to be averaged.
 
     Args:
         uris: the bundles.
         pinned: the sha256 that each one's card must have, or none at all.
-        tta: instead of the first bundle's.
-        overlap: instead of the first bundle's, by windows.
+        asked: in place of what the first one says.
 
     Raises:
         UsageError: another number of pins than of bundles, or an option out of its range.
@@ -178,9 +206,8 @@ def choose(
         uris=tuple(uris),
         cards=tuple(card for card, _ in cards),
         sha256=tuple(sha256 for _, sha256 in cards),
-        recipe=_with_options(_with_spacing(first, cards[0][0]), tta, overlap),
-        tta=tta,
-        overlap=overlap,
+        recipe=asked.of(_with_spacing(first, cards[0][0])),
+        asked=asked,
     )
 
 
@@ -191,17 +218,6 @@ def _with_spacing(recipe: Recipe, card: Mapping[str, Any]) -> Recipe:
     first, second, third = card.get("spacing_mm") or BRATS_SPACING_MM
     preprocess = dataclasses.replace(recipe.preprocess, spacing_mm=(first, second, third))
     return dataclasses.replace(recipe, preprocess=preprocess)
-
-
-def _with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
-    values = jsonform.as_json(recipe)
-    if tta is not None:
-        values["inference"]["tta"] = tta
-    if overlap is not None:
-        values["inference"]["overlap"] = overlap
-        # An overlap only has a meaning for windows.
-        values["inference"]["whole_limit_vox"] = 0
-    return jsonform.from_json(Recipe, values)
 
 
 def quality(card: Mapping[str, Any]) -> str:
@@ -247,7 +263,7 @@ def quality_of(
         case_ids: whose masks they are.
         remarked: those of them whose scans were not as usual.
     """
-    if len(chosen.cards) > 1 or chosen.tta is not None or chosen.overlap is not None:
+    if len(chosen.cards) > 1 or chosen.asked != AS_THEY_SAY:
         return Quality()
     card = chosen.cards[0]
     known = _learnt_tumours(card)

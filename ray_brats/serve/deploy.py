@@ -53,8 +53,7 @@ class ModelReplica(replica.Model):
             replica.load,
             settings.models[name],
             pinned,
-            tta=settings.tta,
-            overlap=settings.overlap,
+            asked=settings.asked,
             threads=max(1, math.floor(settings.cpus)),
         )
         super().__init__(load, pinned, settings.limits)

@@ -21,6 +21,7 @@ from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed
 from ray_brats.model import predict
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Prediction, Predictor
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.limits import Limits, Refusal, check_voxels
@@ -37,14 +38,13 @@ def load(
     bundles: tuple[str, ...],
     pinned: tuple[str, ...],
     *,
-    tta: str | None,
-    overlap: float | None,
+    asked: Asked,
     threads: int,
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
     from ray_brats.model import bundle
 
-    predictor = bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
+    predictor = bundle.load_predictor(bundles, pinned, asked=asked, threads=threads)
     recipe = predictor.recipe
     channels = len(recipe.preprocess.modalities)
     predictor.class_index(np.zeros((*recipe.inference.window_vox, channels), np.float32))

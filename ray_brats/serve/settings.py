@@ -44,6 +44,7 @@ class ServeSettings:
     log_names: bool = False
     tta: str | None = None
     overlap: float | None = None
+    allow_skull: bool = False
     replicas: int = 1
     """Most processes of each model; the least is one."""
     cpus: float = 1.0
@@ -52,6 +53,11 @@ class ServeSettings:
     """GPUs of one replica."""
     drain_seconds: float = 120.0
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def asked(self) -> card.Asked:
+        """What is asked of the bundles in place of what they say."""
+        return card.Asked(tta=self.tta, overlap=self.overlap, allow_skull=self.allow_skull)
 
     def limits_of_requests(self) -> Limits:
         """The limits, with what no request may have written over: the state and the bundles."""
@@ -88,7 +94,7 @@ def describe(settings: ServeSettings) -> dict[str, ServedModel]:
     models: dict[str, ServedModel] = {}
     for name, uris in settings.models.items():
         pins = settings.pinned.get(name, ())
-        chosen = card.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
+        chosen = card.choose(uris, pins, settings.asked)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
         models[name] = ServedModel(
             name=name,

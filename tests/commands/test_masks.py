@@ -31,7 +31,7 @@ def segmented(
         cards=({"measured": MEASURED, "release": "brats2018", "intended_use": "Research."},),
         sha256=("0",),
         recipe=named.smoke(),
-        tta=tta,
+        asked=card.Asked(tta=tta),
     )
     resources: Any = None
     return masks.segment(Cohort(uri="x", cases=cases), "x", chosen, resources, release=None)

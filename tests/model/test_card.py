@@ -16,6 +16,7 @@ from ray_brats.cases import naming
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import ownership, storage
 from ray_brats.model import card as modelcard
+from ray_brats.model.card import Asked
 from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import Recipe
 
@@ -72,7 +73,7 @@ def card_of(folder: Path, recipe: Recipe, **facts: object) -> str:
 def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
     one = card_of(tmp_path / "one", named.smoke(), release="brats2023")
     other = card_of(tmp_path / "other", named.standard())
-    chosen = modelcard.choose([one, other], tta="flips", overlap=0.25)
+    chosen = modelcard.choose([one, other], asked=Asked(tta="flips", overlap=0.25))
     assert (chosen.uris, chosen.release) == ((one, other), "brats2023")
     assert chosen.recipe.name == "smoke"
     assert chosen.recipe.inference.tta == "flips"
@@ -106,7 +107,7 @@ def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
         modelcard.choose([one], ["0" * 64])
     with pytest.raises(UsageError, match=r"overlap is 1.5: expected 0 ≤ overlap < 1"):
-        modelcard.choose([one], overlap=1.5)
+        modelcard.choose([one], asked=Asked(overlap=1.5))
 
 
 @pytest.mark.parametrize(
@@ -151,14 +152,15 @@ def told_of(
     case_ids: Sequence[str], remarked: Sequence[str] = (), *, bundles: int = 1, **facts: Any
 ) -> modelcard.Quality:
     """What a card with these facts says of the masks; `tta` and `overlap` are options."""
-    options = {name: facts.pop(name) for name in ("tta", "overlap") if name in facts}
+    names = ("tta", "overlap", "allow_skull")
+    asked = Asked(**{name: facts.pop(name) for name in names if name in facts})
     card = {"measured": MEASURED, "release": "brats2018", **facts}
     chosen = modelcard.Chosen(
         uris=("x",) * bundles,
         cards=(card,) * bundles,
         sha256=("0",) * bundles,
         recipe=named.smoke(),
-        **options,
+        asked=asked,
     )
     return modelcard.quality_of(chosen, case_ids, remarked)
 
@@ -171,7 +173,9 @@ def test_numbers_are_said_of_cases_such_as_those_that_were_measured() -> None:
     assert told_of(["BraTS-MEN-00001-000"], tumours=["MEN"], release="brats2023") == expected
 
 
-@pytest.mark.parametrize("options", [{"bundles": 2}, {"tta": "flips"}, {"overlap": 0.25}])
+@pytest.mark.parametrize(
+    "options", [{"bundles": 2}, {"tta": "flips"}, {"overlap": 0.25}, {"allow_skull": True}]
+)
 def test_nothing_is_said_of_what_several_bundles_or_other_options_made(
     options: dict[str, Any],
 ) -> None:
@@ -253,3 +257,12 @@ def test_a_bundle_goes_on_where_an_export_was_killed(tmp_path: Path) -> None:
     storage.write_bytes(f"{target}/notes.txt", b"theirs")
     with pytest.raises(UsageError, match=r"holds notes.txt, which"):
         modelcard.check_target(target)
+
+
+def test_skulls_are_allowed_where_that_is_asked_for(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", named.smoke())
+    chosen = modelcard.choose([one], asked=Asked(allow_skull=True))
+    assert chosen.recipe.preprocess.allow_skull
+    assert chosen.identity["options"] == {"tta": None, "overlap": None, "allow_skull": True}
+    assert not modelcard.choose([one]).recipe.preprocess.allow_skull
+    assert modelcard.choose([one]).identity["options"] == {"tta": None, "overlap": None}
