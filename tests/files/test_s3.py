@@ -187,7 +187,7 @@ def test_without_credentials_requests_are_unsigned(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    storage._has_credentials.clear()
+    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
     endpoint.signed.clear()
     assert storage.list_files(phantoms)
     assert endpoint.signed == {False}
@@ -203,8 +203,9 @@ def test_credentials_that_come_late_are_used_from_then_on(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    storage._has_credentials.clear()
+    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
     assert storage.list_files(phantoms)
+    monkeypatch.setattr(storage, "LOOK_SECONDS", 0)
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     for use in (
