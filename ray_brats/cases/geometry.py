@@ -242,6 +242,13 @@ def affine_of(matrix: Array) -> Affine:
     return tuple(tuple(float(x) for x in row) for row in matrix)
 
 
+def scaled(affine: Array | Affine, factor: float) -> Floats:
+    """The map to a world in other units; by 1 it is the same to the sign of its zeros."""
+    matrix = np.array(affine, np.float64)
+    matrix[:3] *= factor
+    return matrix
+
+
 def from_json(values: Mapping[str, Any]) -> Geometry:
     """The geometry in a `case.json`."""
     names = {item.name for item in dataclasses.fields(Geometry)}

@@ -157,8 +157,7 @@ def _geometry(header: Any, shape: Shape, name: str) -> Geometry:
     if not _is_sound(affine):
         raise CaseRejected(f"the affine has no inverse: the header's {which} is damaged", name)
     unit = _unit(header, affine)
-    to_mm = np.diag([*[geometry.UNITS_MM[unit]] * 3, 1.0])
-    affine = to_mm @ affine
+    affine = geometry.scaled(affine, geometry.UNITS_MM[unit])
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if not _is_plausible(spacing_mm):
         sides = " × ".join(f"{side:.3g}" for side in spacing_mm)
@@ -170,7 +169,7 @@ def _geometry(header: Any, shape: Shape, name: str) -> Geometry:
         qform_code=int(header["qform_code"]),
         sform_code=int(header["sform_code"]),
     )
-    return dataclasses.replace(whole, qform=_other_form(qform, to_mm, affine), unit=unit)
+    return dataclasses.replace(whole, qform=_other_form(qform, unit, affine), unit=unit)
 
 
 def _forms(header: Any) -> tuple[Floats | None, Floats | None]:
@@ -203,11 +202,11 @@ def _is_plausible(spacing_mm: Floats) -> bool:
     return bool(least <= spacing_mm.min() and spacing_mm.max() <= most)
 
 
-def _other_form(form: Floats | None, to_mm: Floats, affine: Floats) -> geometry.Affine | None:
+def _other_form(form: Floats | None, unit: geometry.Unit, affine: Floats) -> geometry.Affine | None:
     """A form of the header in mm where it is not the affine; None where it is, or is damaged."""
     if form is None or not _is_sound(form):
         return None
-    form = to_mm @ form
+    form = geometry.scaled(form, geometry.UNITS_MM[unit])
     near = _SAME_FORM_MM * np.array([1, 1, 1, 100])
     return None if (np.abs(form - affine)[:3] <= near).all() else geometry.affine_of(form)
 

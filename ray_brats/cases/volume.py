@@ -19,7 +19,7 @@ from isal import isal_zlib
 from ray_brats import labels
 from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
-from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid
+from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid, scaled
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
 from ray_brats.files import storage
@@ -123,12 +123,12 @@ def _volume(header: Header, content: bytes, name: str, *, exact: bool) -> Volume
 
 def _scaled(voxels: Array, scale: tuple[float, float], dtype: npt.DTypeLike) -> Array:
     """The voxels as their header scales them, in float64 a slab at a time, and rounded once."""
-    scaled = np.empty_like(voxels, dtype)
+    values = np.empty_like(voxels, dtype)
     # What becomes infinite here is rejected with the other infinite voxels.
     with np.errstate(over="ignore", invalid="ignore"):
         for plane in range(voxels.shape[-1]):
-            scaled[..., plane] = voxels[..., plane] * np.float64(scale[0]) + scale[1]
-    return scaled
+            values[..., plane] = voxels[..., plane] * np.float64(scale[0]) + scale[1]
+    return values
 
 
 def read_mask(
@@ -182,11 +182,11 @@ def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes
     Where the forms of a scan disagree, programs that read different ones still see its mask on
     it. Equal masks give equal bytes: the gzip header holds neither a time nor a name.
     """
-    from_mm = np.diag([*[1 / UNITS_MM[geometry.unit]] * 3, 1.0])
-    affine = from_mm @ np.array(geometry.native_affine)
+    from_mm = 1 / UNITS_MM[geometry.unit]
+    affine = scaled(geometry.native_affine, from_mm)
     image = nib.Nifti1Image(mask_native, affine)
     image.header.set_xyzt_units(_UNIT_NAMES[geometry.unit])
-    qform = affine if geometry.qform is None else from_mm @ np.array(geometry.qform)
+    qform = affine if geometry.qform is None else scaled(geometry.qform, from_mm)
     image.set_qform(qform, geometry.qform_code)
     image.set_sform(affine, geometry.sform_code)
     return gzip_bytes(image.to_bytes())
