@@ -15,6 +15,8 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from ray_brats.serve.http.pacing import Paced
+
 Header = tuple[bytes, bytes]
 STEERING = (
     b"x-request-timeout-seconds",
@@ -58,4 +60,4 @@ class Unsteered:
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxies are to put around themselves."""
-    return [Middleware(Unsteered)]
+    return [Middleware(Unsteered), Middleware(Paced)]

@@ -64,7 +64,11 @@ def test_serves_proxies_drop_them_before_they_look(monkeypatch: pytest.MonkeyPat
 
     app = http_util._apply_middlewares(proxy, options.middlewares)
     steering = [(name.encode(), b"x") for name in NAMES]
-    scope = {"type": "http", "headers": [*steering, *OURS, (b"x-request-id", b"\x1b[2J")]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "headers": [*steering, *OURS, (b"x-request-id", b"\x1b[2J")],
+    }
     asyncio.run(app(scope, None, None))
     asyncio.run(hints.Unsteered(proxy)({"type": "lifespan"}, None, None))
     (*headers, (name, value)) = seen[0]["headers"]
