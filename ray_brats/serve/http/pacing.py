@@ -1,7 +1,7 @@
-"""Strangers take turns: a burst of calls without a key leaves the way free for all others.
+"""Calls that write take turns, so that probes and readers pass by a burst of refused ones.
 
-Serve's proxies pass on some three hundred calls a second, in the order in which they come. Of a
-burst of refused ones all others would wait for the last.
+Serve's proxies pass on some three hundred calls a second, in the order in which they come. Those
+without a key have turns of their own: whoever names one does not wait for them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-SLOTS = 16
-"""Calls of strangers that a proxy passes on at a time."""
+SLOTS = 6
+"""Calls of either kind that a proxy passes on at a time."""
 HOLD_SECONDS = 0.25
 """Longest that one of them holds its slot: what takes longer was not refused, and is work."""
 _KEYS = (b"authorization", b"x-api-key")
@@ -21,15 +21,17 @@ class Paced:
     """An ASGI application around a proxy of Serve."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self._app, self._slots = app, asyncio.Semaphore(SLOTS)
+        self._app = app
+        self._slots = {names_key: asyncio.Semaphore(SLOTS) for names_key in (True, False)}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one call, once it is its turn."""
-        if not _is_strangers(scope):
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        await self._slots.acquire()
-        slot = _Slot(self._slots)
+        slots = self._slots[_names_key(scope)]
+        await slots.acquire()
+        slot = _Slot(slots)
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             slot.free()
@@ -56,8 +58,6 @@ class _Slot:
             slots.release()
 
 
-def _is_strangers(scope: MutableMapping[str, Any]) -> bool:
-    """Whether a call that writes names no key; whether a key is one, the application knows."""
-    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-        return False
-    return not any(name.lower() in _KEYS for name, _ in scope["headers"])
+def _names_key(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a call names a key; whether it is one, the application knows."""
+    return any(value and name.lower() in _KEYS for name, value in scope["headers"])

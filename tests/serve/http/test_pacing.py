@@ -1,4 +1,4 @@
-"""Calls without a key take turns; all others pass by."""
+"""Calls that write take turns, those without a key by themselves; all others pass by."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_burst_of_strangers_takes_turns(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pacing, "HOLD_SECONDS", 60)
     proxy = Proxy()
     app = Paced(proxy)
-    burst = [asyncio.create_task(call(app)) for _ in range(200)]
+    burst = [asyncio.create_task(call(app, "POST", [(b"x-api-key", b"")])) for _ in range(200)]
     await asyncio.sleep(0.05)
     assert proxy.calls == pacing.SLOTS
     others = [
@@ -52,8 +52,11 @@ async def test_a_burst_of_strangers_takes_turns(monkeypatch: pytest.MonkeyPatch)
     ]
     await asyncio.sleep(0.05)
     assert proxy.calls == pacing.SLOTS + len(others)
+    named = [asyncio.create_task(call(app, "POST", KEY)) for _ in range(200)]
+    await asyncio.sleep(0.05)
+    assert proxy.calls == 2 * pacing.SLOTS + 2
     proxy.answering.set()
-    await asyncio.wait_for(asyncio.gather(*burst, *others), 20)
+    await asyncio.wait_for(asyncio.gather(*burst, *others, *named), 20)
     assert proxy.calls == 0
 
 
@@ -84,4 +87,4 @@ async def test_slots_outlive_calls_that_fail_or_are_cancelled() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert app._slots._value == pacing.SLOTS
+    assert app._slots[False]._value == pacing.SLOTS
