@@ -18,6 +18,7 @@ from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
+from ray_brats.recipes import jsonform
 from ray_brats.serve.http.access import LOG_KEY, deployment_key
 from ray_brats.serve.jobs.store import FOLDER as JOBS
 from ray_brats.serve.limits import Limits
@@ -96,6 +97,9 @@ def describe(settings: ServeSettings) -> dict[str, ServedModel]:
         pins = settings.pinned.get(name, ())
         chosen = card.choose(uris, pins, settings.asked)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
+        # Also the voxel size at which cases come, which enters the keys of their masks.
+        asked = {"preprocess": jsonform.as_json(chosen.recipe.preprocess)}
+        facts["recipe"] = {**facts["recipe"], **asked}
         models[name] = ServedModel(
             name=name,
             modalities=tuple(chosen.recipe.preprocess.modalities),
