@@ -157,6 +157,12 @@ class Geometry:
         self.canonical(native)[outside] = cropped[inside]
         return native
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without those of odd headers where this one is usual; see `from_json`."""
+        usual = {"qform": None, "unit": "mm"}
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
+
     def unresampled(self) -> Geometry:
         """The same place on the file's own voxels: the smallest crop that holds this one."""
         if self.resampled_shape is None:

@@ -162,8 +162,7 @@ def prepare(item: Work) -> tuple[CaseRow, list[str]]:
         facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, LABEL))
         facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
         files.append(LABEL)
-    geometry = dataclasses.asdict(prepared.geometry)
-    description = {"case_id": item.case_id, **geometry}
+    description = {"case_id": item.case_id, **prepared.geometry.as_json()}
     storage.write_json(storage.join(item.folder, GEOMETRY), description, synced=False)
     return CaseRow(case_id=item.case_id, facts=facts), files
 

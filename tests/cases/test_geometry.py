@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -101,7 +100,7 @@ def test_case_json_holds_the_whole_geometry(
     item = geometry.with_crop(
         volume_of(np.zeros(shape, np.uint8), affine).geometry, (1, 0, 0), shape
     )
-    text = json.dumps({"case_id": "a", **asdict(item)})
+    text = json.dumps({"case_id": "a", **item.as_json()})
     assert geometry.from_json(json.loads(text)) == item
 
 
