@@ -106,6 +106,7 @@ def load_predictor(
     sha256: Sequence[str] = (),
     tta: Literal["none", "flips"] | None = None,
     overlap: float | None = None,
+    allow_skull: bool = False,
     threads: int | None = None,
 ) -> Predictor:
     """What segments cases: `Predictor.segment` takes paths, bytes, volumes or a case of a cohort.
@@ -117,6 +118,7 @@ def load_predictor(
         sha256: For each bundle the hash that its bundle.json must have.
         tta: Average over mirrored inputs; by default as the first bundle says.
         overlap: Segment by sliding windows that overlap by this share.
+        allow_skull: Take also scans that look as if they were not skull-stripped.
         threads: How many TensorFlow may use, where this process has not used it yet.
 
     Raises:
@@ -128,15 +130,14 @@ def load_predictor(
 
     uris = [card.uri_of(os.fspath(bundle)) for bundle in bundles or (card.STARTER,)]
     # Judged before TensorFlow is loaded, which takes seconds.
-    card.choose(uris, sha256, tta=tta, overlap=overlap)
+    asked = card.Asked(tta=tta, overlap=overlap, allow_skull=allow_skull)
+    card.choose(uris, sha256, asked)
     # On CPUs without AVX-512 TensorFlow leaves oneDNN's convolutions off, which are far faster.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with silenced():
         from ray_brats.model import bundle as loader
 
-        return loader.load_predictor(
-            tuple(uris), tuple(sha256), tta=tta, overlap=overlap, threads=threads
-        )
+        return loader.load_predictor(tuple(uris), tuple(sha256), asked=asked, threads=threads)
 
 
 def volume_from_array(voxels: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Volume:

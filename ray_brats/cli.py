@@ -108,16 +108,21 @@ def parse(given: Sequence[str]) -> Call:
     command = registry.COMMANDS.get(name)
     if command is None:
         raise UsageError(_unknown(name))
+    # What is wrong is told with the arguments in it, which a shell's `*` may have taken from files.
+    wrong = io.StringIO()
     try:
-        options, output = parser.parse(
-            (command.options, command.output),
-            arguments,
-            prog=f"{PROG} {name}",
-            description=command.title,
-        )
+        with contextlib.redirect_stderr(wrong):
+            options, output = parser.parse(
+                (command.options, command.output),
+                arguments,
+                prog=f"{PROG} {name}",
+                description=command.title,
+            )
     except SystemExit as ended:
         if not ended.code:
             sys.stdout.write(_examples(command))
+        for line in wrong.getvalue().splitlines():
+            say(line)
         raise
     return Call(command=command, options=options, output=output)
 
@@ -233,7 +238,8 @@ def _unforeseen(error: Exception) -> int:
             "this one ended"
         )
         return 1
-    traceback.print_exception(error)
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(line)
     say(
         f"ray-brats: {type(error).__name__}: {lines[-1]}. That is a fault of ray-brats: report it "
         "with the lines above, and what `ray-brats info` prints; the same command goes on where "

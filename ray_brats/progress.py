@@ -1,9 +1,14 @@
-"""Progress on standard error: a bar on a terminal, plain lines in a job log."""
+"""What people read: progress on standard error, a bar or plain lines; and lines of any kind.
+
+Names come from files, buckets and clients, and may hold what a terminal obeys. Whatever is written
+for people goes through `say`, `tell` or a `Terminal`, which show it and do not obey.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,10 +16,11 @@ import time
 import types
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import rich.console
 import rich.progress
+import rich.text
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
@@ -22,10 +28,39 @@ PLAIN_SECONDS = 10.0
 _interrupted = threading.Event()
 
 
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""C0, DEL and C1, which terminals act upon, ends of lines, and what turns the direction of text."""
+
+
+def plain(text: str) -> str:
+    """The text with escapes, as `\\x1b`, in place of what a terminal would obey."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str) -> None:
     """One plain line on standard error, so that standard output stays for results."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(plain(text) + "\n")
     sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """One plain line on standard output, which is for results."""
+    sys.stdout.write(plain(text) + "\n")
+
+
+class Terminal(rich.console.Console):
+    """A console whose texts are no markup, and are shown as `plain` has them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> rich.text.Text:
+        """What every text of a table or line becomes."""
+        return super().render_str(plain(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Left to the command, whose exit status is about its cases."""
+        raise BrokenPipeError
 
 
 class Counted(Protocol):
@@ -103,7 +138,7 @@ class Progress:
     """Counts finished units of one stage; use as a context manager."""
 
     def __init__(self, title: str, total: int | None, unit: str = "cases") -> None:
-        self._title, self._total, self._unit = title, total, unit
+        self._title, self._total, self._unit = plain(title), total, unit
         self._done = self._before = 0
         self._began = self._spoke = time.monotonic()
         self._warm = False
@@ -113,14 +148,14 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TextColumn("{task.description}", markup=False),
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
                 rich.progress.TextColumn("{task.fields[rate]}"),
                 rich.progress.TimeElapsedColumn(),
                 rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.fields[note]}"),
-                console=rich.console.Console(stderr=True),
+                rich.progress.TextColumn("{task.fields[note]}", markup=False),
+                console=Terminal(stderr=True),
             )
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=self._total, note="", rate="")
@@ -157,11 +192,13 @@ class Progress:
         if done - self._before == 1 and not self._warm:
             # The first unit has all that loads and compiles; the others come at another rate.
             self._warm, self._first = True, time.monotonic()
-        self._done, self._note = done, note
+        self._done, self._note = done, plain(note)
         self._total = total or self._total
         if self._bar is not None:
             rate = f"{self._rate():.2f} {self._unit}/s"
-            self._bar.update(self._task, completed=done, total=self._total, note=note, rate=rate)
+            self._bar.update(
+                self._task, completed=done, total=self._total, note=self._note, rate=rate
+            )
         elif time.monotonic() - self._spoke >= PLAIN_SECONDS:
             self._speak()
 

@@ -25,6 +25,7 @@ from ray_brats.recipes import jsonform, named
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.app import build
 from ray_brats.serve.http.gate import Gate
+from ray_brats.serve.jobs import leases, queue
 from ray_brats.serve.jobs.queue import Jobs
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits, Refusal
@@ -95,6 +96,13 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch, stale_seconds: float = 0.5) -> None:
+    """Owners of jobs that died are found out within tenths of a second."""
+    monkeypatch.setattr(leases, "BEAT_SECONDS", stale_seconds / 10)
+    monkeypatch.setattr(leases, "STALE_SECONDS", stale_seconds)
+    monkeypatch.setattr(queue, "LOOK_SECONDS", stale_seconds / 5)
 
 
 class Double:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,3 +31,10 @@ def test_a_patch_past_the_border_is_padded_with_zeros() -> None:
     patch = PatchLocation((-1, 0, 1), (3, 2, 2)).cut(array)
     assert patch.shape == (3, 2, 2, 3)
     assert patch.sum() == array[:, :, 1:].sum()
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (10, 12, 14), (33, 30, 25), (130, 150, 130)])
+def test_an_ellipsoid_touches_all_sides_and_fills_half(shape: tuple[int, int, int]) -> None:
+    inside = arrays.ellipsoid(shape)
+    assert arrays.bounding_box(inside) == arrays.box_at((0, 0, 0), shape)
+    assert 0.45 < inside.mean() < 0.55

@@ -44,7 +44,8 @@ ROOMS: Mapping[str, Room] = {
     "recipes": Room(doors="config jsonform named costs"),
     "files": Room(doors="storage ledger folders retry claims local ownership"),
     "cases": Room(
-        doors="cohort case volume geometry preprocess phantom splits naming inspection nifti"
+        doors="cohort case volume geometry preprocess background phantom splits naming inspection "
+        "nifti anatomy"
     ),
     "metrics": Room(doors="scores summary comparison original"),
     "report": Room(doors="page figures worst_cases"),

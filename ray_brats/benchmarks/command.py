@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import rich.console
 import rich.table
 import tyro
 
 from ray_brats import cli
 from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, serve, train
 from ray_brats.engine import cluster
+from ray_brats.progress import Terminal
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "preprocess": preprocess.preprocess,
@@ -68,7 +68,7 @@ def _print(result: Mapping[str, Any]) -> None:
     table = rich.table.Table("", "")
     for name, value in _flat(result):
         table.add_row(name, value)
-    rich.console.Console().print(table)
+    Terminal().print(table)
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:

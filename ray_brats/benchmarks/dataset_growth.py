@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from ray_brats import arrays
 from ray_brats.benchmarks import measure
 from ray_brats.cases import cohort as cohorts
 from ray_brats.engine import cluster
@@ -59,8 +60,11 @@ def _prepare(folder: str, name: str, cases: int) -> dict[str, int]:
 def _write_tiny(folder: Path, cases: int) -> None:
     random = np.random.default_rng(0)
     affine = np.diag([-1.0, -1, 1, 1])
+    brain = arrays.ellipsoid([_SIDE_VOX] * 3)
     images = [
-        nib.Nifti1Image(random.integers(1, 99, [_SIDE_VOX] * 3).astype(np.int16), affine).to_bytes()
+        nib.Nifti1Image(
+            np.where(brain, random.integers(1, 99, brain.shape), 0).astype(np.int16), affine
+        ).to_bytes()
         for _ in range(3)
     ]
     for number in range(cases):

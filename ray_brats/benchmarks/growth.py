@@ -24,7 +24,7 @@ from ray_brats.stages import score as stage
 class NoPredictor:
     """Background everywhere: what remains is the cost of moving a case through."""
 
-    def class_index(self, image_HWDC: Any) -> LabelMap:
+    def class_index(self, image_HWDC: Any, geometry: Any = None) -> LabelMap:
         """Zeros on the grid of the image."""
         return np.zeros(image_HWDC.shape[:3], np.uint8)
 

@@ -30,6 +30,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import REGIONS, LabelMap
 from ray_brats.metrics import scores
+from ray_brats.model.card import Asked
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
@@ -170,7 +171,7 @@ def _bundle_masks(dataset: str, recipe: Recipe, bundle_uri: str) -> dict[str, An
     from ray_brats.stages import score
 
     _, validation = _cases(dataset, recipe)
-    predictor = score.load_predictor((bundle_uri,), (), None, None, os.cpu_count() or 1)
+    predictor = score.load_predictor((bundle_uri,), (), Asked(), os.cpu_count() or 1)
     began = time.perf_counter()
     masks = {case.case_id: predictor.class_index(case.image()) for case in validation}
     return {"seconds_a_case": (time.perf_counter() - began) / len(masks), "masks": masks}

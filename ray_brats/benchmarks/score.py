@@ -32,6 +32,7 @@ from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
 from ray_brats.metrics import scores
 from ray_brats.model import card as modelcard
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.predictions import Predictions, mask_name
 from ray_brats.progress import say
@@ -191,7 +192,7 @@ def ray_brats_seconds(
             )
             work = [target.work_of(case) for case in cohort]
             frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
-            make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), None, None)
+            make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), Asked())
             for row in stage.stream(
                 work, frame, capacity.for_scoring(resources, None, len(work)), make
             ):

@@ -25,6 +25,7 @@ from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card as modelcard
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.progress import say
 from ray_brats.recipes import jsonform
@@ -66,7 +67,7 @@ def serve(
     card, sha256 = modelcard.read(uri)
     recipe = jsonform.from_json(Recipe, card["recipe"])
     bodies = _cases(cohort, cases, recipe.preprocess.modalities)
-    predictor = stage.load_predictor((uri,), (sha256,), None, None, os.cpu_count() or 1)
+    predictor = stage.load_predictor((uri,), (sha256,), Asked(), os.cpu_count() or 1)
     expected = [_mask(predictor, files) for files in bodies]
     seconds: dict[str, list[float]] = {name: [] for name in MEASURED}
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as state:

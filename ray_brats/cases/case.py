@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from ray_brats.cases import naming
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
-from ray_brats.files import local
+from ray_brats.files import local, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Guard:
     most_bytes: int | None = None
     most_rows: int | None = None
     most_columns: int | None = None
+    opens_images: bool = False
+    """Whether two files may be compared voxel by voxel, before anybody has judged their size."""
 
     def check(self, uri: str, **counts: int) -> None:
         """`UsageError` for a CSV that has more of something than may be."""
@@ -69,6 +74,20 @@ class Guard:
             most = getattr(self, f"most_{name}")
             if most is not None and count > most:
                 raise UsageError(f"{uri}: more than {most} {name}: expected a smaller CSV")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """An image file of a cohort that belongs to no case."""
+
+    uri: str
+    why: str
+    """The same words for all files of one kind: they are counted by them."""
+
+    @property
+    def name(self) -> str:
+        """The file's own name, as it can be shown."""
+        return _CONTROL.sub("\ufffd", local.readable(storage.name_of(self.uri)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +99,8 @@ class Cohort:
     rejected: tuple[CaseRow, ...] = ()
     """Among their facts is `split`, where the cohort itself tells it."""
     notes: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    """Every image file below a folder or prefix that is part of no case; none of a CSV."""
 
     def files(self) -> Iterator[str]:
         """URI of every file of every case, and of the cohort itself."""
@@ -88,6 +109,10 @@ class Cohort:
             yield from case.images.values()
             if case.segmentation:
                 yield case.segmentation
+
+    def case_ids(self) -> set[str]:
+        """Ids of all cases, also of those that cannot be used."""
+        return {case.case_id for case in self.cases} | {row.case_id for row in self.rejected}
 
     def release_or(self, fallback: str | None) -> str | None:
         """The release all cases share, else `fallback`."""

@@ -1,19 +1,20 @@
 """Cohorts: which cases a folder, prefix or CSV holds, and what cannot be one.
 
-Finding looks at names only; no image is opened here. One listing gives the names and the
-etags of all files.
+Finding looks at names; images are opened only where one is there twice (`twins`). One listing
+gives the names and the etags of all files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ray_brats import labels
-from ray_brats.cases import manifest, naming
-from ray_brats.cases.case import Cohort, Guard, case_of, rejection
+from ray_brats.cases import joining, manifest, naming
+from ray_brats.cases.case import Cohort, Guard, PassedOver, case_of, rejection
+from ray_brats.cases.joining import Kinds
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
@@ -21,8 +22,9 @@ from ray_brats.files.local import FileInfo
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
-FREE = Guard()
+FREE = Guard(opens_images=True)
 """A CSV of our own may be and name anything."""
+_SHOWN = 3
 
 
 def find(
@@ -53,12 +55,13 @@ def find(
                 f"{uri}: no such folder or prefix, or nothing in it; "
                 "expected a BraTS cohort, for example a folder of case folders"
             )
-        cohort = _from_names(uri, files)
+        cohort = _from_names(uri, files, guard)
     if not cohort.cases and not cohort.rejected:
         raise UsageError(
             f"{uri}: no file is named as a BraTS release names them (<case>_t1ce.nii.gz, "
             "<case>-t2f.nii.gz …); rename the files or describe the cohort in a CSV with the "
             f"columns case_id, {', '.join(MODALITIES)}, {SEGMENTATION}"
+            + "".join(f"; {line}" for line in passed_over_lines(cohort))
         )
     return _with_release(cohort, release)
 
@@ -73,43 +76,61 @@ def sentence(cohort: Cohort) -> str:
     )
 
 
+def passed_over_groups(cohort: Cohort) -> list[dict[str, Any]]:
+    """Why image files are part of no case: `why`, `count` and the first `files`, by name."""
+    groups: dict[str, list[PassedOver]] = {}
+    for item in cohort.passed_over:
+        groups.setdefault(item.why, []).append(item)
+    return [
+        {"why": why, "count": len(items), "files": [item.name for item in items[:_SHOWN]]}
+        for why, items in sorted(groups.items())
+    ]
+
+
+def passed_over_lines(cohort: Cohort) -> list[str]:
+    """The same as lines for people."""
+    return [
+        f"{group['count']} image file(s) passed over ({', '.join(group['files'])}"
+        f"{' …' if group['count'] > _SHOWN else ''}): {group['why']}"
+        for group in passed_over_groups(cohort)
+    ]
+
+
 def _is_hidden(uri: str, root: str) -> bool:
-    return any(part.startswith(".") for part in uri.removeprefix(root).split("/"))
+    return naming.is_hidden(uri.removeprefix(root))
 
 
-def _from_names(uri: str, files: Sequence[FileInfo]) -> Cohort:
-    by_case: dict[str, dict[str, list[FileInfo]]] = defaultdict(lambda: defaultdict(list))
-    notes, odd = [], []
-    for file in files:
-        name = storage.name_of(file.uri)
-        meant = naming.case_and_kind(name)
-        if meant:
-            by_case[meant[0]][meant[1]].append(file)
-        elif name.removesuffix(".gz") == naming.CASE_355_MASK:
-            odd.append(file)
-    for file in odd[:1]:
-        # Some mirrors hold it under both names.
-        case_355 = by_case.get(naming.CASE_355)
-        if case_355 and SEGMENTATION not in case_355:
-            case_355[SEGMENTATION].append(file)
-            name = storage.name_of(file.uri)
-            notes.append(f"{naming.CASE_355}: segmentation recovered from {name}")
+def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
+    joined = joining.join(files)
+    if guard.opens_images and any(joined.twins()):
+        # What reads images takes its time to load.
+        from ray_brats.cases import twins
+
+        twins.settle(joined)
     grades = _mapped_grades(files)
     cases, rejected = [], []
-    for case_id, kinds in sorted(by_case.items()):
+    for name, kinds in sorted(joined.cases.items()):
         problem = (
-            naming.problem_of_id(case_id) or _several_files(kinds) or _odd_folder(kinds.values())
+            naming.problem_of_name(name) or _several_files(kinds) or _odd_folder(kinds.values())
         )
         if problem:
-            rejected.append(rejection(case_id, *problem))
+            unsafe = naming.problem_of_name(name)
+            rejected.append(rejection(name if unsafe else naming.id_of_name(name), *problem))
             continue
         infos = {kind: items[0] for kind, items in kinds.items()}
-        grade = _grade(next(iter(infos.values())).uri) or grades.get(case_id)
-        cases.append(case_of(case_id, infos, grade=grade))
-    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected), notes=tuple(notes))
+        grade = _grade(next(iter(infos.values())).uri) or grades.get(name)
+        cases.append(case_of(naming.id_of_name(name), infos, grade=grade))
+    notes = (*joined.notes, *naming.notes_on_names(joined.cases))
+    return Cohort(
+        uri=uri,
+        cases=tuple(cases),
+        rejected=tuple(rejected),
+        notes=notes,
+        passed_over=tuple(joined.passed_over),
+    )
 
 
-def _several_files(kinds: Mapping[str, list[FileInfo]]) -> tuple[str, str] | None:
+def _several_files(kinds: Kinds) -> tuple[str, str] | None:
     for kind, items in kinds.items():
         if len(items) > 1:
             places = " and ".join(item.uri for item in items[:3])

@@ -11,23 +11,27 @@ Without another spacing a mask goes there and back without loss: voxels are only
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from ray_brats import arrays
-from ray_brats.arrays import Array, Box, Shape, Spacing
+from ray_brats.arrays import Array, Box, Floats, Shape, Spacing
 
 Affine = tuple[tuple[float, ...], ...]
+Unit = Literal["mm", "metre", "micron"]
+UNITS_MM: dict[Unit, float] = {"mm": 1.0, "metre": 1000.0, "micron": 0.001}
 
 _LPS = axcodes2ornt(("L", "P", "S"))
 _SAME_SPACING = 1e-3
 """Relative difference of spacings below which nothing is resampled."""
+SAME_GRID_VOX = 0.05
+"""How far apart the corners of one grid may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,10 @@ class Geometry:
     """Map of voxel indices to the world in mm, 4 × 4, row by row."""
     qform_code: int
     sform_code: int
+    qform: Affine | None = None
+    """The file's qform in mm where it is another than the affine, which is the sform then."""
+    unit: Unit = "mm"
+    """What the file's own header counts in."""
     axes: Shape
     """Native axis that becomes the first, second, third canonical axis."""
     flips: tuple[bool, bool, bool]
@@ -64,6 +72,25 @@ class Geometry:
     def crop_box(self) -> Box:
         """Box of the crop in the grid."""
         return arrays.box_at(self.crop_start_vox, self.crop_shape_vox)
+
+    @property
+    def canonical_affine(self) -> Floats:
+        """Map of canonical voxel indices to the world in mm, 4 × 4."""
+        moves = np.zeros((4, 4))
+        moves[3, 3] = 1
+        for place, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            moves[axis, place] = -1 if flip else 1
+            moves[axis, 3] = self.native_shape[axis] - 1 if flip else 0
+        return np.array(self.native_affine) @ moves
+
+    @property
+    def forms_apart_mm(self) -> float:
+        """How far a corner moves where the qform is read; 0 where that is hardly another place."""
+        if self.qform is None:
+            return 0.0
+        other = dataclasses.replace(self, native_affine=self.qform, qform=None)
+        apart = apart_mm(self, other)
+        return apart if apart > SAME_GRID_VOX * min(self.spacing_mm) else 0.0
 
     @property
     def spacing_mm(self) -> Spacing:
@@ -93,10 +120,16 @@ class Geometry:
         return padded
 
     def crop_image(self, canonical: Array) -> Array:
-        """The crop of a canonical image: as `crop`, but linear where it is resampled (float32)."""
+        """The crop of a canonical image: as `crop`, but linear where it is resampled (float32).
+
+        What is 0 is background, and is not mixed with the rest: a rim of half-bright voxels
+        would change what is computed of all of them, the more the larger the voxels are.
+        """
         if self.resampled_shape is None:
             return self.crop(canonical)
-        return self._resampled(canonical, _linear)
+        share = self._resampled((canonical != 0).astype(np.float32), _linear)
+        values = self._resampled(canonical, _linear)
+        return np.divide(values, share, out=np.zeros_like(values), where=share >= 0.5)
 
     def to_canonical(self, cropped: Array) -> Array:
         """A cropped mask in the whole canonical grid; zero outside the crop."""
@@ -123,6 +156,36 @@ class Geometry:
         inside, outside = self._overlap()
         self.canonical(native)[outside] = cropped[inside]
         return native
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without those of odd headers where this one is usual; see `from_json`."""
+        usual = {"qform": None, "unit": "mm"}
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
+
+    def unresampled(self) -> Geometry:
+        """The same place on the file's own voxels: the smallest crop that holds this one."""
+        if self.resampled_shape is None:
+            return self
+        _, whole = self._overlap()
+        sides = zip(whole, self.resampled_shape, self.canonical_shape, strict=True)
+        ends = [(side.start * n // m, -(-side.stop * n // m)) for side, m, n in sides]
+        own = dataclasses.replace(self, resampled_shape=None)
+        return with_crop(own, [first for first, _ in ends], [last - first for first, last in ends])
+
+    def to_unresampled(self, cropped: Array) -> Array:
+        """A cropped image of the grid, interpolated on the crop of `unresampled` (float32)."""
+        own = self.unresampled()
+        if self.resampled_shape is None:
+            return cropped
+        inside, whole = self._overlap()
+        values = cropped[inside]
+        for axis, box in enumerate(own.crop_box):
+            source, target = self.canonical_shape[axis], self.resampled_shape[axis]
+            wanted = np.arange(box.start, box.stop)
+            places = _positions(wanted, target, source) - whole[axis].start
+            values = _linear(values, axis, places)
+        return values
 
     def _flipping(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
@@ -163,9 +226,7 @@ def _linear(values: Array, axis: int, positions: Array) -> Array:
     return np.asarray(below + share * (np.take(values, high, axis=axis) - below))
 
 
-def of_file(
-    shape: Sequence[int], affine: npt.NDArray[np.float64], *, qform_code: int, sform_code: int
-) -> Geometry:
+def of_file(shape: Sequence[int], affine: Floats, *, qform_code: int, sform_code: int) -> Geometry:
     """The geometry of a whole file: its canonical axes are those nearest to LPS."""
     transform = ornt_transform(io_orientation(affine), _LPS)
     first, second, third = (int(n) for n in np.argsort(transform[:, 0].astype(int)))
@@ -173,7 +234,7 @@ def of_file(
     height, width, depth = (int(n) for n in shape)
     whole = Geometry(
         native_shape=(height, width, depth),
-        native_affine=tuple(tuple(float(x) for x in row) for row in affine),
+        native_affine=affine_of(affine),
         qform_code=qform_code,
         sform_code=sform_code,
         axes=(first, second, third),
@@ -182,10 +243,22 @@ def of_file(
     return with_crop(whole, (0, 0, 0), whole.canonical_shape)
 
 
+def affine_of(matrix: Array) -> Affine:
+    """A 4 × 4 matrix as a value."""
+    return tuple(tuple(float(x) for x in row) for row in matrix)
+
+
+def scaled(affine: Array | Affine, factor: float) -> Floats:
+    """The map to a world in other units; by 1 it is the same to the sign of its zeros."""
+    matrix = np.array(affine, np.float64)
+    matrix[:3] *= factor
+    return matrix
+
+
 def from_json(values: Mapping[str, Any]) -> Geometry:
     """The geometry in a `case.json`."""
     names = {item.name for item in dataclasses.fields(Geometry)}
-    return Geometry(**{name: _tuples(values[name]) for name in names})
+    return Geometry(**{name: _tuples(values[name]) for name in names if name in values})
 
 
 def _tuples(value: Any) -> Any:
@@ -211,11 +284,23 @@ def with_spacing(geometry: Geometry, spacing_mm: Spacing | None) -> Geometry:
     return with_crop(whole, (0, 0, 0), whole.grid_shape)
 
 
+def apart_mm(a: Geometry, b: Geometry) -> float:
+    """How far the corners of two grids of one canonical shape are apart at most."""
+    ends = ((0, side - 1) for side in a.canonical_shape)
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)])
+    between = (a.canonical_affine - b.canonical_affine)[:3] @ corners.T
+    return float(np.linalg.norm(between, axis=0).max())
+
+
 def same_grid(a: Geometry, b: Geometry) -> str:
-    """ "" where two files share a grid, else what differs."""
-    if a.native_shape != b.native_shape:
+    """ "" where the canonical arrays of two files lie on one grid, else what differs.
+
+    How the voxels are stored does not matter. Corners may be a twentieth of a voxel apart:
+    software that writes an affine anew rounds it.
+    """
+    if a.canonical_shape != b.canonical_shape:
         return f"shape {a.native_shape} against {b.native_shape}"
-    difference = np.abs(np.array(a.native_affine) - np.array(b.native_affine)).max()
-    if difference > 1e-3:
-        return f"affine differs by up to {difference:.3g} mm"
+    apart = apart_mm(a, b)
+    if apart > SAME_GRID_VOX * min(a.spacing_mm):
+        return f"affine differs by up to {apart:.3g} mm at a corner"
     return ""

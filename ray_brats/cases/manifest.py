@@ -92,6 +92,8 @@ def read_cohort(uri: str, guard: Guard) -> Cohort:
         raise UsageError(f"{uri}: no row below its header; expected one a case")
     columns = kinds_of_columns(uri, rows[0])
     check_splits(uri, {row.get("split") or "train" for row in rows})
+    notes = naming.notes_on_names(row["case_id"] for row in rows)
+    rows = [{**row, "case_id": _id_of(row["case_id"])} for row in rows]
     counts = Counter(row["case_id"] for row in rows)
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
     reasons = {
@@ -122,7 +124,12 @@ def read_cohort(uri: str, guard: Guard) -> Cohort:
                 split=row.get("split") or None,
             )
         )
-    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()))
+    return Cohort(uri=uri, cases=tuple(cases), rejected=tuple(rejected.values()), notes=notes)
+
+
+def _id_of(name: str) -> str:
+    """The case's id; a name that can be none stays, and is rejected by it."""
+    return name if naming.problem_of_name(name) else naming.id_of_name(name)
 
 
 def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> dict[str, str]:

@@ -4,11 +4,20 @@ BraTS20_Training_001_flair.nii[.gz]      2020; case 355's mask has another name
 HGG/Brats18_CBICA_AAB_1_t1ce.nii.gz      2018, 2019; the last group is the scan's number
 BraTS2021_00000_t2.nii.gz                2021
 BraTS-GLI-00000-000-t1c.nii.gz           from 2023 on; the last group is the time point
+
+A case that other people named may have any name. Its `case_id` names files and folders of ours,
+so that every character but `A-Z a-z 0-9 . _ -` stands in it as `_uXXXX_`, the code point in
+lower-case hexadecimal: "Müller 1" is `M_u00fc_ller_u0020_1`. An underscore that begins what looks
+like that already is written `_u005f_`, so that no two names share an id and each can be read back.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SEGMENTATION = "seg"
@@ -19,11 +28,32 @@ CASE_355 = "BraTS20_Training_355"
 CASE_355_MASK = "W39_1998.09.19_Segm.nii"
 """It kept the name that it had before the release."""
 
+MASK_SPELLINGS = (
+    SEGMENTATION,
+    "segm",
+    "segmentation",
+    "tumor_segmentation",
+    "tumour_segmentation",
+    "glistrboost",
+    "glistrboost_manuallycorrected",
+)
+"""How masks are called besides, in lower case and with underscores."""
+CORRECTED = ("glistrboost_manuallycorrected", "glistrboost")
+"""A mask that somebody corrected, and the one that it corrects."""
+_MASKS = "|".join(spelling.replace("_", "[_-]") for spelling in MASK_SPELLINGS)
+
 _CASE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _FILE = re.compile(
-    r"(?P<case>.+)[_-](?P<kind>t1ce|t1gd|t1n|t1c|t1|t2w|t2f|t2|flair|seg)\.nii(\.gz)?",
+    rf"(?P<case>.+?)[_-](?P<kind>t1ce|t1gd|t1n|t1c|t1|t2w|t2f|t2|flair|{_MASKS})\.nii(\.gz)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_ENDING = re.compile(
+    r"\.(?:(?P<nifti>nii)(?:\.gz)?|(?P<pair>hdr|img)(?:\.gz)?|mgz|mgh|mha|mhd|nrrd|nhdr|mnc|dcm)\Z",
     re.IGNORECASE,
 )
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]|_(?=u[0-9a-f]{4,6}[^A-Za-z0-9.-])")
+"""What is escaped in an id: other characters, and what would be read as an escape."""
+_ESCAPE = re.compile(r"_u([0-9a-f]{4,6})_")
 _RELEASES = (
     (re.compile(r"BraTS-(GLI|SSA|MET|MEN|PED)-", re.IGNORECASE), "brats2023"),
     (re.compile(r"BraTS2021_", re.IGNORECASE), "brats2021"),
@@ -31,19 +61,114 @@ _RELEASES = (
     (re.compile(r"BraTS19_", re.IGNORECASE), "brats2019"),
     (re.compile(r"BraTS18_", re.IGNORECASE), "brats2018"),
 )
+GLIOMA = "GLI"
+"""Adult glioma, as names have it from 2023 on; all cases of the releases before are such."""
+TUMOURS = {
+    GLIOMA: "adult glioma",
+    "SSA": "glioma in Sub-Saharan Africa",
+    "MET": "brain metastases",
+    "MEN": "meningioma",
+    "PED": "tumours of children",
+}
+"""What the names of cases say of tumour and population; other letters may come."""
+_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z]+)-", re.IGNORECASE)
+_GLIOMA_RELEASES = ("brats2018", "brats2019", "brats2020", "brats2021")
 _PATIENTS = (
     re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE),
     re.compile(r"(?P<patient>BraTS1[89]_.+)_\d+", re.IGNORECASE),
 )
 
 
-def case_and_kind(file_name: str) -> tuple[str, str] | None:
-    """Case, and canonical modality or `seg`, of a file; None where it is none of BraTS's."""
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What the name of a file says."""
+
+    case: str
+    """The case's original name."""
+    kind: str
+    """Canonical modality, or `seg`."""
+    spelling: str
+    """How the name says it: of a mask one of `MASK_SPELLINGS`."""
+
+
+def meaning_of(file_name: str) -> Meaning | None:
+    """What the name of a NIfTI file says; None where it tells no case or no kind."""
     match = _FILE.fullmatch(file_name)
-    if match is None:
+    if match is None or is_mask_of_355(file_name):
         return None
-    kind = match["kind"].lower()
-    return match["case"], ALIASES.get(kind, kind)
+    spelling = match["kind"].lower().replace("-", "_")
+    kind = SEGMENTATION if spelling in MASK_SPELLINGS else ALIASES.get(spelling, spelling)
+    return Meaning(case=match["case"], kind=kind, spelling=spelling)
+
+
+def case_and_kind(file_name: str) -> tuple[str, str] | None:
+    """Case, and canonical modality or `seg`, of a file; None where it is none of BraTS's.
+
+    A mask by another name is none: among the files of one case it would be one mask too many.
+    """
+    meaning = meaning_of(file_name)
+    if meaning is None or meaning.spelling in MASK_SPELLINGS[1:]:
+        return None
+    return meaning.case, meaning.kind
+
+
+def is_mask_of_355(file_name: str) -> bool:
+    """Whether a file is the mask of case 355 of 2020 under its old name."""
+    return file_name.removesuffix(".gz") == CASE_355_MASK
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path, relative to a folder or an archive, is one that nobody means.
+
+    So is what macOS adds to archives: `._name`, and all in `__MACOSX`.
+    """
+    parts = path.replace("\\", "/").split("/")
+    return any(part == "__MACOSX" or (part.startswith(".") and part != ".") for part in parts)
+
+
+def image_format(file_name: str) -> str | None:
+    """`nifti` for what is read here, `pair` for a header or voxels in a file of their own,
+    `other` for another medical image, None for what is none.
+    """
+    match = _ENDING.search(file_name)
+    return (match.lastgroup or "other") if match else None
+
+
+def id_of_name(name: str) -> str:
+    """The `case_id` of a case's original name; `name_of_id` is the inverse."""
+    return _UNSAFE.sub(lambda match: f"_u{ord(match[0]):04x}_", name)
+
+
+def name_of_id(case_id: str) -> str:
+    """The original name of a case."""
+    return _ESCAPE.sub(lambda match: _character(match[1]) or match[0], case_id)
+
+
+def _character(digits: str) -> str:
+    code = int(digits, 16)
+    is_one = code <= sys.maxunicode and not 0xD800 <= code < 0xE000
+    return chr(code) if is_one else ""
+
+
+def find_id(name: str, case_ids: Collection[str]) -> str | None:
+    """Which case a table or a file means: by its id, else by its original name; or None.
+
+    A letter with an accent may be one character or two; systems do not agree.
+    """
+    if name in case_ids:
+        return name
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((found for form in forms if (found := id_of_name(form)) in case_ids), None)
+
+
+def problem_of_name(name: str) -> tuple[str, str] | None:
+    """Why an original name can be no case's, or None."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return (
+            "the name holds a control character or is not in UTF-8: rename the case",
+            "",
+        )
+    return problem_of_id(name if "/" in name else id_of_name(name))
 
 
 def problem_of_id(case_id: str) -> tuple[str, str] | None:
@@ -52,20 +177,46 @@ def problem_of_id(case_id: str) -> tuple[str, str] | None:
         return None
     return (
         "the name cannot be a file name on every system: expected 1–128 letters, digits, "
-        "'.', '_' or '-', and neither '.' nor '..'",
+        "'.', '_' or '-' (any other character counts as six or more), and neither '.' nor '..'",
         "",
+    )
+
+
+def notes_on_names(names: Iterable[str]) -> tuple[str, ...]:
+    """What to say of cases whose original name is not their id."""
+    usable = (name for name in names if not problem_of_name(name))
+    escaped = sorted({name for name in usable if id_of_name(name) != name})
+    if not escaped:
+        return ()
+    first = escaped[0]
+    return (
+        f"{len(escaped)} case(s) have a name that cannot be a file's on every system: their "
+        f"case_id has escapes for it, as {id_of_name(first)} for {first!r}",
     )
 
 
 def patient_of(case_id: str) -> str:
     """Who was scanned, by the release's own naming; the case itself where it does not tell."""
+    name = name_of_id(case_id)
     for rule in _PATIENTS:
-        match = rule.fullmatch(case_id)
+        match = rule.fullmatch(name)
         if match:
-            return match["patient"]
+            return id_of_name(match["patient"])
     return case_id
+
+
+def tumour_of(case_id: str) -> str | None:
+    """Which tumour and population a case is of, as in `TUMOURS`; None where no name tells."""
+    match = _TUMOUR.match(name_of_id(case_id))
+    return match["tumour"].upper() if match else tumour_of_release(release_of(case_id))
+
+
+def tumour_of_release(release: str | None) -> str | None:
+    """The tumour of all cases of a release, or None where it has several."""
+    return GLIOMA if release in _GLIOMA_RELEASES else None
 
 
 def release_of(case_id: str) -> str | None:
     """The release that names its cases so, or None."""
-    return next((release for rule, release in _RELEASES if rule.match(case_id)), None)
+    name = name_of_id(case_id)
+    return next((release for rule, release in _RELEASES if rule.match(name)), None)

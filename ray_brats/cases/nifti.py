@@ -19,7 +19,7 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
-from ray_brats.arrays import Array, Shape
+from ray_brats.arrays import Array, Floats, Shape
 from ray_brats.cases import geometry
 from ray_brats.cases.geometry import Geometry
 from ray_brats.errors import CaseRejected
@@ -37,6 +37,9 @@ _HEADER_BYTES = 348
 _NIFTI2_BYTES = 540
 _MAX_SIDE_VOX = 2048
 _SPACING_MM = (0.01, 100.0)
+_SAME_FORM_MM = 1e-5
+"""A qform holds a rotation as a quaternion of float32: the same grid is never quite the same."""
+_UNIT_CODES: dict[int, geometry.Unit] = {1: "metre", 2: "mm", 3: "micron"}
 _BOMB_BYTES = 128 << 20
 _BOMB_RATIO = 500
 """A stream that inflates to so much, by so much, is no scan: those compress some tenfold."""
@@ -145,22 +148,67 @@ def _scale(header: Any) -> tuple[float, float] | None:
 
 
 def _geometry(header: Any, shape: Shape, name: str) -> Geometry:
-    affine = np.asarray(header.get_best_affine(), np.float64)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise CaseRejected(
-            "the affine has no inverse: the header's qform and sform are damaged", name
-        )
+    qform, sform = _forms(header)
+    which, affine = "dimensions", header.get_base_affine()
+    if qform is not None:
+        which, affine = "qform", qform
+    if sform is not None:
+        which, affine = "sform", sform
+    if not _is_sound(affine):
+        raise CaseRejected(f"the affine has no inverse: the header's {which} is damaged", name)
+    unit = _unit(header, affine)
+    affine = geometry.scaled(affine, geometry.UNITS_MM[unit])
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    least, most = _SPACING_MM
-    if spacing_mm.min() < least or spacing_mm.max() > most:
+    if not _is_plausible(spacing_mm):
         sides = " × ".join(f"{side:.3g}" for side in spacing_mm)
+        least, most = _SPACING_MM
         raise CaseRejected(f"voxels of {sides} mm: expected {least}–{most:g} mm a side", name)
-    return geometry.of_file(
+    whole = geometry.of_file(
         shape,
         affine,
         qform_code=int(header["qform_code"]),
         sform_code=int(header["sform_code"]),
     )
+    return dataclasses.replace(whole, qform=_other_form(qform, unit, affine), unit=unit)
+
+
+def _forms(header: Any) -> tuple[Floats | None, Floats | None]:
+    """The header's qform and sform, as it counts; None where it has none."""
+    try:
+        qform = header.get_qform(coded=False) if header["qform_code"] > 0 else None
+    except HeaderDataError:
+        # A quaternion that is none counts only where nothing else tells.
+        qform = np.full((4, 4), np.nan)
+    sform = header.get_sform(coded=False) if header["sform_code"] > 0 else None
+    if qform is not None and sform is not None and not sform[:3, :3].any():
+        # Some software leaves an sform of zeros under a code that says it counts.
+        sform = None
+    return qform, sform
+
+
+def _is_sound(affine: Floats) -> bool:
+    return bool(np.isfinite(affine).all()) and np.linalg.matrix_rank(affine[:3, :3]) == 3
+
+
+def _unit(header: Any, affine: Floats) -> geometry.Unit:
+    """What the affine counts in: what the header says, where that makes a voxel of a scan."""
+    named: geometry.Unit | None = _UNIT_CODES.get(int(header["xyzt_units"]) & 7)
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    return named if named and _is_plausible(sides * geometry.UNITS_MM[named]) else "mm"
+
+
+def _is_plausible(spacing_mm: Floats) -> bool:
+    least, most = _SPACING_MM
+    return bool(least <= spacing_mm.min() and spacing_mm.max() <= most)
+
+
+def _other_form(form: Floats | None, unit: geometry.Unit, affine: Floats) -> geometry.Affine | None:
+    """A form of the header in mm where it is not the affine; None where it is, or is damaged."""
+    if form is None or not _is_sound(form):
+        return None
+    form = geometry.scaled(form, geometry.UNITS_MM[unit])
+    near = _SAME_FORM_MM * np.array([1, 1, 1, 100])
+    return None if (np.abs(form - affine)[:3] <= near).all() else geometry.affine_of(form)
 
 
 class Inflater:

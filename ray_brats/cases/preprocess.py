@@ -6,8 +6,12 @@ takes a mask back to the native grid.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,18 +19,22 @@ import numpy as np
 
 from ray_brats import arrays
 from ray_brats.arrays import Array, Box, Shape
-from ray_brats.cases import intensities, volume
+from ray_brats.cases import background, intensities, volume
 from ray_brats.cases.case import Case
-from ray_brats.cases.geometry import Geometry, same_grid, with_crop, with_spacing
+from ray_brats.cases.geometry import Geometry, apart_mm, same_grid, with_crop, with_spacing
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseFiltered, CaseRejected
 from ray_brats.labels import LabelMap
 from ray_brats.recipes.config import PreprocessConfig
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Part of every sidecar: raise it when the same input gives other voxels."""
 
+MAX_GRID_VOX = 1 << 26
+"""Most voxels that a scan is resampled to; a BraTS scan has 8.9 million."""
+TOLD_MM = 1e-3
+"""Corners of one grid that are farther apart are worth a word."""
 MAX_INTENSITY = 1e30
 """Largest intensity: beyond it, sums of squares would leave the range of floats."""
 
@@ -40,6 +48,8 @@ class Prepared:
     label_HWD: LabelMap | None
     """Class indices on the same grid; None where the case has no mask."""
     geometry: Geometry
+    remarks: tuple[str, ...] = ()
+    """What was not as usual, and what was done about it."""
 
 
 def preprocess_case(
@@ -57,21 +67,38 @@ def preprocess_case(
         CaseFailed: the storage did not answer.
     """
     uris = files_of(case, config, with_mask=with_mask)
-    volumes = dict(zip(uris, readers().map(volume.read, uris.values()), strict=True))
-    check_volumes(volumes, uris)
-    mask = volumes.pop(SEGMENTATION, None)
-    box = None
-    if config.crop == "brain":
-        box = brain_box(item.voxels_HWD for item in volumes.values())
-    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
+    read = functools.partial(volume.read, exact=config.is_exact)
+    volumes = dict(zip(uris, readers().map(read, uris.values()), strict=True))
+    mask = volumes.get(SEGMENTATION)
+    images, remarks = checked(volumes, uris, config)
+    geometry = _geometry(images, config)
     label = None
     if mask is not None:
         whole = class_indices(mask, case, config)
         label = np.ascontiguousarray(geometry.crop(whole))
         if not keep_filtered:
             check_labelled_share(label, geometry, config.min_labelled_share)
-    image = normalise(volumes, geometry, config)
-    return Prepared(image_HWDC=image, label_HWD=label, geometry=geometry)
+    return Prepared(
+        image_HWDC=normalise(images, geometry, config),
+        label_HWD=label,
+        geometry=geometry,
+        remarks=(*remarks, *_resampling(geometry)),
+    )
+
+
+def _geometry(images: Mapping[str, Volume], config: PreprocessConfig) -> Geometry:
+    box = None
+    if config.crop == "brain":
+        box = brain_box(item.voxels_HWD for item in images.values())
+    return cropped_geometry(next(iter(images.values())).geometry, config, box)
+
+
+def _resampling(geometry: Geometry) -> list[str]:
+    if geometry.resampled_shape is None:
+        return []
+    sides = "×".join(f"{side:.3g}" for side in geometry.spacing_mm)
+    grid = "×".join(map(str, geometry.grid_shape))
+    return [f"resampled from voxels of {sides} mm to a grid of {grid}, and its mask back"]
 
 
 @functools.cache
@@ -97,29 +124,76 @@ def preprocess_volumes(volumes: Mapping[str, Volume], config: PreprocessConfig) 
     Raises:
         CaseRejected: a volume is damaged or does not fit the others.
     """
-    check_volumes(volumes, {name: name for name in volumes})
-    box = brain_box(item.voxels_HWD for item in volumes.values())
-    geometry = cropped_geometry(next(iter(volumes.values())).geometry, config, box)
-    image = normalise(volumes, geometry, config)
-    return Prepared(image_HWDC=image, label_HWD=None, geometry=geometry)
+    images, remarks = checked(volumes, {name: name for name in volumes}, config)
+    geometry = _geometry(images, config)
+    return Prepared(
+        image_HWDC=normalise(images, geometry, config),
+        label_HWD=None,
+        geometry=geometry,
+        remarks=(*remarks, *_resampling(geometry)),
+    )
 
 
-def check_volumes(volumes: Mapping[str, Volume], names: Mapping[str, str]) -> None:
-    """Reject modalities that do not share a grid, hold NaN, or hold nothing at all."""
-    check_grids({kind: item.geometry for kind, item in volumes.items()}, names)
+def checked(
+    volumes: Mapping[str, Volume], names: Mapping[str, str], config: PreprocessConfig
+) -> tuple[dict[str, Volume], list[str]]:
+    """The modalities with their background at 0, and remarks; the mask is judged and left out.
+
+    Args:
+        volumes: what was read, by kind.
+        names: what errors call it, by kind.
+        config: what is asked of it.
+
+    Raises:
+        CaseRejected: another grid, a skull, NaN in the brain, no content, or one image twice.
+    """
+    remarks = check_grids({kind: item.geometry for kind, item in volumes.items()}, names)
+    scans = {}
     for kind, item in volumes.items():
-        voxels = item.voxels_HWD
-        if voxels.dtype.kind == "f" and not _is_sane(voxels):
+        with _naming(kind, names):
+            if kind != SEGMENTATION:
+                scans[kind] = background.cleared(item.voxels_HWD, allow_skull=config.allow_skull)
+            _check_numbers(item.voxels_HWD if kind == SEGMENTATION else scans[kind].voxels_HWD)
+    background.check_strange(scans, names)
+    for one, other in itertools.combinations(scans, 2):
+        if np.array_equal(scans[one].voxels_HWD, scans[other].voxels_HWD):
             raise CaseRejected(
-                f"{kind} holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})",
-                names[kind],
+                f"{other} is the image of {one} once more, voxel for voxel: one of them is under "
+                "a wrong name",
+                names[other],
             )
-        if kind != SEGMENTATION and arrays.is_empty(arrays.bounding_box(voxels)):
-            raise CaseRejected(f"{kind} is zero everywhere: there is no image in it", names[kind])
+    remarks += [f"{kind}: {remark}" for kind, scan in scans.items() for remark in scan.remarks]
+    images = {
+        kind: dataclasses.replace(volumes[kind], voxels_HWD=scan.voxels_HWD)
+        for kind, scan in scans.items()
+    }
+    return images, remarks
 
 
-def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) -> None:
-    """Reject a case whose files do not share a grid."""
+@contextlib.contextmanager
+def _naming(kind: str, names: Mapping[str, str]) -> Iterator[None]:
+    """A case rejected inside is rejected for this file."""
+    try:
+        yield
+    except CaseRejected as error:
+        raise CaseRejected(f"{kind} {error.reason}", names[kind]) from error
+
+
+def _check_numbers(voxels: Array) -> None:
+    if voxels.dtype.kind != "f":
+        return
+    # Written so that NaN fails.
+    if not (voxels.min() >= -MAX_INTENSITY and voxels.max() <= MAX_INTENSITY):
+        raise CaseRejected(
+            f"holds NaN, infinite or absurdly large voxels (beyond {MAX_INTENSITY:g})"
+        )
+
+
+def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) -> list[str]:
+    """Reject a case whose files do not share a grid; remarks about those that are taken."""
+    remarks: list[str] = []
+    if not geometries:
+        return remarks
     reference, expected = next(iter(geometries.items()))
     for kind, geometry in geometries.items():
         difference = same_grid(geometry, expected)
@@ -129,18 +203,33 @@ def check_grids(geometries: Mapping[str, Geometry], names: Mapping[str, str]) ->
                 "all files of a case must be co-registered",
                 names[kind],
             )
-
-
-def _is_sane(voxels: Array) -> bool:
-    with np.errstate(invalid="ignore"):
-        return bool(np.abs(voxels).max() <= MAX_INTENSITY)
+        apart = apart_mm(geometry, expected)
+        if apart > TOLD_MM:
+            remarks.append(f"{kind}: its grid is up to {apart:.2g} mm off that of {reference}")
+        if (geometry.axes, geometry.flips) != (expected.axes, expected.flips):
+            remarks.append(f"{kind}: stored in another orientation than {reference}, and turned")
+        if apart := geometry.forms_apart_mm:
+            remarks.append(
+                f"{kind}: its qform and sform are up to {apart:.3g} mm apart, the sform is read"
+            )
+    return remarks
 
 
 def cropped_geometry(
     geometry: Geometry, config: PreprocessConfig, box: Box | None = None
 ) -> Geometry:
-    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file."""
+    """The recipe's grid and crop; `box` is the brain's, in canonical voxels of the file.
+
+    Raises:
+        CaseRejected: the recipe's spacing makes too many voxels of the scan.
+    """
     geometry = with_spacing(geometry, config.spacing_mm)
+    grid_vox = math.prod(geometry.grid_shape)
+    if geometry.resampled_shape is not None and grid_vox > MAX_GRID_VOX:
+        raise CaseRejected(
+            f"would be {grid_vox} voxels at the model's {config.spacing_mm} mm: at most "
+            f"{MAX_GRID_VOX} voxels are made of a scan"
+        )
     if config.crop == "centre":
         assert config.crop_size_vox is not None
         start = centred_start(geometry.grid_shape, config.crop_size_vox)

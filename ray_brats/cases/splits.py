@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from ray_brats.cases import manifest
+from ray_brats.cases import manifest, naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import UsageError
 
 
-def read(uri: str) -> dict[str, str]:
+def read(uri: str, known: Collection[str] = ()) -> dict[str, str]:
     """Case to `train`, `val` or `test` from a CSV with `case_id` and `split`.
+
+    Args:
+        uri: the CSV.
+        known: ids of cases, which it may also call by their original names.
 
     Raises:
         UsageError: no such CSV, another subset, or one case in two subsets.
@@ -21,7 +25,7 @@ def read(uri: str) -> dict[str, str]:
     manifest.check_splits(uri, {row["split"] for row in rows})
     given: dict[str, str] = {}
     for row in rows:
-        case_id, split = row["case_id"], row["split"]
+        case_id, split = naming.find_id(row["case_id"], known) or row["case_id"], row["split"]
         if given.setdefault(case_id, split) != split:
             raise UsageError(f"{uri}: {case_id} stands in {given[case_id]} and in {split}")
     return given
@@ -46,8 +50,7 @@ def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) ->
 
 def unknown(cohort: Cohort, given: Mapping[str, str]) -> list[str]:
     """Cases that a split names and the cohort does not hold, neither usable nor rejected."""
-    known = {case.case_id for case in cohort.cases} | {row.case_id for row in cohort.rejected}
-    return sorted(set(given) - known)
+    return sorted(set(given) - cohort.case_ids())
 
 
 def divided(cases: Iterable[Case]) -> list[str]:

@@ -19,7 +19,7 @@ from isal import isal_zlib
 from ray_brats import labels
 from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
-from ray_brats.cases.geometry import Geometry, of_file, same_grid
+from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid, scaled
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
 from ray_brats.files import storage
@@ -28,6 +28,8 @@ from ray_brats.labels import LabelMap
 REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
 header is judged before the rest is asked for."""
+
+_UNIT_NAMES: dict[Unit, str] = {"mm": "mm", "metre": "meter", "micron": "micron"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,16 @@ def missing_modality(wanted: Sequence[str], available: Collection[str]) -> tuple
     return f"modality {', '.join(missing)} is missing (the case has: {has})", missing[0]
 
 
-def read(uri: str) -> Volume:
+def read(uri: str, *, exact: bool = False) -> Volume:
     """Read one NIfTI file, plain or gzipped.
 
+    Args:
+        uri: the file.
+        exact: scale voxels in float64, as nibabel does, where the header asks for it; in float32
+            a scan of bytes takes half of that.
+
     Returns:
-        Voxels in LPS order, of the stored type (scaled ones float64).
+        Voxels in LPS order, of the stored type where they are not scaled.
 
     Raises:
         CaseRejected: the file is absent, truncated, no NIfTI, or of an absurd size.
@@ -62,12 +69,12 @@ def read(uri: str) -> Volume:
         first = REMOTE_BYTES if remote else nifti.HEAD_BYTES
         head = storage.read_bytes(uri, end=first)
         if remote and len(head) < first:
-            return parse(head, uri)
+            return parse(head, uri, exact=exact)
         header = nifti.read_header(head[: nifti.HEAD_BYTES], uri)
         del head
         # Deflate cannot make voxels longer by more than a thousandth.
         most = int(header.promised_bytes * 1.01) + (2 << 20)
-        return _volume(header, storage.read_bytes(uri, end=most), uri)
+        return _volume(header, storage.read_bytes(uri, end=most), uri, exact=exact)
 
 
 def read_header(uri: str) -> Header:
@@ -101,20 +108,27 @@ def from_array(voxels: Array, affine: Floats) -> Volume:
     return Volume(voxels_HWD=geometry.canonical(voxels), geometry=geometry)
 
 
-def parse(content: bytes, name: str) -> Volume:
+def parse(content: bytes, name: str, *, exact: bool = False) -> Volume:
     """The volume in the bytes of a `.nii` or `.nii.gz` file; see `read`."""
-    return _volume(nifti.read_header(content[: nifti.HEAD_BYTES], name), content, name)
+    header = nifti.read_header(content[: nifti.HEAD_BYTES], name)
+    return _volume(header, content, name, exact=exact)
 
 
-def _volume(header: Header, content: bytes, name: str) -> Volume:
+def _volume(header: Header, content: bytes, name: str, *, exact: bool) -> Volume:
     voxels = nifti.read_voxels(content, header, name)
     if header.scale is not None:
-        slope, intercept = header.scale
-        # What becomes infinite here is rejected with the other infinite voxels.
-        with np.errstate(over="ignore", invalid="ignore"):
-            voxels = np.multiply(voxels, slope, dtype=np.float64)
-            voxels += intercept
+        voxels = _scaled(voxels, header.scale, np.float64 if exact else np.float32)
     return Volume(voxels_HWD=header.geometry.canonical(voxels), geometry=header.geometry)
+
+
+def _scaled(voxels: Array, scale: tuple[float, float], dtype: npt.DTypeLike) -> Array:
+    """The voxels as their header scales them, in float64 a slab at a time, and rounded once."""
+    values = np.empty_like(voxels, dtype)
+    # What becomes infinite here is rejected with the other infinite voxels.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for plane in range(voxels.shape[-1]):
+            values[..., plane] = voxels[..., plane] * np.float64(scale[0]) + scale[1]
+    return values
 
 
 def read_mask(
@@ -163,14 +177,18 @@ def class_indices(
 
 
 def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:
-    """A native mask as the bytes of a `.nii.gz`: the input's shape, affine and header codes.
+    """A native mask as the bytes of a `.nii.gz`: the input's shape, unit, and both its forms.
 
-    Equal masks give equal bytes: the gzip header holds neither a time nor a name.
+    Where the forms of a scan disagree, programs that read different ones still see its mask on
+    it. Equal masks give equal bytes: the gzip header holds neither a time nor a name.
     """
-    image = nib.Nifti1Image(mask_native, np.array(geometry.native_affine))
-    image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, geometry.qform_code)
-    image.set_sform(image.affine, geometry.sform_code)
+    from_mm = 1 / UNITS_MM[geometry.unit]
+    affine = scaled(geometry.native_affine, from_mm)
+    image = nib.Nifti1Image(mask_native, affine)
+    image.header.set_xyzt_units(_UNIT_NAMES[geometry.unit])
+    qform = affine if geometry.qform is None else scaled(geometry.qform, from_mm)
+    image.set_qform(qform, geometry.qform_code)
+    image.set_sform(affine, geometry.sform_code)
     return gzip_bytes(image.to_bytes())
 
 

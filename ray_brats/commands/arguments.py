@@ -107,6 +107,9 @@ class Inference:
     """Average over mirrored inputs; by default as the bundle says."""
     overlap: Annotated[float | None, arg(metavar="SHARE")] = None
     """Segment by sliding windows that overlap by this share (0-1)."""
+    allow_skull: bool = False
+    """Take also scans that look as if they were not skull-stripped; models made of stripped ones
+    take skin for tumour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +129,19 @@ class Bundles:
         from ray_brats.model import card
 
         uris = [card.uri_of(uri) for uri in self.bundle or (card.STARTER,)]
-        how = self.inference
-        return card.choose(uris, self.bundle_sha256, tta=how.tta, overlap=how.overlap)
+        asked = card.Asked(**dataclasses.asdict(self.inference))
+        return card.choose(uris, self.bundle_sha256, asked)
+
+
+def found(uri: str, release: str | None) -> Cohort:
+    """A cohort, for a command that does not list what is passed over, but says that it is."""
+    cohort = cohorts.find(uri, release=release)
+    if count := len(cohort.passed_over):
+        say(
+            f"{count} image file(s) below {cohort.uri} are passed over: `ray-brats check` lists "
+            "them"
+        )
+    return cohort
 
 
 def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:
@@ -145,7 +159,9 @@ def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:
 
 def selected(uri: str, selection: Selection) -> Cohort:
     """A cohort, or a subset of it."""
-    cohort = cohorts.find(uri, release=selection.release)
+    cohort = found(uri, selection.release)
+    for note in cohort.notes:
+        say(note)
     if selection.split and selection.subset is None:
         say("warning: --split without --subset chooses nothing: all cases are taken")
     return splits.select(cohort, _read_split(selection.split, cohort), selection.subset)
@@ -153,7 +169,9 @@ def selected(uri: str, selection: Selection) -> Cohort:
 
 def one_case(folder: str, release: str | None) -> Case:
     """The case of a folder that holds one; raises `UsageError` for any other number."""
-    cohort = cohorts.find(folder, release=release)
+    cohort = found(folder, release)
+    for note in cohort.notes:
+        say(note)
     if len(cohort.rejected) == 1 and not cohort.cases:
         (row,) = cohort.rejected
         raise UsageError(f"{row.case_id}: {row.reason}")
@@ -167,7 +185,7 @@ def one_case(folder: str, release: str | None) -> Case:
 def _read_split(split: str | None, cohort: Cohort) -> dict[str, str] | None:
     if split is None:
         return None
-    given = splits.read(storage.absolute(split))
+    given = splits.read(storage.absolute(split), cohort.case_ids())
     absent: Sequence[str] = splits.unknown(cohort, given)
     if absent:
         say(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ray_brats import labels
+from ray_brats import labels, progress
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case
 from ray_brats.commands import reports
@@ -43,6 +42,8 @@ class SegmentSummary(Summary):
     """URI to the sha256 of its card."""
     options: Any
     """What of the bundles' own inference was changed."""
+    remarks: Sequence[str] = ()
+    """What was not as usual in the scans."""
     picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
     measured: Mapping[str, Any] | None = field(default=None, metadata=ledger.OPTIONAL)
     """Scores on the card, where they are those of such masks."""
@@ -95,18 +96,27 @@ def segment(options: SegmentOptions) -> Summary:
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
     case = dataclasses.replace(case, release=options.release or case.release or chosen.release)
+    from ray_brats.model import card as modelcard
     from ray_brats.model import predict
 
     try:
         prepared = predict.read(case, chosen.recipe.preprocess)
     except CaseError as error:
         return _failed(case, error)
+    for remark in prepared.remarks:
+        say(f"segment: {remark}")
     prediction = _predict(prepared, chosen)
     _write(prediction, str(case.release), target)
     if options.show:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
         reports.draw(case, picture)
-    return _summary(case, prediction, chosen, target, options.show)
+    summary = _summary(case, prediction, chosen, target, options.show)
+    told = modelcard.quality_of(chosen, [case.case_id], [case.case_id] if prepared.remarks else [])
+    if told.why_not:
+        say(f"segment: {told.why_not}")
+    return dataclasses.replace(
+        summary, remarks=prepared.remarks, measured=told.measured, quality=told.sentence
+    )
 
 
 def _case_of_folder(options: SegmentOptions) -> Case:
@@ -133,7 +143,7 @@ def _case_of_files(options: SegmentOptions) -> Case:
         if not storage.exists(storage.absolute(file)):
             raise UsageError(f"--{name} {file}: no such file")
     known = (naming.case_and_kind(storage.name_of(file)) for file in files.values())
-    names = sorted({name[0] for name in known if name})
+    names = sorted({naming.id_of_name(name[0]) for name in known if name})
     if len(names) > 1:
         say(f"warning: the files are named as those of several cases: {', '.join(names)}")
     case_id = names[0] if len(names) == 1 else storage.name_of(options.out)[: -len(MASK_SUFFIX)]
@@ -166,8 +176,7 @@ def _predict(prepared: Prepared, chosen: Chosen) -> Prediction:
         predictor = bundle.load_predictor(
             chosen.uris,
             chosen.sha256,
-            tta=chosen.tta,
-            overlap=chosen.overlap,
+            asked=chosen.asked,
             threads=os.cpu_count() or 1,
         )
     return predictor.segment_prepared(prepared)
@@ -187,12 +196,7 @@ def _failed(case: Case, error: CaseError) -> Summary:
 
 def _summary(
     case: Case, prediction: Prediction, chosen: Chosen, target: str, picture: str | None
-) -> Summary:
-    from ray_brats.model import card as modelcard
-
-    card = chosen.cards[0]
-    # Of several bundles, or of other options than the card's, nobody measured the masks.
-    is_measured = len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None
+) -> SegmentSummary:
     return SegmentSummary(
         mask=target,
         case_id=case.case_id,
@@ -201,9 +205,7 @@ def _summary(
         bundles=dict(zip(chosen.uris, chosen.sha256, strict=True)),
         options=chosen.identity["options"],
         picture=picture or None,
-        measured=card.get("measured") if is_measured else None,
-        quality=modelcard.quality(card) if is_measured else None,
-        intended_use=card.get("intended_use"),
+        intended_use=chosen.cards[0].get("intended_use"),
     )
 
 
@@ -224,4 +226,5 @@ def tell(summary: Summary) -> None:
         for uri, sha256 in summary.bundles.items()
     ]
     lines += filter(None, (summary.quality, summary.intended_use))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        progress.tell(line)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from ray_brats.cases import anatomy
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 from ray_brats.commands.arguments import (
@@ -18,6 +19,7 @@ from ray_brats.commands.arguments import (
     DatasetArgument,
     RecipeChoice,
     ReleaseOption,
+    found,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -52,7 +54,7 @@ def check(options: CheckOptions) -> Summary:
 
     config = options.recipe.read().preprocess
     cohort = cohorts.find(options.cohort, release=options.release)
-    for note in (cohorts.sentence(cohort), *cohort.notes):
+    for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
     rows = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
@@ -62,10 +64,15 @@ def check(options: CheckOptions) -> Summary:
             rows.append(row)
             progress.update(number)
     rows = ledger.in_order(rows)
+    release = cohort.release_or(options.release)
+    warnings = anatomy.warnings(anatomy.of_rows(rows), "masks", release)
+    for line in (*ledger.remark_lines(rows), *warnings):
+        say(f"check: {line}")
     facts = {
         "cohort": cohort.uri,
-        "release": cohort.release_or(options.release),
-        "notes": list(cohort.notes),
+        "release": release,
+        "notes": [*cohort.notes, *warnings],
+        "passed_over": cohorts.passed_over_groups(cohort),
     }
     failures = [row for row in rows if row.is_failure]
     return Summary(facts=facts, counts=ledger.counts(rows), cases=rows, failures=failures)
@@ -97,9 +104,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    cohort = with_splits(
-        cohorts.find(options.cohort, release=options.release), options.split, options.seed
-    )
+    cohort = with_splits(found(options.cohort, options.release), options.split, options.seed)
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster
 

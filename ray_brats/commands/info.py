@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import rich.console
 import rich.table
 
 import ray_brats
 from ray_brats import labels
 from ray_brats.errors import ArtefactError
 from ray_brats.files.ledger import Summary
+from ray_brats.progress import Terminal
 from ray_brats.recipes import named
 
 ENGINES = ("ray", "tensorflow", "keras")
@@ -85,7 +85,7 @@ def tell(summary: Summary) -> None:
     grid.add_column(overflow="fold")
     for row in _rows(summary.facts):
         grid.add_row(*row)
-    console = rich.console.Console(markup=False, emoji=False, highlight=False)
+    console = Terminal(highlight=False)
     with console.capture() as text:
         console.print(grid)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))

@@ -78,7 +78,7 @@ def _score_through(options: ScoreOptions, endpoint: str) -> Summary:
     if options.bundles != Bundles():
         raise UsageError(
             "--endpoint has its own bundles and options: leave out --bundle, --bundle-sha256, "
-            "--tta and --overlap"
+            "--tta, --overlap and --allow-skull"
         )
     workers = options.workers
     if workers is not None and workers < 1:
@@ -120,20 +120,21 @@ def segment(
             release=cohort.release_or(release) or chosen.release,
         ),
         make_segmenter=functools.partial(
-            stage.load_predictor, chosen.uris, chosen.sha256, chosen.tta, chosen.overlap
+            stage.load_predictor, chosen.uris, chosen.sha256, chosen.asked
         ),
         cluster=resources,
         workers=workers,
     )
+    for note in summary.notes:
+        say(f"score: {note}")
     say_done("score", summary)
-    card = chosen.cards[0]
-    if len(chosen.cards) == 1 and chosen.tta is None and chosen.overlap is None:
-        # Of several bundles, or of other options than the card's, nobody measured the masks.
-        summary = dataclasses.replace(summary, facts={"measured": card.get("measured")})
-        say(f"score: {modelcard.quality(card)}")
-    if "intended_use" in card:
-        say(f"score: {card['intended_use']}")
-    return summary
+    failed = {row.case_id for row in summary.failures}
+    segmented = [case.case_id for case in cohort.cases if case.case_id not in failed]
+    told = modelcard.quality_of(chosen, segmented, summary.remarked)
+    for line in (told.sentence, told.why_not, chosen.cards[0].get("intended_use")):
+        if line:
+            say(f"score: {line}")
+    return dataclasses.replace(summary, facts={"measured": told.measured})
 
 
 @dataclass(frozen=True, kw_only=True)

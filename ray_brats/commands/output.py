@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.box
-import rich.console
 import rich.table
 
 from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.progress import Terminal
 
 
 def print_summary(summary: Summary) -> None:
     """Print what a command did as tables, on standard output."""
-    # Names and reasons come from files: brackets in them are no markup.
-    console = _Console(markup=False, emoji=False)
+    console = Terminal()
     if summary.cases is not None:
         console.print(_case_table(summary.cases))
     elif summary.checks is not None:
@@ -34,12 +33,6 @@ def print_summary(summary: Summary) -> None:
         console.print(_ranking_table(summary.comparison))
     for name, uri in summary.places().items():
         console.print(f"{name}: {uri}", soft_wrap=True)
-
-
-class _Console(rich.console.Console):
-    def on_broken_pipe(self) -> None:
-        """Left to the command, whose exit status is about its cases."""
-        raise BrokenPipeError
 
 
 def _table(title: str, columns: Sequence[str]) -> rich.table.Table:

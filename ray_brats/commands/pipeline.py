@@ -9,7 +9,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 from ray_brats.commands import datasets, masks, reports
 from ray_brats.commands.arguments import (
@@ -20,6 +19,7 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     ReleaseOption,
     Rules,
+    found,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -70,7 +70,7 @@ def run(options: RunOptions) -> RunSummary:
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     release = options.release
-    cohort = with_splits(cohorts.find(options.cohort, release=release), options.split, options.seed)
+    cohort = with_splits(found(options.cohort, release), options.split, options.seed)
     out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")

@@ -23,7 +23,7 @@ from ray_brats.commands.arguments import (
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
-from ray_brats.progress import say_done
+from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
     from ray_brats.stages.evaluate import EvaluateSummary, Options
@@ -90,6 +90,8 @@ def measure(
     summary = stage.evaluate(
         predictions, cohort, report, options=options, against=against, training=training
     )
+    for note in summary.notes:
+        say(f"evaluate: {note}")
     say_done("evaluate", summary)
     return summary
 

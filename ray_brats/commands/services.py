@@ -61,6 +61,8 @@ class Bounds:
     """Most that the files of a case may inflate to."""
     max_voxels: Annotated[int, arg(metavar="N")] = 32_000_000
     """Most voxels of a file; a BraTS volume has 8.9 million."""
+    max_state_gib: Annotated[float, arg(metavar="GIB")] = 64.0
+    """Most that the jobs in the state may hold together; more are refused (507)."""
     answer_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0
     """Longest time to a mask."""
     drain_seconds: Annotated[float, arg(metavar="SECONDS")] = 120.0
@@ -133,6 +135,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
         max_body_mib=bounds.max_body_mib,
         max_inflated_mib=bounds.max_inflated_mib,
         max_voxels=bounds.max_voxels,
+        max_state_gib=bounds.max_state_gib,
         answer_seconds=bounds.answer_seconds,
         drain_seconds=bounds.drain_seconds,
         keep_days=bounds.keep_days,
@@ -145,6 +148,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
         body_bytes=bounds.max_body_mib << 20,
         inflated_bytes=bounds.max_inflated_mib << 20,
         voxels=bounds.max_voxels,
+        state_bytes=int(bounds.max_state_gib * (1 << 30)),
         answer_seconds=bounds.answer_seconds,
         waiting=bounds.waiting,
         keep_days=bounds.keep_days,
@@ -161,6 +165,7 @@ def _settings(options: ServeOptions) -> ServeSettings:
         log_names=options.log_names,
         tta=options.inference.tta,
         overlap=options.inference.overlap,
+        allow_skull=options.inference.allow_skull,
         drain_seconds=bounds.drain_seconds,
         limits=limits,
     )

@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_brats.engine import private
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.files import storage
 from ray_brats.progress import say
@@ -30,10 +31,11 @@ WORKER_ENV = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_brats.serve.http.hints:middlewares",
 }
 """The environment of every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs
 without AVX-512, where they are ten times as fast as its own), no TensorFlow noise, GPU memory
-taken as needed, patience with autoscaling."""
+taken as needed, patience with autoscaling, and proxies that clients do not steer."""
 WATCH = "ray_brats.engine.companion.watch"
 """What every worker does first."""
 NODE_ENV = {
@@ -98,7 +100,8 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
     else:
         for name, value in {**WORKER_ENV, **NODE_ENV}.items():
             os.environ.setdefault(name, value)
-        with silenced(), _told(None):
+        private.keep_token()
+        with silenced(), _told(None), private.on_loopback():
             ray.init(
                 address="local",
                 include_dashboard=False,

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -345,6 +345,25 @@ def _holds(sidecar: Mapping[str, Any], item: Work, sizes: Mapping[str, int]) -> 
         return False
     files = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
     return all(uri in sizes and size in (None, sizes[uri]) for uri, size in files.items())
+
+
+def remarked(remarks: Sequence[str]) -> Row:
+    """The fact of a row that holds remarks; none where there are none."""
+    return {"remarks": "; ".join(remarks)} if remarks else {}
+
+
+def remark_lines(rows: Iterable[CaseRow]) -> list[str]:
+    """A line for people a remark, with the number of cases that share it and one of them."""
+    cases: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for remark in filter(None, (row.get("remarks") or "").split("; ")):
+            cases[remark].append(row.case_id)
+    return [
+        f"{remark} ({len(ids)} case(s), {ids[0]} among them)"
+        if len(ids) > 1
+        else f"{remark} ({ids[0]})"
+        for remark, ids in cases.items()
+    ]
 
 
 def in_order(rows: Iterable[CaseRow]) -> list[CaseRow]:

@@ -57,10 +57,7 @@ def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:
 
 
 def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
-    with os.scandir(folder) as entries:
-        # Folders before links to them: their files have the shorter names.
-        names = [entry.path for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name))]
-    for path in names:
+    for path in _names(folder):
         try:
             status = Path(path).stat()
         except OSError as error:
@@ -73,7 +70,15 @@ def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterat
             itself = (status.st_dev, status.st_ino)
             if itself not in seen:
                 seen.add(itself)
-                yield from _below(path, depth and depth - 1, seen)
+                # What is removed while others are listed is not there, and no reason to stop.
+                with contextlib.suppress(FileNotFoundError):
+                    yield from _below(path, depth and depth - 1, seen)
+
+
+def _names(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        # Folders before links to them: their files have the shorter names.
+        return [entry.path for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name))]
 
 
 def _info(path: str, status: os.stat_result) -> FileInfo:
@@ -84,15 +89,16 @@ def _info(path: str, status: os.stat_result) -> FileInfo:
 def delete(path: Path) -> None:
     """Remove a file, a link or a whole folder; nothing happens where there is none.
 
-    A link is removed itself, and what it leads to stays.
+    A link is removed itself, and what it leads to stays. Others may remove parts meanwhile.
     """
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    while os.path.lexists(path):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            continue
 
 
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")

@@ -13,7 +13,9 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,7 +90,7 @@ def _problem_of_protocol(protocol: str) -> str | None:
 def _open(uri: str) -> tuple[Any, str]:
     if problem := problem_of(uri):
         raise UsageError(f"{uri}: {problem}")
-    options = {"anon": True} if uri.startswith("s3://") and _is_anonymous() else {}
+    options = {"anon": True} if uri.startswith("s3://") and _credentials.are_missing() else {}
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
@@ -96,12 +98,28 @@ def _open(uri: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-@functools.cache
-def _is_anonymous() -> bool:
-    """Whether there are no credentials: then only public buckets can be meant."""
-    import botocore.session
+LOOK_SECONDS = 5.0
+"""How long it counts that there were no credentials: a look may cost a second, where no server
+answers that would have some, and a pod's token may be mounted after the first one."""
 
-    return botocore.session.get_session().get_credentials() is None
+
+class _Credentials:
+    """Whether this process has credentials; that it has some is never forgotten."""
+
+    def __init__(self) -> None:
+        self.found, self._looked = False, -math.inf
+
+    def are_missing(self) -> bool:
+        """Look, where nothing was found and the last look is long ago."""
+        import botocore.session
+
+        if not self.found and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self.found = botocore.session.get_session().get_credentials() is not None
+            self._looked = time.monotonic()
+        return not self.found
+
+
+_credentials = _Credentials()
 
 
 def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from ray_brats.errors import ArtefactError
 from ray_brats.model import card as modelcard
 from ray_brats.model import unet
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import jsonform
@@ -100,8 +101,7 @@ def load_predictor(
     uris: tuple[str, ...],
     pinned: tuple[str, ...] = (),
     *,
-    tta: str | None = None,
-    overlap: float | None = None,
+    asked: Asked = modelcard.AS_THEY_SAY,
     threads: int | None = None,
 ) -> Predictor:
     """A Predictor over one or several bundles of the same preprocessing, averaged.
@@ -109,15 +109,14 @@ def load_predictor(
     Args:
         uris: the bundles.
         pinned: for each the sha256 that its card must have.
-        tta: instead of the first bundle's.
-        overlap: instead of the first bundle's, by windows.
+        asked: in place of what the first one says.
         threads: of this process, which has not used TensorFlow yet; by default as TensorFlow
             wants it, one window after the other.
 
     Raises:
         UsageError, ArtefactError: as `card.choose` and `load`.
     """
-    chosen = modelcard.choose(uris, pinned, tta=tta, overlap=overlap)
+    chosen = modelcard.choose(uris, pinned, asked)
     lanes = 1
     if threads is not None:
         lanes = lanes_for(chosen.recipe, threads)

@@ -16,13 +16,16 @@ LICENSE.md for people may lie beside it: nothing reads it, and no hash is held o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_brats.cases import naming
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import folders, ownership, storage
 from ray_brats.labels import DEFAULT_RELEASE, REGIONS
@@ -38,7 +41,42 @@ FORMAT_VERSION = 2
 STARTER = "starter"
 """Stands for the bundle that comes with the package, wherever that is installed."""
 _STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+BRATS_SPACING_MM = (1.0, 1.0, 1.0)
+"""What bundles have learnt from whose card does not tell."""
 REQUIRED = ("recipe", "sha256", "versions", "parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of bundles in place of what their recipes say."""
+
+    tta: str | None = None
+    """Instead of the first bundle's."""
+    overlap: float | None = None
+    """Instead of the first bundle's, by windows."""
+    allow_skull: bool = False
+    """Take also scans that do not look like a brain alone."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in sidecars; those of before know no skulls."""
+        values = dataclasses.asdict(self)
+        return values if self.allow_skull else {"tta": self.tta, "overlap": self.overlap}
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with what is asked."""
+        values = jsonform.as_json(recipe)
+        if self.tta is not None:
+            values["inference"]["tta"] = self.tta
+        if self.overlap is not None:
+            values["inference"]["overlap"] = self.overlap
+            # An overlap only has a meaning for windows.
+            values["inference"]["whole_limit_vox"] = 0
+        if self.allow_skull:
+            values["preprocess"]["allow_skull"] = True
+        return jsonform.from_json(Recipe, values)
+
+
+AS_THEY_SAY = Asked()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +88,9 @@ class Chosen:
     sha256: tuple[str, ...]
     """Hash of each card, which pins its bundle."""
     recipe: Recipe
-    """Recipe of the first one, with the options that were asked for."""
-    tta: str | None = None
-    overlap: float | None = None
+    """Recipe of the first one, with the options that were asked for, and the size of voxels that
+    it learnt from where the recipe itself asks for none."""
+    asked: Asked = AS_THEY_SAY
 
     @property
     def release(self) -> str:
@@ -62,8 +100,7 @@ class Chosen:
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the masks besides the inputs."""
-        options = {"tta": self.tta, "overlap": self.overlap}
-        return {"bundles": list(self.sha256), "options": options}
+        return {"bundles": list(self.sha256), "options": self.asked.as_json()}
 
 
 def uri_of(text: str) -> str:
@@ -143,17 +180,14 @@ def with_pins(uris: Sequence[str], pinned: Sequence[str]) -> list[tuple[str, str
 def choose(
     uris: Sequence[str],
     pinned: Sequence[str] = (),
-    *,
-    tta: str | None = None,
-    overlap: float | None = None,
+    asked: Asked = AS_THEY_SAY,
 ) -> Chosen:
     """Read the cards of one or several bundles, whose probabilities are to be averaged.
 
     Args:
         uris: the bundles.
         pinned: the sha256 that each one's card must have, or none at all.
-        tta: instead of the first bundle's.
-        overlap: instead of the first bundle's, by windows.
+        asked: in place of what the first one says.
 
     Raises:
         UsageError: another number of pins than of bundles, or an option out of its range.
@@ -172,21 +206,18 @@ def choose(
         uris=tuple(uris),
         cards=tuple(card for card, _ in cards),
         sha256=tuple(sha256 for _, sha256 in cards),
-        recipe=_with_options(first, tta, overlap),
-        tta=tta,
-        overlap=overlap,
+        recipe=asked.of(_with_spacing(first, cards[0][0])),
+        asked=asked,
     )
 
 
-def _with_options(recipe: Recipe, tta: str | None, overlap: float | None) -> Recipe:
-    values = jsonform.as_json(recipe)
-    if tta is not None:
-        values["inference"]["tta"] = tta
-    if overlap is not None:
-        values["inference"]["overlap"] = overlap
-        # An overlap only has a meaning for windows.
-        values["inference"]["whole_limit_vox"] = 0
-    return jsonform.from_json(Recipe, values)
+def _with_spacing(recipe: Recipe, card: Mapping[str, Any]) -> Recipe:
+    """The recipe for new cases: they come at the voxel size that the network has learnt from."""
+    if recipe.preprocess.spacing_mm is not None:
+        return recipe
+    first, second, third = card.get("spacing_mm") or BRATS_SPACING_MM
+    preprocess = dataclasses.replace(recipe.preprocess, spacing_mm=(first, second, third))
+    return dataclasses.replace(recipe, preprocess=preprocess)
 
 
 def quality(card: Mapping[str, Any]) -> str:
@@ -207,6 +238,68 @@ def quality(card: Mapping[str, Any]) -> str:
         f"such masks were measured on {count} case(s) that the model had not learnt from: mean "
         f"Dice {', '.join(measures)}" + (" (95 % interval of the mean)" if intervals else "")
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What can be said of how good some masks are."""
+
+    measured: Mapping[str, Any] | None = None
+    """The card's figures, where they hold for any of the masks."""
+    sentence: str | None = None
+    """The same for people, and for which masks it holds."""
+    why_not: str | None = None
+    """In place of both where they hold for none."""
+
+
+def quality_of(
+    chosen: Chosen, case_ids: Collection[str], remarked: Collection[str] = ()
+) -> Quality:
+    """What the card of a bundle says of the masks of these cases.
+
+    Args:
+        chosen: what made the masks. Of several bundles, or of other options than the card's,
+            nobody measured them, and nothing is said.
+        case_ids: whose masks they are.
+        remarked: those of them whose scans were not as usual.
+    """
+    if len(chosen.cards) > 1 or chosen.asked != AS_THEY_SAY:
+        return Quality()
+    card = chosen.cards[0]
+    known = _learnt_tumours(card)
+    of_case = {case_id: naming.tumour_of(case_id) for case_id in case_ids}
+    others = {key: name for key, name in of_case.items() if known and name and name not in known}
+    unusual = set(of_case) & set(remarked) - set(others)
+    why = _reasons(others.values(), len(unusual))
+    fitting = [name for key, name in of_case.items() if key not in {*others, *unusual}]
+    if why and not fitting:
+        return Quality(why_not=f"how good these masks are was not measured: {why}")
+    sentence = quality(card)
+    if why:
+        sentence += (
+            f"; this holds for {len(fitting)} of the {len(of_case)} case(s), of the other "
+            f"{len(of_case) - len(fitting)} nothing was measured: {why}"
+        )
+    if fitting and (not known or None in fitting):
+        sentence += "; of scans of another origin than those nothing was measured"
+    return Quality(measured=card.get("measured"), sentence=sentence)
+
+
+def _learnt_tumours(card: Mapping[str, Any]) -> set[str]:
+    """What the training cases were of, as `naming.tumour_of` has it; empty where nothing tells."""
+    of_release = naming.tumour_of_release(card.get("release"))
+    return set(card.get("tumours") or filter(None, [of_release]))
+
+
+def _reasons(tumours: Iterable[str], unusual: int) -> str:
+    """Why a card's figures do not hold, for tumours of other kinds and scans not as usual."""
+    reasons = [
+        f"{count} of {naming.TUMOURS.get(name, name)}, which the model has not learnt from"
+        for name, count in sorted(Counter(tumours).items())
+    ]
+    if unusual:
+        reasons.append(f"{unusual} with scans that were not as usual")
+    return ", ".join(reasons)
 
 
 def check_target(uri: str) -> None:

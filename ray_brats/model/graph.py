@@ -4,10 +4,11 @@ The one allowed second implementation of `preprocess` and `predict`; tests tie i
 by voxel. It exists so that a bundle segments in plain TensorFlow, in a process (or language)
 where ray_brats is not installed.
 
-Raw intensities of one case `(H, W, D, C)` in canonical orientation go in, at the recipe's spacing
-where it asks for one; crop, normalisation, windows, activation, thresholds and the rule on
-enhancing tumour follow; labels `(H, W, D)` of one release come out. Finding connected components
-is more than a graph should do: recipes with such a rule have no such signature.
+Raw intensities of one case `(H, W, D, C)` in canonical orientation go in, at the spacing that the
+network has learnt from; the search for the background, crop, normalisation, windows, activation,
+thresholds and the rule on enhancing tumour follow; labels `(H, W, D)` of one release come out.
+Finding connected components is more than a graph should do: recipes with such a rule have no such
+signature.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats import labels
+from ray_brats.cases import background as background_rules
 from ray_brats.model import windows
 from ray_brats.model.predict import background
 from ray_brats.recipes.config import InferenceConfig, PreprocessConfig, Recipe
@@ -47,7 +49,9 @@ def segmenter(network: Network, recipe: Recipe, release: str) -> Callable[[Tenso
     """
     table = labels.from_class_index(np.arange(labels.CLASS_COUNT), release)
 
-    def segment(image: Tensor) -> Tensor:
+    def segment(raw: Tensor) -> Tensor:
+        image = _cleared(raw, allow_skull=recipe.preprocess.allow_skull)
+
         def brain() -> Tensor:
             return tf.gather(tf.constant(table), _class_index(network, recipe, image))
 
@@ -67,6 +71,37 @@ def _class_index(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
 
 
 # --- preprocessing ---------------------------------------------------------------------
+
+
+def _cleared(image: Tensor, *, allow_skull: bool) -> Tensor:
+    """Each channel with its background at 0, as `background.cleared`; NaN counts as background.
+
+    What looks like a skull ends the call with an `InvalidArgumentError`.
+    """
+    channels = []
+    for raw in tf.unstack(image, axis=-1):
+        border = _border(raw)
+        values, _, counts = tf.unique_with_counts(border)
+        most = tf.argmax(counts)
+        share = tf.cast(counts[most], tf.float32) / tf.cast(tf.size(border), tf.float32)
+        value = values[most]
+        voxels = tf.where(tf.math.is_finite(raw), raw, value)
+        brain = voxels != value
+        least = tf.reduce_min(tf.where(brain, voxels, np.inf))
+        offset = tf.where((value < 0) & (least > 0), 0.0, value)
+        found = share >= background_rules.BORDER_SHARE
+        if not allow_skull:
+            tf.debugging.Assert(found, [background_rules.SKULL.format(why="no value fills it")])
+        channels.append(tf.where(found, tf.where(brain, voxels - offset, 0.0), voxels))
+    return tf.stack(channels, axis=-1)
+
+
+def _border(voxels: Tensor) -> Tensor:
+    """The numbers on the six outermost planes of `(H, W, D)`."""
+    planes = [voxels[0], voxels[-1], voxels[:, 0], voxels[:, -1], voxels[..., 0], voxels[..., -1]]
+    border = tf.concat([tf.reshape(plane, [-1]) for plane in planes], axis=0)
+    known = tf.boolean_mask(border, tf.math.is_finite(border))
+    return tf.cond(tf.size(known) > 0, lambda: known, lambda: tf.zeros_like(border))
 
 
 @dataclass(frozen=True, kw_only=True)

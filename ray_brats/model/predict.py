@@ -12,6 +12,7 @@ and the mask stays the same to the last voxel.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,7 @@ from ray_brats.recipes.config import NetworkConfig, PreprocessConfig, Recipe
 Source = str | os.PathLike[str] | bytes | Volume
 """A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Part of every prediction's sidecar: raise it when the same input gives another mask."""
 
 
@@ -74,8 +75,7 @@ class Predictor:
     """
 
     def __init__(self, forwards: Sequence[Forward], recipe: Recipe, *, lanes: int = 1) -> None:
-        self.forwards = list(forwards)
-        self._recipe = recipe
+        self.forwards, self.recipe = list(forwards), recipe
         self.lanes, self.batch = lanes, max(1, costs.windows_at_once(recipe) // lanes)
 
     def segment(
@@ -91,7 +91,7 @@ class Predictor:
         Raises:
             CaseRejected, CaseFailed: as `preprocess.preprocess_case`.
         """
-        config = self._recipe.preprocess
+        config = self.recipe.preprocess
         return self.segment_prepared(read(case, config), with_probabilities=with_probabilities)
 
     def segment_prepared(
@@ -99,32 +99,49 @@ class Predictor:
     ) -> Prediction:
         """The same for a case that is read and preprocessed already."""
         probabilities = self.probabilities(prepared.image_HWDC)
-        geometry = prepared.geometry
+        geometry = prepared.geometry.unresampled()
         regions = None
         if with_probabilities:
-            cropped = region_probabilities(probabilities, self._recipe.network)
+            cropped = region_probabilities(probabilities, self.recipe.network)
+            cropped = prepared.geometry.to_unresampled(cropped)
             channels = (geometry.to_native(cropped[..., k]) for k in range(cropped.shape[-1]))
             regions = np.stack(list(channels), axis=-1)
-        mask = geometry.to_native(self.decode(probabilities))
+        mask = geometry.to_native(self._decided(probabilities, prepared.geometry))
         return Prediction(mask_native=mask, geometry=geometry, regions_native=regions)
 
-    def class_index(self, image_HWDC: Array) -> LabelMap:
-        """Class indices `(H, W, D)` of a prepared image `(H, W, D, C)`."""
-        return self.decode(*self._mean(image_HWDC))
+    def class_index(self, image_HWDC: Array, geometry: Geometry | None = None) -> LabelMap:
+        """Class indices of a prepared image.
+
+        Args:
+            image_HWDC: `(H, W, D, C)`.
+            geometry: its place in its file. Where it was resampled, the probabilities are
+                brought back before anything is decided.
+
+        Returns:
+            Indices `(H, W, D)`, on the crop of `geometry.unresampled()`.
+        """
+        if geometry is None or geometry.resampled_shape is None:
+            return self.decode(*self._mean(image_HWDC))
+        return self._decided(self.probabilities(image_HWDC), geometry)
+
+    def _decided(self, probabilities: Probabilities, geometry: Geometry) -> LabelMap:
+        # Rules in voxels are meant for those that the network sees.
+        voxels_each = math.prod(geometry.canonical_shape) / math.prod(geometry.grid_shape)
+        return self.decode(geometry.to_unresampled(probabilities), voxels_each=voxels_each)
 
     def probabilities(self, image_HWDC: Array) -> Probabilities:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
         mean, brain = self._mean(image_HWDC)
         if brain is not None:
-            np.copyto(mean, background(self._recipe.network), where=~brain[..., None])
+            np.copyto(mean, background(self.recipe.network), where=~brain[..., None])
         return mean
 
     def _mean(self, image_HWDC: Array) -> tuple[Probabilities, Mask | None]:
         """The networks' mean, and where it counts: elsewhere is background; None is everywhere."""
         image = windows.as_float32(np.asarray(image_HWDC))
-        brain = windows.occupied(image) if self._recipe.preprocess.normalise == "zscore" else None
+        brain = windows.occupied(image) if self.recipe.preprocess.normalise == "zscore" else None
         flips: list[tuple[int, ...]] = [()]
-        if self._recipe.inference.tta == "flips":
+        if self.recipe.inference.tta == "flips":
             flips = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]
         total: Probabilities | None = None
         for axes in flips:
@@ -140,27 +157,30 @@ class Predictor:
         return total, brain
 
     def _one_pass(self, forward: Forward, image: Array, brain: Mask | None) -> Probabilities:
-        inference = self._recipe.inference
+        inference = self.recipe.inference
         if image[..., 0].size <= inference.whole_limit_vox:
-            return windows.whole_pass(forward, image, self._recipe.network.divisor_vox)
+            return windows.whole_pass(forward, image, self.recipe.network.divisor_vox)
         return windows.sliding_window(
             forward, image, inference, brain=brain, batch=self.batch, lanes=self.lanes
         )
 
-    def decode(self, probabilities: Probabilities, brain: Mask | None = None) -> LabelMap:
+    def decode(
+        self, probabilities: Probabilities, brain: Mask | None = None, *, voxels_each: float = 1.0
+    ) -> LabelMap:
         """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT.
 
         Args:
             probabilities: `(H, W, D, K)`.
             brain: `(H, W, D)`; voxels outside it are background.
+            voxels_each: how many voxels here one of the recipe's rules is.
         """
-        inference = self._recipe.inference
+        inference = self.recipe.inference
         threshold = np.float32(inference.threshold)
         index: LabelMap = np.zeros(probabilities.shape[:3], np.uint8)
 
         def work(rows: slice) -> None:
             part = probabilities[rows]
-            if self._recipe.network.output == "classes":
+            if self.recipe.network.output == "classes":
                 index[rows] = np.argmax(part, axis=-1)
                 if brain is not None:
                     index[rows] *= brain[rows]
@@ -174,10 +194,11 @@ class Predictor:
             index[rows].reshape(-1)[tumour] = labels.from_regions(over)
 
         windows.in_slabs(work, len(index))
-        if inference.min_component_vox > 1:
-            drop_small_components(index, inference.min_component_vox)
+        least_vox = round(inference.min_component_vox * voxels_each)
+        if least_vox > 1:
+            drop_small_components(index, least_vox)
         enhancing = index == labels.ENHANCING
-        if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox:
+        if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox * voxels_each:
             index[enhancing] = labels.NECROTIC
         return index
 
@@ -190,16 +211,18 @@ def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepare
     if problem := volume.missing_modality(config.modalities, given):
         raise CaseRejected(problem[0])
     with ThreadPoolExecutor(len(config.modalities)) as pool:
-        volumes = pool.map(lambda name: (name, _read(given[name], name)), config.modalities)
+        volumes = pool.map(
+            lambda name: (name, _read(given[name], name, exact=config.is_exact)), config.modalities
+        )
         return preprocess.preprocess_volumes(dict(volumes), config)
 
 
-def _read(source: Source, name: str) -> Volume:
+def _read(source: Source, name: str, *, exact: bool) -> Volume:
     if isinstance(source, Volume):
         return source
     if isinstance(source, str | os.PathLike):
-        return volume.read(os.fspath(source))
-    return volume.parse(source, name)
+        return volume.read(os.fspath(source), exact=exact)
+    return volume.parse(source, name, exact=exact)
 
 
 def background(network: NetworkConfig) -> npt.NDArray[np.float32]:

@@ -11,7 +11,9 @@ goes on where another ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +21,12 @@ import pyarrow as pa
 
 import ray_brats
 from ray_brats import labels
+from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, ownership, storage
+from ray_brats.files import ledger, local, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap
@@ -32,6 +35,8 @@ from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig
 
 SUFFIX = ".nii.gz"
+_SHOWN = 3
+_MASK = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 TABLE = "scores.parquet"
 DESCRIPTION = "score.json"
 VOLUMES = {region: f"{region.lower()}_ml" for region in labels.REGIONS}
@@ -43,6 +48,7 @@ COLUMNS = {
     "file": pa.string(),
     "attempts": pa.int64(),
     "seconds": pa.float64(),
+    "remarks": pa.string(),
     **{column: pa.float64() for column in VOLUMES.values()},
 }
 
@@ -55,6 +61,10 @@ class ScoreSummary(Summary):
     release: str
     processed: int
     skipped: int
+    notes: Sequence[str] = ()
+    """What was not as usual in its scans."""
+    remarked: Sequence[str] = ()
+    """The cases whose scans these are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +125,8 @@ class Predictions:
             counts=counts,
             processed=len(done),
             skipped=len(finished),
+            notes=ledger.remark_lines(rows),
+            remarked=[row.case_id for row in rows if row.get("remarks")],
             failures=[row for row in rows if row.status != "ok"],
         )
 
@@ -124,24 +136,93 @@ def mask_name(case_id: str) -> str:
     return f"{case_id}{SUFFIX}"
 
 
-def find_masks(predictions_uri: str) -> dict[str, FileInfo]:
-    """The masks right in a folder, by case.
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """The masks right in a folder."""
+
+    of_case: Mapping[str, FileInfo]
+    """By `case_id`."""
+    of_no_case: Sequence[FileInfo]
+    several: Sequence[str]
+    """Cases that have another mask than the one called as ours are."""
+
+    def notes(self) -> list[str]:
+        """What to say of masks that are not read."""
+        notes = []
+        if several := self.several:
+            notes.append(
+                f"{len(several)} case(s) have several masks, {several[0]} among them: "
+                f"{mask_name(several[0])} is taken"
+            )
+        names = sorted(local.readable(storage.name_of(file.uri)) for file in self.of_no_case)
+        if names:
+            shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+            notes.append(
+                f"{len(names)} mask(s) of no case that is asked for were left out: {shown}"
+            )
+        return notes
+
+    def uris(self) -> list[str]:
+        """Every one of them."""
+        return [file.uri for file in (*self.of_case.values(), *self.of_no_case)]
+
+
+def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
+    """The masks right in a folder: `<case>.nii.gz`, or as `.nii`, with `_seg` or `-seg`.
+
+    Args:
+        predictions_uri: the folder; where it is the cohort's own, a reference `<case>_seg.nii.gz`
+            is no prediction.
+        cohort: whose cases are asked for; files may also bear their original names.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no mask, or a case has several, none of which is `<case>.nii.gz`.
     """
-    masks = {}
-    for file in storage.list_files(predictions_uri):
-        name = storage.name_of(file.uri)
-        if name.endswith(SUFFIX) and file.uri == storage.join(predictions_uri, name):
-            masks[name.removesuffix(SUFFIX)] = file
-    if not masks:
+    case_ids = cohort.case_ids()
+    theirs = set(cohort.files()) - {
+        storage.join(predictions_uri, mask_name(case_id)) for case_id in case_ids
+    }
+    # A place that is a file itself lists that file, which lies in no folder of its name.
+    files = [
+        file
+        for file in storage.list_files(predictions_uri, depth=1)
+        if _MASK.fullmatch(name := storage.name_of(file.uri))
+        and file.uri == storage.join(predictions_uri, name)
+        and file.uri not in theirs
+    ]
+    if not files:
         there = "holds no" if storage.exists(predictions_uri) else "is not there, and so holds no"
         raise UsageError(
             f"{predictions_uri} {there} <case_id>{SUFFIX}: expected masks by case, as "
             "`ray-brats score` leaves them"
         )
-    return masks
+    found: dict[str | None, list[FileInfo]] = defaultdict(list)
+    for file in files:
+        found[_case_of_mask(storage.name_of(file.uri), case_ids)].append(file)
+    strangers = found.pop(None, [])
+    of_case = {case_id: _chosen(case_id, masks) for case_id, masks in found.items() if case_id}
+    several = sorted(case_id for case_id in of_case if len(found[case_id]) > 1)
+    return Masks(of_case=of_case, of_no_case=strangers, several=several)
+
+
+def _case_of_mask(name: str, case_ids: Collection[str]) -> str | None:
+    """Whose mask a file is by its name; a case's own name may end in what masks' names do."""
+    match = _MASK.fullmatch(name)
+    stem = match["stem"] if match else name
+    plain = re.sub(r"[_-]seg$", "", stem, flags=re.IGNORECASE)
+    return naming.find_id(stem, case_ids) or naming.find_id(plain, case_ids)
+
+
+def _chosen(case_id: str, masks: Sequence[FileInfo]) -> FileInfo:
+    """The mask that is called as ours are, or the only one."""
+    ours = [file for file in masks if storage.name_of(file.uri) == mask_name(case_id)]
+    if ours or len(masks) == 1:
+        return (ours or masks)[0]
+    names = " and ".join(storage.name_of(file.uri) for file in masks)
+    raise UsageError(
+        f"{storage.parent_of(masks[0].uri)} holds several masks of {case_id}, {names}: keep one, "
+        f"or call the right one {mask_name(case_id)}"
+    )
 
 
 # --- a worker's side: the mask of one case ---------------------------------------------
@@ -158,24 +239,29 @@ def release_of(item: Work) -> str:
     return release
 
 
-def save(item: Work, index: LabelMap, geometry: Geometry) -> tuple[CaseRow, list[str]]:
-    """Write the mask of class indices on the prepared grid; what `put` returns."""
+def save(
+    item: Work, index: LabelMap, geometry: Geometry, remarks: Sequence[str] = ()
+) -> tuple[CaseRow, list[str]]:
+    """Write the mask of class indices on the crop of a geometry; what `put` returns."""
     mask = geometry.to_native(index)
     raw = labels.from_class_index(mask, release_of(item))
     volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
-    return put(item, encode_mask(raw, geometry), volumes_ml)
+    return put(item, encode_mask(raw, geometry), volumes_ml, remarks)
 
 
-def put(item: Work, content: bytes, volumes_ml: Mapping[str, float]) -> tuple[CaseRow, list[str]]:
+def put(
+    item: Work, content: bytes, volumes_ml: Mapping[str, float], remarks: Sequence[str] = ()
+) -> tuple[CaseRow, list[str]]:
     """Write the bytes of a mask; the case's row, and the file's name.
 
     Args:
         item: whose mask it is.
         content: of the file.
         volumes_ml: volume of each region.
+        remarks: what was not as usual in its scans.
     """
     name = mask_name(item.case_id)
     # The sidecar vouches for its size.
     storage.write_bytes(storage.join(item.folder, name), content, synced=False)
-    facts = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
-    return CaseRow(case_id=item.case_id, facts=facts), [name]
+    facts: dict[str, Any] = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
+    return CaseRow(case_id=item.case_id, facts=facts | ledger.remarked(remarks)), [name]

@@ -7,13 +7,16 @@ form that crosses files and processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ray_brats.arrays import Shape, Spacing
 from ray_brats.errors import UsageError
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
+LATER = {"later": True}
+"""Metadata of a field that came after the first release: JSON leaves it out at its default, so
+that what was written before keeps its hashes."""
 AUGMENTATIONS = ("zoom", "noise", "blur", "gamma", "tumour")
 """Those of `TrainConfig` that happen with a probability."""
 
@@ -39,6 +42,8 @@ class PreprocessConfig:
     """A case with a mask is kept only where more than this share of the crop is labelled."""
     raw_3_is_enhancing: bool = False
     """Read label 3 of a release until 2021 as enhancing tumour (the original project's rule)."""
+    allow_skull: bool = field(default=False, metadata=LATER)
+    """Take also scans that do not look like a brain alone; see `cases.background`."""
 
     def __post_init__(self) -> None:
         require(bool(self.modalities), "modalities", self.modalities, "at least one")
@@ -63,6 +68,11 @@ class PreprocessConfig:
         require(
             0 <= self.min_labelled_share < 1, "min_labelled_share", self.min_labelled_share, "0–1"
         )
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether intensities are those of float64 to the last bit, as scikit-learn gets them."""
+        return self.normalise == "minmax_slices"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,19 @@ T = TypeVar("T")
 
 def as_json(config: Any) -> dict[str, Any]:
     """A plain dict that `json` writes and `from_json` reads back."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    _leave_out(config, values)
+    return values
+
+
+def _leave_out(config: Any, values: dict[str, Any]) -> None:
+    """Take out the fields of later versions that are at their default."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.metadata.get("later") and value == item.default:
+            del values[item.name]
+        elif dataclasses.is_dataclass(value):
+            _leave_out(value, values[item.name])
 
 
 @functools.cache
@@ -85,7 +97,7 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
     """
     if not settings:
         return config
-    values = as_json(config)
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]
     for setting in settings:
         path, equals, text = setting.partition("=")
         *parts, field = path.strip().split(".")

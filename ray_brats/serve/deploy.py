@@ -53,15 +53,17 @@ class ModelReplica(replica.Model):
             replica.load,
             settings.models[name],
             pinned,
-            tta=settings.tta,
-            overlap=settings.overlap,
+            asked=settings.asked,
             threads=max(1, math.floor(settings.cpus)),
         )
         super().__init__(load, pinned, settings.limits)
 
 
 class JobsReplica:
-    """The one process of the queue; Serve starts it again when it dies."""
+    """The one process of the queue; Serve starts it again when it dies.
+
+    While a service is upgraded there are two, old and new: `leases` tell them apart.
+    """
 
     def __init__(
         self,
@@ -80,6 +82,10 @@ class JobsReplica:
     async def check_health(self) -> None:
         """Serve asks for this from the start, so it also begins what was left."""
         await self._jobs.start()
+
+    async def __del__(self) -> None:
+        """Serve calls this when it ends the process in peace."""
+        await self._jobs.stop()
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """One of the methods of `Jobs`."""

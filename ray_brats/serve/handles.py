@@ -8,7 +8,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ray_brats.serve.jobs.store import Job, JobRequest
+from ray_brats.serve.jobs.records import Job, JobRequest
 from ray_brats.serve.limits import Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation
 
@@ -51,6 +51,10 @@ class RemoteJobs:
             raise getattr(error, "cause", error) from None
         except (ray.exceptions.RayActorError, DeploymentUnavailableError) as error:
             raise Refusal(503, "the queue starts again: try again", "", 5) from error
+
+    async def check_room(self, size_bytes: int) -> None:
+        """Do nothing where a body of this size may be kept; raises `Refusal` 507."""
+        await self._call("check_room", size_bytes)
 
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job."""

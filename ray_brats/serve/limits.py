@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ray_brats.arrays import Spacing
+from ray_brats.cases.geometry import with_spacing
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import RayBratsError
 
@@ -13,7 +15,7 @@ class Refusal(RayBratsError):
     """A request that is not served.
 
     Args:
-        status: HTTP's, 4xx or 503.
+        status: HTTP's, 4xx, 503 or 507.
         reason: a sentence: what is wrong and what was expected.
         file: the modality or part at fault, or "".
         retry_seconds: when to come again, or 0.
@@ -54,6 +56,8 @@ class Limits:
     uploads_a_key: int = 8
     """Those of them that one key may send, where there are keys."""
     queued_jobs: int = 1000
+    state_bytes: int = 64 << 30
+    """Of all jobs that are kept, inputs and masks; more are refused."""
     keep_days: float = 30.0
     """How long an ended job and its mask are kept."""
     uri_prefixes: tuple[str, ...] = ()
@@ -64,11 +68,24 @@ class Limits:
     """The state and the bundles: nothing is written over or beside them."""
 
 
-def check_voxels(header: Header, limits: Limits, file: str = "") -> None:
-    """`Refusal` 413 for a file of more voxels than a deployment takes."""
+def check_voxels(
+    header: Header, limits: Limits, file: str = "", spacing_mm: Spacing | None = None
+) -> None:
+    """`Refusal` 413 for a file of more voxels than a deployment takes.
+
+    Args:
+        header: what the file promises.
+        limits: how many may be.
+        file: the modality.
+        spacing_mm: that of the model, at which there may be more of them.
+    """
     voxels = math.prod(header.geometry.native_shape)
     if voxels > limits.voxels:
         raise Refusal(413, f"the file has {voxels} voxels: at most {limits.voxels} are taken", file)
+    voxels = math.prod(with_spacing(header.geometry, spacing_mm).grid_shape)
+    if voxels > limits.voxels:
+        why = f"the file would have {voxels} voxels of the model's size: at most {limits.voxels}"
+        raise Refusal(413, f"{why} are taken", file)
 
 
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:

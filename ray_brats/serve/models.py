@@ -19,6 +19,8 @@ class Answer:
     """Volume of each region."""
     bundles: tuple[str, ...]
     """sha256 of the card of each bundle."""
+    remarks: tuple[str, ...] = ()
+    """What was not as usual in the scans."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of each stage; empty for a mask that was kept."""
 

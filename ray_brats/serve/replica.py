@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ray_brats import labels
-from ray_brats.cases import volume
+from ray_brats.cases import nifti, volume
+from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed
-from ray_brats.model import card as modelcard
 from ray_brats.model import predict
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Prediction, Predictor
-from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.limits import Limits, Refusal, check_voxels
 from ray_brats.serve.models import Answer
@@ -38,16 +38,14 @@ def load(
     bundles: tuple[str, ...],
     pinned: tuple[str, ...],
     *,
-    tta: str | None,
-    overlap: float | None,
+    asked: Asked,
     threads: int,
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
     from ray_brats.model import bundle
 
-    predictor = bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
-    card, _ = modelcard.read(bundles[0])
-    recipe = jsonform.from_json(Recipe, card["recipe"])
+    predictor = bundle.load_predictor(bundles, pinned, asked=asked, threads=threads)
+    recipe = predictor.recipe
     channels = len(recipe.preprocess.modalities)
     predictor.class_index(np.zeros((*recipe.inference.window_vox, channels), np.float32))
     return predictor, recipe
@@ -82,7 +80,7 @@ class Model:
         began, gone = time.monotonic(), threading.Event()
         uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
         try:
-            await asyncio.to_thread(_check_headers, uris, self._limits)
+            await asyncio.to_thread(self._check_headers, images)
             prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
             read = time.monotonic()
             prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
@@ -104,6 +102,7 @@ class Model:
             mask=mask,
             bundles=self._bundles,
             volumes_ml={name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+            remarks=prepared.remarks,
             seconds={
                 "read": read - began,
                 "wait": started - read,
@@ -111,6 +110,16 @@ class Model:
                 "encode": time.monotonic() - segmented,
             },
         )
+
+    def _check_headers(self, images: Mapping[str, bytes | str]) -> None:
+        """`Refusal` 413 for files that promise too much, before their voxels are read."""
+        headers = {kind: _header(source, kind) for kind, source in images.items()}
+        for kind, header in headers.items():
+            check_voxels(header, self._limits, kind, self._recipe.preprocess.spacing_mm)
+        promised = sum(header.promised_bytes for header in headers.values())
+        if promised > self._limits.inflated_bytes:
+            most = self._limits.inflated_bytes
+            raise Refusal(413, f"the files promise {promised} bytes: at most {most} are read")
 
     def _segment(self, prepared: Prepared, gone: threading.Event) -> tuple[Prediction, float]:
         with self._one_pass:
@@ -133,15 +142,10 @@ class Model:
         return os.getpid()
 
 
-def _check_headers(uris: Mapping[str, str], limits: Limits) -> None:
-    """`Refusal` 413 for files elsewhere that promise too much, before they are read."""
-    headers = {kind: volume.read_header(uri) for kind, uri in uris.items()}
-    for kind, header in headers.items():
-        check_voxels(header, limits, kind)
-    promised = sum(header.promised_bytes for header in headers.values())
-    if promised > limits.inflated_bytes:
-        why = f"the files promise {promised} bytes: at most {limits.inflated_bytes} are read"
-        raise Refusal(413, why)
+def _header(source: bytes | str, kind: str) -> Header:
+    if isinstance(source, str):
+        return volume.read_header(source)
+    return nifti.read_header(source[: nifti.HEAD_BYTES], kind)
 
 
 def _encoded(prediction: Prediction, release: str) -> bytes:

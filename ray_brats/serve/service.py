@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from ray_brats.serve.jobs.store import Job, JobRequest
+from ray_brats.serve.jobs.records import Job, JobRequest
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry
@@ -24,6 +24,10 @@ ENDING_SECONDS = 10.0
 
 class JobsApi(Protocol):
     """`jobs.Jobs`, or its handle in another process."""
+
+    async def check_room(self, size_bytes: int) -> None:
+        """Do nothing where a body of this size may be kept; raises `Refusal` 507."""
+        ...
 
     async def submit(self, request: JobRequest, files: Mapping[str, bytes]) -> Job:
         """Keep and queue a job."""
@@ -134,12 +138,20 @@ class Service:
         self._ending_until = time.monotonic() + ENDING_SECONDS
         return sum(self._pending.values()) + self._uploads.total()
 
+    def _is_ending(self) -> bool:
+        return time.monotonic() < self._ending_until
+
     def _check_open(self) -> None:
-        if time.monotonic() < self._ending_until:
+        if self._is_ending():
             raise Refusal(503, "the service is ending: try again once it is back", "", 30)
 
     async def missing(self) -> Sequence[str]:
-        """What is not up, by name; whoever asks, it is looked for once in `LOOK_SECONDS`."""
+        """What is not up, by name; whoever asks, it is looked for once in `LOOK_SECONDS`.
+
+        A service that ends is not up either, though it still answers what it accepted.
+        """
+        if self._is_ending():
+            return ["the service, which is ending"]
         now = time.monotonic()
         if self._looked is None or now - self._looked_at >= LOOK_SECONDS:
             self._looked, self._looked_at = asyncio.ensure_future(self._missing()), now

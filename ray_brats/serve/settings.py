@@ -18,6 +18,7 @@ from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
+from ray_brats.recipes import jsonform
 from ray_brats.serve.http.access import LOG_KEY, deployment_key
 from ray_brats.serve.jobs.store import FOLDER as JOBS
 from ray_brats.serve.limits import Limits
@@ -44,6 +45,7 @@ class ServeSettings:
     log_names: bool = False
     tta: str | None = None
     overlap: float | None = None
+    allow_skull: bool = False
     replicas: int = 1
     """Most processes of each model; the least is one."""
     cpus: float = 1.0
@@ -52,6 +54,11 @@ class ServeSettings:
     """GPUs of one replica."""
     drain_seconds: float = 120.0
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def asked(self) -> card.Asked:
+        """What is asked of the bundles in place of what they say."""
+        return card.Asked(tta=self.tta, overlap=self.overlap, allow_skull=self.allow_skull)
 
     def limits_of_requests(self) -> Limits:
         """The limits, with what no request may have written over: the state and the bundles."""
@@ -88,8 +95,11 @@ def describe(settings: ServeSettings) -> dict[str, ServedModel]:
     models: dict[str, ServedModel] = {}
     for name, uris in settings.models.items():
         pins = settings.pinned.get(name, ())
-        chosen = card.choose(uris, pins, tta=settings.tta, overlap=settings.overlap)
+        chosen = card.choose(uris, pins, settings.asked)
         facts = {key: chosen.cards[0][key] for key in _CARD if key in chosen.cards[0]}
+        # Also the voxel size at which cases come, which enters the keys of their masks.
+        asked = {"preprocess": jsonform.as_json(chosen.recipe.preprocess)}
+        facts["recipe"] = {**facts["recipe"], **asked}
         models[name] = ServedModel(
             name=name,
             modalities=tuple(chosen.recipe.preprocess.modalities),

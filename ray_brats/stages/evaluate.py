@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_brats.cases import volume
+from ray_brats.cases import anatomy, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.engine import mapping
@@ -31,11 +31,12 @@ from ray_brats.labels import LabelMap
 from ray_brats.metrics import comparison, scores, summary
 from ray_brats.metrics.original import original_figures
 from ray_brats.model import predictions
+from ray_brats.model.predictions import Masks
 from ray_brats.recipes import jsonform
 from ray_brats.report import page as report
 from ray_brats.report import worst_cases
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 MARKER = "evaluate.json"
 FILES = (
     *(f"{name}.{form}" for name in ("metrics", "labels") for form in ("parquet", "csv")),
@@ -45,6 +46,8 @@ FILES = (
 )
 """What a report is besides, right in its folder."""
 TASK_MEMORY_BYTES = 1 << 30
+OUTLINES = {name: f"{name}_outline" for name in ("references", "predictions")}
+"""What a case has two of, to the fact of its row that holds how it lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,8 @@ class EvaluateSummary(Summary):
     report: str = field(metadata=ledger.PLACE)
     processed: int
     skipped: int
+    notes: Sequence[str]
+    """What to say of masks that are not read, and of those that look like no glioma's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +102,10 @@ class _Pair:
 class _Scored:
     """One set of predictions, scored."""
 
-    masks: Mapping[str, FileInfo]
-    """Files by `case_id`; also masks that no selected case asks for."""
+    masks: Masks
     keys: Sequence[str]
     cases: Sequence[CaseRow]
-    """Their facts are `regions`, `labels` and `original` where there is a reference."""
+    """Their facts are `regions`, `labels`, `original` and outlines where there is a reference."""
     processed: int
 
     def rows(self, kind: str) -> list[Row]:
@@ -113,6 +117,10 @@ class _Scored:
     def with_prediction(self) -> list[CaseRow]:
         """The cases that were scored on a mask, not for the want of one."""
         return [row for row in self.cases if row.get("original")]
+
+    def warnings(self, of: str, release: str | None) -> list[str]:
+        """What looks like no glioma in the masks of `OUTLINES`."""
+        return anatomy.warnings(anatomy.of_rows(self.cases, OUTLINES[of]), of, release)
 
     def failures(self) -> list[CaseRow]:
         """The cases that are not as they should be, without scores."""
@@ -143,7 +151,7 @@ def evaluate(
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
     # All of them are there before any is scored.
-    masks = [predictions.find_masks(uri) for uri in uris]
+    masks = [predictions.find_masks(uri, cohort) for uri in uris]
     folders = [report_uri] + [
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
@@ -162,6 +170,7 @@ def evaluate(
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
         comparison=comparison.compare(rows) if against else None,
+        notes=_notes(sets, options.release),
     )
     keys = [item.keys for item in sets.values()]
     failures = [row.as_json() for row in result.failures]
@@ -181,7 +190,7 @@ def evaluate(
 
 
 def _score(
-    masks: Mapping[str, FileInfo],
+    masks: Masks,
     cohort: Cohort,
     folder_uri: str,
     options: Options,
@@ -189,12 +198,13 @@ def _score(
     main: bool,
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
-    work = [_work(case, masks.get(case.case_id), folder_uri, options) for case in cohort.cases]
+    files = masks.of_case
+    work = [_work(case, files.get(case.case_id), folder_uri, options) for case in cohort.cases]
     output = ledger.Output(
         uri=folder_uri,
         description=MARKER,
         tables=FILES if main else (),
-        inputs=[*cohort.files(), *(mask.uri for mask in masks.values())],
+        inputs=[*cohort.files(), *masks.uris()],
     )
     finished, todo = ledger.split_finished(work, output)
     tasks = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
@@ -205,6 +215,17 @@ def _score(
         cases=ledger.in_order([*finished, *done, *cohort.rejected]),
         processed=len(done),
     )
+
+
+def _notes(sets: Mapping[str, _Scored], release: str | None) -> list[str]:
+    """What to say of the references, and of the masks of each set, by name where there are two."""
+    # Every set is compared with the same references.
+    notes = next(iter(sets.values())).warnings("references", release)
+    for name, item in sets.items():
+        prefix = f"{name}: " if len(sets) > 1 else ""
+        own = [*item.masks.notes(), *item.warnings("predictions", release)]
+        notes += [prefix + note for note in own]
+    return notes
 
 
 def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
@@ -240,11 +261,12 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
     reference = volume.read_mask(
         case.segmentation, options.release, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
+    facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference).as_json()}
     how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
     try:
         prediction = _prediction(pair, geometry)
     except CaseRejected as error:
-        facts: dict[str, Any] = {
+        facts |= {
             "regions": scores.missing_prediction_metrics(reference, **how),
             "labels": scores.missing_prediction_label_metrics(reference, **how),
             "original": None,
@@ -252,7 +274,8 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
         return dataclasses.replace(retry.failed_row(item.case_id, error), facts=facts), []
     regions, by_label = scores.all_metrics(reference, prediction, **how)
     original = original_figures(reference, prediction)
-    facts = {"regions": regions, "labels": by_label, "original": original}
+    facts |= {"regions": regions, "labels": by_label, "original": original}
+    facts[OUTLINES["predictions"]] = anatomy.outline(prediction).as_json()
     return CaseRow(case_id=item.case_id, facts=facts), []
 
 
@@ -294,7 +317,7 @@ def _page(
     pictures = worst_cases.pictures(
         [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
-        {case_id: file.uri for case_id, file in main.masks.items()},
+        {case_id: file.uri for case_id, file in main.masks.of_case.items()},
         options.release,
         raw_3_is_enhancing=options.raw_3_is_enhancing,
     )

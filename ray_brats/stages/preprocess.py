@@ -47,6 +47,8 @@ COLUMNS = {
     "split": pa.string(),
     "native_shape_vox": pa.list_(pa.int32()),
     "shape_vox": pa.list_(pa.int32()),
+    "spacing_mm": pa.list_(pa.float64()),
+    "remarks": pa.string(),
     "labelled_vox": pa.int64(),
     "image_sha256": pa.string(),
     "label_sha256": pa.string(),
@@ -98,7 +100,8 @@ def preprocess(
         [_with_facts(row, facts[row.case_id]) for row in [*finished, *done]] + list(cohort.rejected)
     )
     counts = ledger.counts(rows)
-    notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess)]
+    remarks = ledger.remark_lines(rows)
+    notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess), *remarks]
     description = {
         "recipe": recipe.name,
         "preprocess": jsonform.as_json(recipe.preprocess),
@@ -150,6 +153,8 @@ def prepare(item: Work) -> tuple[CaseRow, list[str]]:
     facts: dict[str, Any] = {
         "native_shape_vox": list(prepared.geometry.canonical_shape),
         "shape_vox": list(prepared.image_HWDC.shape[:3]),
+        "spacing_mm": [round(side, 4) for side in prepared.geometry.spacing_mm],
+        **ledger.remarked(prepared.remarks),
     }
     facts["image_sha256"] = _save(prepared.image_HWDC, storage.join(item.folder, IMAGE))
     files = [IMAGE, GEOMETRY]
@@ -157,8 +162,7 @@ def prepare(item: Work) -> tuple[CaseRow, list[str]]:
         facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, LABEL))
         facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
         files.append(LABEL)
-    geometry = dataclasses.asdict(prepared.geometry)
-    description = {"case_id": item.case_id, **geometry}
+    description = {"case_id": item.case_id, **prepared.geometry.as_json()}
     storage.write_json(storage.join(item.folder, GEOMETRY), description, synced=False)
     return CaseRow(case_id=item.case_id, facts=facts), files
 

@@ -17,6 +17,7 @@ from ray_brats.engine import mapping
 from ray_brats.engine.capacity import Capacity
 from ray_brats.engine.cluster import Resources
 from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
@@ -163,11 +164,10 @@ def _pipeline(
 def load_predictor(
     bundles: tuple[str, ...],
     pinned: tuple[str, ...],
-    tta: str | None,
-    overlap: float | None,
+    asked: Asked,
     threads: int,
 ) -> Predictor:
     """Load the bundles in an actor, with a TensorFlow of so many threads."""
     from ray_brats.model import bundle
 
-    return bundle.load_predictor(bundles, pinned, tta=tta, overlap=overlap, threads=threads)
+    return bundle.load_predictor(bundles, pinned, asked=asked, threads=threads)

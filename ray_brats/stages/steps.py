@@ -40,8 +40,8 @@ MAX_DEATHS = 2
 class Segmenter(Protocol):
     """What an actor keeps: a `predict.Predictor`, or a stand-in."""
 
-    def class_index(self, image_HWDC: Array) -> LabelMap:
-        """Class indices `(H, W, D)` of a prepared image."""
+    def class_index(self, image_HWDC: Array, geometry: Geometry | None = None) -> LabelMap:
+        """Class indices of a prepared image, on the crop of its `geometry.unresampled()`."""
         ...
 
 
@@ -66,6 +66,8 @@ class Parcel:
     array: Array | None = None
     """The prepared image after reading, the class indices on the same grid after segmenting."""
     geometry: Geometry | None = None
+    remarks: tuple[str, ...] = ()
+    """What was not as usual in it."""
     row: CaseRow | None = None
     """What became of the case, once that is known."""
     put_off: bool = False
@@ -84,6 +86,7 @@ class Parcel:
         facts: dict[str, Any] = {
             "work": self.work.as_row(),
             "geometry": self.geometry and dataclasses.asdict(self.geometry),
+            "remarks": self.remarks,
             "row": self.row and self.row.as_json(),
             "put_off": self.put_off,
             "deaths": self.deaths,
@@ -116,6 +119,7 @@ def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Par
         work=Work.from_row(facts.pop("work")),
         array=array,
         geometry=geometries.from_json(geometry) if geometry else None,
+        remarks=tuple(facts.pop("remarks")),
         row=CaseRow.from_json(row) if row else None,
         **facts,
     )
@@ -129,7 +133,12 @@ def read(batch: pa.Table, frame: Frame) -> pa.Table:
 
     def prepare(parcel: Parcel) -> Parcel:
         prepared = predict.read(predictions.case_of(parcel.work), frame.preprocessing)
-        return dataclasses.replace(parcel, array=prepared.image_HWDC, geometry=prepared.geometry)
+        return dataclasses.replace(
+            parcel,
+            array=prepared.image_HWDC,
+            geometry=prepared.geometry,
+            remarks=prepared.remarks,
+        )
 
     return _take(batch, frame, READ, lambda parcel: _patiently(prepare, parcel)).as_table()
 
@@ -147,8 +156,11 @@ class Segment:
         ).as_table()
 
     def _segmented(self, parcel: Parcel) -> Parcel:
-        assert parcel.array is not None
-        return dataclasses.replace(parcel, array=self._segmenter.class_index(parcel.array))
+        image, geometry = parcel.array, parcel.geometry
+        assert image is not None
+        assert geometry is not None
+        index = self._segmenter.class_index(image, geometry)
+        return dataclasses.replace(parcel, array=index, geometry=geometry.unresampled())
 
 
 def write(batch: pa.Table, frame: Frame) -> pa.Table:
@@ -179,7 +191,7 @@ def _written(parcel: Parcel) -> Parcel:
     spent = Effort(attempts=parcel.attempts - 1, seconds=parcel.seconds)
     row = retry.complete(
         parcel.work,
-        lambda item: predictions.save(item, index, geometry),
+        lambda item: predictions.save(item, index, geometry, parcel.remarks),
         timed=True,
         spent=spent,
     )
@@ -197,8 +209,9 @@ class Whole:
     def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
         """Segment a case: its files to its mask."""
         prepared = predict.read(predictions.case_of(item), self._preprocessing)
-        index = self._segmenter.class_index(prepared.image_HWDC)
-        return predictions.save(item, index, prepared.geometry)
+        index = self._segmenter.class_index(prepared.image_HWDC, prepared.geometry)
+        geometry = prepared.geometry.unresampled()
+        return predictions.save(item, index, geometry, prepared.remarks)
 
 
 # --- whatever befalls them -------------------------------------------------------------

@@ -6,6 +6,7 @@ the top of a zip, with the shape, the affine and the labels of the release.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import zipfile
@@ -13,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ray_brats.cases import naming, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow, Summary
-from ray_brats.files.local import FileInfo
 from ray_brats.model import predictions
 from ray_brats.model.predictions import mask_name
 
@@ -28,6 +30,7 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 SAME_NAMES = {"brats2024": "brats2023"}
 """Releases that name their cases as another one does."""
 
+_GZIP = b"\x1f\x8b"
 _COMMENT = b"ray-brats"
 """Of our zips: one of them may be replaced by the next."""
 
@@ -54,7 +57,7 @@ def submit(
 
     Args:
         cohort: the cases the challenge asks for.
-        predictions_uri: holds `<case_id>.nii.gz`.
+        predictions_uri: holds `<case_id>.nii.gz`, or as `predictions.find_masks` reads it.
         zip_uri: where the zip goes.
         release: whose labels the masks carry, where the cohort's names do not tell.
         overwrite: replace a zip that is there.
@@ -68,12 +71,17 @@ def submit(
         raise UsageError(f"the names in {cohort.uri} do not tell the release: pass --release")
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
-    masks = predictions.find_masks(predictions_uri)
-    read = [*cohort.files(), *(mask.uri for mask in masks.values())]
+    masks = predictions.find_masks(predictions_uri, cohort)
+    read = [*cohort.files(), *masks.uris()]
     ours = [zip_uri] if _is_ours(zip_uri) else []
     ownership.check_files({"OUT.zip": zip_uri}, read, overwrite=overwrite, ours=ours)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        checked = list(pool.map(lambda case: _check(case, predictions_uri, chosen), cohort.cases))
+        uris = {
+            case.case_id: storage.join(predictions_uri, mask_name(case.case_id))
+            for case in cohort.cases
+        } | {case_id: file.uri for case_id, file in masks.of_case.items()}
+        check = functools.partial(_check, uris=uris, release=chosen)
+        checked = list(pool.map(check, cohort.cases))
     rows = [*(row for row, _ in checked), *cohort.rejected]
     failures = [row for row in rows if row.status != "ok"]
     if not failures:
@@ -84,25 +92,24 @@ def submit(
         release=chosen,
         all_or_nothing=True,
         counts={"ok": len(rows) - len(failures), "rejected": len(failures)},
-        notes=_notes(cohort.cases, masks),
+        notes=masks.notes(),
         failures=failures,
     )
 
 
-def _check(case: Case, predictions_uri: str, release: str) -> tuple[CaseRow, bytes | None]:
+def _check(case: Case, uris: Mapping[str, str], release: str) -> tuple[CaseRow, bytes | None]:
     """The row of a case, and the bytes of its mask where that may be handed in."""
     try:
-        content = _valid_mask(case, predictions_uri, release)
+        content = _valid_mask(case, uris[case.case_id], release)
         return CaseRow(case_id=case.case_id), content
     except CaseError as error:
         return retry.failed_row(case.case_id, error), None
 
 
-def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
-    """The bytes of a mask; `CaseRejected` says what the challenge would not accept."""
+def _valid_mask(case: Case, uri: str, release: str) -> bytes:
+    """The bytes of a mask, gzipped; `CaseRejected` says what the challenge would not accept."""
     if naming.release_of(case.case_id) != SAME_NAMES.get(release, release):
         raise CaseRejected(f"{release} has no case of this name: the challenge would not match it")
-    uri = storage.join(predictions_uri, mask_name(case.case_id))
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -111,18 +118,15 @@ def _valid_mask(case: Case, predictions_uri: str, release: str) -> bytes:
     if not case.images:
         raise CaseRejected("the case has no image to compare the mask's grid with")
     image_uri = next(iter(case.images.values()))
-    difference = same_grid(mask.geometry, volume.read_header(image_uri).geometry)
+    grid = volume.read_header(image_uri).geometry
+    difference = same_grid(mask.geometry, grid)
     if difference:
         raise CaseRejected(f"the mask does not lie on the grid of its case: {difference}", uri)
     volume.class_indices(mask, release, uri)
-    return content
-
-
-def _notes(cases: Sequence[Case], masks: Mapping[str, FileInfo]) -> list[str]:
-    extra = sorted(map(mask_name, set(masks) - {case.case_id for case in cases}))
-    if not extra:
-        return []
-    return [f"{len(extra)} mask(s) of no case of the cohort were left out: {', '.join(extra[:3])}"]
+    if (mask.geometry.axes, mask.geometry.flips) != (grid.axes, grid.flips):
+        # The challenge compares voxels as they are stored.
+        return volume.encode_mask(grid.to_native(mask.voxels_HWD.astype(np.uint8)), grid)
+    return content if content.startswith(_GZIP) else volume.gzip_bytes(content)
 
 
 def _is_ours(zip_uri: str) -> bool:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_brats.arrays import Array, Shape
+from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, local, storage
 from ray_brats.files.ledger import Row
 from ray_brats.recipes import jsonform
-from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.config import PreprocessConfig, Recipe
 
 IMAGE, LABEL, GEOMETRY, SIDECAR = "image.npy", "label.npy", "case.json", "done.json"
 """The files of one case, in `case_uri`."""
@@ -78,6 +79,8 @@ class Dataset:
     validation: tuple[DatasetCase, ...]
     unlabelled: int
     """Usable cases left out because they have no mask."""
+    spacing_mm: Spacing | None = None
+    """Size of the voxels that training sees, in the middle of its cases; None: not written down."""
     fold: int | None = None
     """The one of five that validates; None: the dataset's own split."""
 
@@ -97,7 +100,8 @@ def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Datase
         raise UsageError(
             f"{uri} is no dataset: expected what `ray-brats preprocess COHORT DATASET` writes"
         ) from error
-    if description["preprocess"] != jsonform.as_json(recipe.preprocess):
+    prepared_by = jsonform.from_json(PreprocessConfig, description["preprocess"])
+    if prepared_by != recipe.preprocess:
         raise UsageError(
             f"{uri} was prepared by the recipe {description['recipe']!r}, whose preprocessing "
             f"differs from that of {recipe.name!r}: preprocess the cohort again with "
@@ -125,8 +129,21 @@ def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Datase
         training=training,
         validation=tuple(case for case in members if case.split == "val"),
         unlabelled=len(usable) - len(labelled),
+        spacing_mm=recipe.preprocess.spacing_mm or _spacing_mm(rows, training),
         fold=fold,
     )
+
+
+def _spacing_mm(rows: Sequence[Row], training: Sequence[DatasetCase]) -> Spacing | None:
+    """The median along each axis."""
+    names = {case.case_id for case in training}
+    known = [row["spacing_mm"] for row in rows if row["case_id"] in names and row.get("spacing_mm")]
+    if not known:
+        return None
+    first, second, third = (
+        round(statistics.median(sides), 3) for sides in zip(*known, strict=True)
+    )
+    return first, second, third
 
 
 def _case(row: Row) -> DatasetCase:

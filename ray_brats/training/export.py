@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import ray_brats
-from ray_brats import labels
+from ray_brats import arrays, labels
 from ray_brats.cases import volume
 from ray_brats.errors import ArtefactError
 from ray_brats.files import folders, storage
@@ -31,8 +31,7 @@ INTENDED_USE = (
 )
 LIMITS = (
     "adult glioma; other tumours, children and scans after surgery were not in the training cases",
-    "skull-stripped, co-registered modalities on one grid, background exactly 0",
-    "about 1 mm voxels",
+    "skull-stripped, co-registered modalities on one grid",
 )
 BRATS_CITATIONS = (
     "Menze et al. 2015, IEEE Transactions on Medical Imaging 34(10)",
@@ -129,7 +128,7 @@ def write(
             "modalities": list(recipe.preprocess.modalities),
             "patch_vox": list(recipe.train.patch_vox),
             "parameters": int(model.count_params()),
-            "signatures": _describe_signatures(recipe, release),
+            "signatures": _describe_signatures(recipe, release, facts.get("spacing_mm")),
             "versions": versions(),
             "intended_use": INTENDED_USE,
             "limits": list(LIMITS),
@@ -161,7 +160,9 @@ def _save_model(model: Any, recipe: Recipe, release: str, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _describe_signatures(recipe: Recipe, release: str) -> dict[str, Any]:
+def _describe_signatures(
+    recipe: Recipe, release: str, learnt_mm: Sequence[float] | None
+) -> dict[str, Any]:
     """What goes into and comes out of the SavedModel, for those who load it without ray_brats."""
     names = ", ".join(recipe.preprocess.modalities)
     outputs = labels.REGIONS if recipe.network.output == "regions" else labels.CLASS_NAMES
@@ -173,7 +174,7 @@ def _describe_signatures(recipe: Recipe, release: str) -> dict[str, Any]:
     obstacle = graph.obstacle(recipe)
     if obstacle:
         return {"serve": serve, "segment": None, "why_no_segment": obstacle}
-    spacing_mm = recipe.preprocess.spacing_mm
+    spacing_mm = recipe.preprocess.spacing_mm or learnt_mm
     spacing = f", voxels of {'×'.join(map(str, spacing_mm))} mm" if spacing_mm else ""
     segment = {
         "input": f"image: float32 (H, W, D, C), raw intensities of {names} of one case in "
@@ -212,8 +213,10 @@ def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
     if "segment" not in loaded.signatures:
         return
     rng = np.random.default_rng(0)
-    head = np.zeros((48, 40, 32, len(recipe.preprocess.modalities)), np.float32)
-    head[6:-9, 5:-5, 4:-3] = rng.integers(1, 999, (33, 30, 25, head.shape[-1]))
+    brain = np.pad(arrays.ellipsoid((33, 30, 25)), ((6, 9), (5, 5), (4, 3)))[..., None]
+    voxels = rng.integers(1, 999, (*brain.shape[:3], len(recipe.preprocess.modalities)))
+    # Its background is to be found, too.
+    head = np.where(brain, voxels, 0).astype(np.float32) + 7
     # The signature takes a case that has the recipe's spacing already.
     x_mm, y_mm, z_mm = recipe.preprocess.spacing_mm or (1.0, 1.0, 1.0)
     lps = np.diag([-x_mm, -y_mm, z_mm, 1.0])

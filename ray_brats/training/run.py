@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray_brats
+from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, ledger, storage
 from ray_brats.files.claims import Attempt
@@ -114,6 +115,7 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     settings = jsonform.as_json(recipe)
     parts = (data.fingerprint, {"fold": data.fold})
     timeless = {**settings, "train": {**settings["train"], "steps": None, "minutes": None}}
+    tumours = (naming.tumour_of(case.case_id) for case in data.training)
     return {
         "identity": jsonform.fingerprint(settings, *parts),
         "lengthless": jsonform.fingerprint(timeless, *parts),
@@ -124,6 +126,8 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
         "release": data.release,
+        "spacing_mm": data.spacing_mm and list(data.spacing_mm),
+        "tumours": sorted({name for name in tumours if name}) or None,
         "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
         "validation_cases_sha256": sorted(case.image_sha256 for case in data.validation),
         "versions": {
@@ -268,7 +272,8 @@ class Trained:
     cases: Mapping[str, int]
     """How many, for `training` and `validation`."""
     facts: Mapping[str, Any]
-    """What the model card says of the data: `release`, and the sha256 of each case's image."""
+    """What the model card says of the data: `release`, and the sha256 of each case's image;
+    later also the size of voxels and which tumours."""
     checkpoint: Checkpoint
 
 
@@ -307,4 +312,6 @@ def _facts(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
             "go on with it by `ray-brats train DATASET RUN --resume`, which writes both"
         )
     names = ("release", "training_cases_sha256", "validation_cases_sha256")
-    return {name: description.get(name) for name in names}
+    # Runs of before do not tell the size of their voxels, nor do all names tell a tumour.
+    later = [name for name in ("spacing_mm", "tumours") if description.get(name) is not None]
+    return {name: description.get(name) for name in (*names, *later)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_case_355_under_both_names_is_one_case(tmp_path: Path) -> None:
     found = cohort.find(str(touch(tmp_path, *names)))
     assert str(found.cases[0].segmentation).endswith(f"{name}_seg.nii")
     assert (found.rejected, found.notes) == ((), ())
+    assert [item.name for item in found.passed_over] == ["W39_1998.09.19_Segm.nii"]
 
 
 def test_grades_come_from_the_mapping_of_2019_and_2020(tmp_path: Path) -> None:
@@ -115,3 +117,44 @@ def test_real_folders_are_recognised(real_data: Path) -> None:
     assert {case.grade for case in found.cases} == {"HGG", "LGG"}
     (case,) = cohort.find(str(real_data / "brats2023")).cases
     assert set(case.images) == {"t1ce", "t2", "flair"}
+
+
+def test_where_no_case_is_the_images_that_are_there_are_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a_t2.hdr", "a_t2.img", "b_t2.img", "c_t2.img", "d.nii")
+    with pytest.raises(UsageError, match="named as") as caught:
+        cohort.find(str(folder))
+    text = str(caught.value)
+    assert "4 image file(s) passed over (a_t2.hdr, a_t2.img, b_t2.img …): a header and" in text
+    assert "nib-convert" in text
+    assert "1 image file(s) passed over (d.nii): the name ends in no modality" in text
+
+
+def test_folders_and_files_with_blanks_and_other_letters_are_cases(tmp_path: Path) -> None:
+    name = "Müller 1"
+    found = cohort.find(
+        str(touch(tmp_path, f"{name}/{name}_t2.nii.gz", f"{name}/{name}_seg.nii.gz"))
+    )
+    (case,) = found.cases
+    assert (case.case_id, case.patient_id) == ("M_u00fc_ller_u0020_1",) * 2
+    assert case.images["t2"] == str(tmp_path / name / f"{name}_t2.nii.gz")
+    assert "'Müller 1'" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b"a\x1b[2J", b"x" * 129])
+def test_names_that_can_be_no_id_either_are_rejected(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / os.fsdecode(name + b"_t2.nii.gz")).write_bytes(b"")
+    found = cohort.find(str(touch(tmp_path, "good_t2.nii.gz")))
+    assert [case.case_id for case in found.cases] == ["good"]
+    assert [row.status for row in found.rejected] == ["rejected"]
+
+
+def test_names_of_what_is_passed_over_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9\x1b[2J\n.nii")).write_bytes(b"")
+    found = cohort.find(str(touch(tmp_path, "good_t2.nii.gz")))
+    assert [item.name for item in found.passed_over] == ["caf\ufffd\ufffd[2J\ufffd.nii"]
+
+
+def test_a_cohort_in_a_csv_passes_nothing_over(tmp_path: Path) -> None:
+    touch(tmp_path, "b_adc.nii.gz")
+    (tmp_path / "c.csv").write_text("case_id,t2\na,a.nii\n")
+    assert cohort.find(str(tmp_path / "c.csv")).passed_over == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -101,7 +100,7 @@ def test_case_json_holds_the_whole_geometry(
     item = geometry.with_crop(
         volume_of(np.zeros(shape, np.uint8), affine).geometry, (1, 0, 0), shape
     )
-    text = json.dumps({"case_id": "a", **asdict(item)})
+    text = json.dumps({"case_id": "a", **item.as_json()})
     assert geometry.from_json(json.loads(text)) == item
 
 
@@ -120,7 +119,8 @@ def test_a_finer_grid_interpolates_images_and_repeats_labels() -> None:
     fine = geometry.with_spacing(whole, (1, 1, 1))
     assert fine.grid_shape == (1, 1, 8)
     image = np.array([0, 4, 8, 8], np.int16).reshape(1, 1, 4)
-    assert fine.crop_image(image).ravel().tolist() == [0, 1, 3, 5, 7, 8, 8, 8]
+    # Three quarters of the third voxel are of the second, one quarter is background.
+    assert fine.crop_image(image).ravel().tolist() == [0, 0, 4, 5, 7, 8, 8, 8]
     label = np.array([0, 1, 2, 3], np.uint8).reshape(1, 1, 4)
     assert fine.crop(label).ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert fine.crop(label).dtype == np.uint8
@@ -180,3 +180,77 @@ def test_a_written_mask_lies_where_its_input_lies(
     again = nifti.read_header(content, "mask.nii.gz").geometry
     assert not geometry.same_grid(again, source)
     assert (again.qform_code, again.sform_code) == codes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=sides,
+    have=st.tuples(*[st.floats(0.4, 6)] * 3),
+    want=st.tuples(*[st.floats(0.4, 6)] * 3),
+    start=st.tuples(*[st.integers(-2, 2)] * 3),
+)
+def test_what_comes_back_from_another_spacing_covers_its_crop(
+    shape: tuple[int, int, int],
+    have: tuple[float, float, float],
+    want: tuple[float, float, float],
+    start: tuple[int, int, int],
+) -> None:
+    grid = geometry.with_spacing(of_spacing(shape, (-have[0], -have[1], have[2])), want)
+    size = [max(1, side - 1) for side in grid.grid_shape]
+    cropped = geometry.with_crop(grid, start, size)
+    own = cropped.unresampled()
+    assert own.resampled_shape is None
+    back = cropped.to_unresampled(np.full((*size, 2), 0.25, np.float32))
+    if cropped.resampled_shape is None:
+        assert own == cropped
+        return
+    assert back.shape == (*own.crop_shape_vox, 2)
+    assert np.allclose(back, 0.25)
+    # Every voxel of the file that the crop reaches with its middle is there.
+    reached = cropped.to_native(np.ones(size, np.uint8)) > 0
+    assert (own.to_native(np.ones(own.crop_shape_vox, np.uint8))[reached] > 0).all()
+
+
+def test_a_ramp_that_was_resampled_comes_back_as_it_was() -> None:
+    fine = geometry.with_spacing(of_spacing((2, 3, 20), (-1, -1, 3)), (1, 1, 1))
+    ramp = np.broadcast_to(np.arange(1.0, 21.0), (2, 3, 20))
+    back = fine.to_unresampled(fine.crop_image(ramp))
+    assert np.allclose(back[..., 1:-1], ramp[..., 1:-1], atol=1e-5)
+
+
+def turned(item: volume.Volume, axes: str) -> volume.Volume:
+    """The same image stored in other axes."""
+    shape, affine = item.geometry.native_shape, np.array(item.geometry.native_affine)
+    image = nib.Nifti1Image(item.geometry.to_native(item.voxels_HWD), affine)
+    assert image.shape == shape
+    transform = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes)
+    )
+    return volume.parse(bytes(image.as_reoriented(transform).to_bytes()), "turned.nii")
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "PIR", "SLP", "ARI"])
+def test_grids_are_compared_as_they_lie_in_space(axes: str) -> None:
+    affine = np.array([[-1, 0.1, 0, 40], [0, -1.5, 0, 50], [0, 0, 2, -60], [0, 0, 0, 1.0]])
+    voxels = np.random.default_rng(0).integers(0, 500, (5, 4, 3)).astype(np.int16)
+    item = volume_of(voxels, affine)
+    other = turned(item, axes)
+    assert geometry.same_grid(item.geometry, other.geometry) == ""
+    assert geometry.apart_mm(item.geometry, other.geometry) < 1e-4
+    assert (other.voxels_HWD == item.voxels_HWD).all()
+
+
+@pytest.mark.parametrize(("moved_mm", "same"), [(0.004, True), (0.045, True), (0.06, False)])
+def test_corners_may_be_a_twentieth_of_a_voxel_apart(moved_mm: float, same: bool) -> None:
+    affine = np.diag([-1.0, -1, 3, 1])
+    item = volume_of(np.zeros((9, 9, 9), np.uint8), affine)
+    moved, turned = affine.copy(), affine.copy()
+    moved[1, 3] += moved_mm
+    # A small angle moves the far corners most.
+    turned[0, 1] += moved_mm / 8
+    for other in (moved, turned):
+        told = geometry.same_grid(
+            item.geometry, volume_of(np.zeros((9, 9, 9), np.uint8), other).geometry
+        )
+        assert (told == "") == same
+        assert same or f"{moved_mm:.3g} mm" in told

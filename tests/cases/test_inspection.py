@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 from conftest import SHAPE_VOX, file_of, rewrite
 
-from ray_brats.cases import cohort, inspection, phantom
+from ray_brats.arrays import Array
+from ray_brats.cases import anatomy, cohort, inspection, phantom
+from ray_brats.cases.anatomy import Outline
+from ray_brats.commands import datasets
 from ray_brats.files import storage
 from ray_brats.files.ledger import CaseRow
+from ray_brats.labels import EDEMA, NECROTIC
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
 
 STANDARD = named.get("standard").preprocess
 BASELINE = named.get("baseline").preprocess
+
+
+def exchanged(raw: Array) -> Array:
+    """Raw labels with 1 and 2 exchanged."""
+    return np.choose(raw.astype(np.uint8), [0, 2, 1, 3, 4])
 
 
 def look(folder: Path, config: PreprocessConfig = STANDARD, *, deep: bool = False) -> CaseRow:
@@ -94,3 +103,33 @@ def test_empty_integer_images_are_noticed_by_their_size(tmp_path: Path) -> None:
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
     assert "zero everywhere" in look(case).reason
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+def test_a_row_tells_how_the_tumour_lies(one_case: Path, deep: bool) -> None:
+    before = Outline.from_json(look(one_case, deep=deep).facts[anatomy.FACT])
+    assert not before.lies_around(NECROTIC, EDEMA)
+    rewrite(file_of(one_case, "seg"), exchanged)
+    after = Outline.from_json(look(one_case, deep=deep).facts[anatomy.FACT])
+    assert after.lies_around(NECROTIC, EDEMA)
+    assert sum(after.volume_vox) == sum(before.volume_vox)
+    file_of(one_case, "seg").unlink()
+    assert anatomy.FACT not in look(one_case, deep=deep).facts
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+def test_check_warns_of_labels_in_another_order_and_fails_nobody(
+    tmp_path: Path, deep: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = phantom.write_cohort(tmp_path, cases=3, shape_vox=SHAPE_VOX)
+    options = datasets.CheckOptions(cohort=str(tmp_path), deep=deep)
+    assert datasets.check(options).facts["notes"] == []
+    assert "warning" not in capsys.readouterr().err
+    for name in ids[:2]:
+        rewrite(file_of(tmp_path / name, "seg"), exchanged)
+    told = datasets.check(options)
+    (warning,) = told.as_json()["notes"]
+    assert "in 2 of 3 case(s)" in warning
+    assert "the masks look as if label 1 were edema" in warning
+    assert f"check: {warning}" in capsys.readouterr().err
+    assert (told.failures, told.counts) == ([], {"ok": 3})

@@ -36,9 +36,10 @@ def test_a_scaled_file_is_normalised_as_get_fdata_gives_it() -> None:
     content[112:120] = np.array([0.1, 3.7], "<f4").tobytes()
     exact = nib.Nifti1Image.from_bytes(bytes(content)).get_fdata()
     expected = MinMaxScaler().fit_transform(exact.reshape(-1, 7)).reshape(exact.shape)
-    item = volume.parse(bytes(content), "a.nii")
+    item = volume.parse(bytes(content), "a.nii", exact=True)
     got = intensities.minmax_slices(item.voxels_HWD, item.geometry)
     assert np.array_equal(got, expected.astype(np.float32))
+    assert volume.parse(bytes(content), "a.nii").voxels_HWD.dtype == np.float32
 
 
 def test_z_scores_ignore_the_background() -> None:

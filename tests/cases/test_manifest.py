@@ -13,7 +13,7 @@ from ray_brats.cases.case import Guard
 from ray_brats.errors import CaseRejected, UsageError
 
 
-@pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a b", "x" * 129, ""])
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a\x1bb", "x" * 129, ""])
 def test_names_that_would_leave_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / "c.csv").write_text(f"case_id,t2\n{name},a.nii.gz\ngood,b.nii.gz\n")
     found = cohort.find(str(tmp_path / "c.csv"))
@@ -90,3 +90,12 @@ def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, name: str, delim
     (case,) = cohort.find(str(tmp_path / name)).cases
     assert (case.case_id, case.split) == ("a", "val")
     assert case.images["t1ce"].endswith(f"/{file}")
+
+
+def test_names_with_blanks_and_other_letters_have_safe_ids(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("case_id,t2\nMüller 1,a.nii\nx_u00e9_y,b.nii\nz,c.nii\n")
+    found = cohort.find(str(tmp_path / "c.csv"))
+    ids = [case.case_id for case in found.cases]
+    assert ids == ["M_u00fc_ller_u0020_1", "x_u005f_u00e9_y", "z"]
+    assert "2 case(s)" in found.notes[0]
+    assert found.rejected == ()

@@ -37,6 +37,14 @@ def patched(at: int, kind: str, *values: float) -> bytes:
     return bytes(plain)
 
 
+def forms(*, qform_code: int = 1, sform: np.ndarray = AFFINE, unit_code: int = 0) -> bytes:
+    """The plain image with an sform, codes and a unit as they are, beside its qform."""
+    plain = bytearray(patched(280, "<f4", *sform[:3].ravel()))
+    plain[252:256] = np.array([qform_code, 2], "<i2").tobytes()
+    plain[123] = unit_code
+    return bytes(plain)
+
+
 def big_endian() -> bytes:
     header = nib.Nifti1Header(endianness=">")
     return bytes(nib.Nifti1Image(VOXELS, AFFINE, header).to_bytes())
@@ -250,6 +258,44 @@ def test_a_header_with_its_voxels_elsewhere_is_refused() -> None:
         volume.parse(patched(108, "<f4", 0), "a.nii")
 
 
+def test_an_sform_of_zeros_beside_a_qform_is_none() -> None:
+    item = volume.parse(forms(sform=np.zeros((4, 4))), "a.nii")
+    assert np.allclose(item.geometry.native_affine, np.diag([-1, -1, 1, 1]))
+
+
+@pytest.mark.parametrize(("unit_code", "factor"), [(1, 1e-3), (3, 1e3), (0, 1), (2, 1)])
+def test_a_header_may_count_in_metres_or_microns(unit_code: int, factor: float) -> None:
+    sform = np.diag([factor] * 3 + [1]) @ AFFINE
+    item = volume.parse(forms(sform=sform, unit_code=unit_code), "a.nii")
+    assert np.allclose(item.geometry.native_affine, AFFINE, rtol=1e-5)
+    mask = item.geometry.to_native(item.voxels_HWD.astype(np.uint8))
+    written = gzip.decompress(volume.encode_mask(mask, item.geometry))
+    header = nib.Nifti1Header(written[:348])
+    assert np.allclose(header.get_sform(), sform, rtol=1e-5)
+    assert int(header["xyzt_units"]) == (unit_code or 2)
+
+
+@pytest.mark.parametrize("unit_code", [1, 3])
+def test_a_unit_that_makes_no_voxel_of_a_scan_is_not_believed(unit_code: int) -> None:
+    item = volume.parse(forms(unit_code=unit_code), "a.nii")
+    assert np.allclose(item.geometry.native_affine, AFFINE)
+
+
+def test_a_mask_carries_both_forms_of_its_scan() -> None:
+    turn = np.array([[0.98, -0.199, 0, 5], [0.199, 0.98, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(VOXELS, AFFINE)
+    image.set_qform(turn @ np.diag([-1.0, -1.5, 2, 1]), 1)
+    image.set_sform(AFFINE, 2)
+    item = volume.parse(bytes(image.to_bytes()), "a.nii")
+    assert np.allclose(item.geometry.native_affine, AFFINE)
+    assert item.geometry.forms_apart_mm > 5
+    mask = item.geometry.to_native(item.voxels_HWD.astype(np.uint8))
+    written = nib.Nifti1Header(gzip.decompress(volume.encode_mask(mask, item.geometry))[:348])
+    assert np.allclose(written.get_qform(), image.header.get_qform(), atol=1e-4)
+    assert np.allclose(written.get_sform(), AFFINE, atol=1e-5)
+    assert (int(written["qform_code"]), int(written["sform_code"])) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -259,7 +305,7 @@ def test_a_header_with_its_voxels_elsewhere_is_refused() -> None:
         (b"\x1f\x8b", "truncated"),
         (patched(280, "<f4", 1e-4), "mm a side"),
         (patched(280, "<f4", np.nan), "affine"),
-        (patched(280, "<f4", *[0.0] * 12), "affine"),
+        (forms(qform_code=0, sform=np.zeros((4, 4))), "the header's sform is damaged"),
         (patched(70, "<i2", 32), "integers or floats"),
         (patched(70, "<i2", 9999), "not valid"),
         (patched(108, "<f4", np.inf), "not valid"),

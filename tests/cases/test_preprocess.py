@@ -156,3 +156,88 @@ def test_a_real_case_goes_there_and_back(real_data: Path) -> None:
     assert prepared.label_HWD is not None
     back = prepared.geometry.to_native(prepared.label_HWD)
     assert (back == np.where(native == 4, 3, native)).all()
+
+
+def changed(path: Path, **how: object) -> None:
+    """Write an image anew: other voxels, affine or axes."""
+    image = nib.load(path)
+    voxels = how.get("voxels", np.asarray(image.dataobj))
+    new = nib.Nifti1Image(voxels, how.get("affine", image.affine))
+    if axes := how.get("axes"):
+        new = new.as_reoriented(
+            nib.orientations.ornt_transform(
+                nib.io_orientation(new.affine), nib.orientations.axcodes2ornt(axes)
+            )
+        )
+    nib.save(new, path)
+
+
+@pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])
+def test_a_modality_and_a_mask_in_other_axes_are_turned(
+    one_case: Path, config: PreprocessConfig
+) -> None:
+    config = dataclasses.replace(config, min_labelled_share=0.0)
+    expected = preprocess.preprocess_case(only_case(one_case), config)
+    assert expected.remarks == ()
+    changed(file_of(one_case, "t2"), axes="RAS")
+    changed(file_of(one_case, "seg"), axes="SPL")
+    got = preprocess.preprocess_case(only_case(one_case), config)
+    assert np.array_equal(got.image_HWDC, expected.image_HWDC)
+    assert np.array_equal(got.label_HWD, expected.label_HWD)
+    assert got.geometry == expected.geometry
+    assert got.remarks[0] == "t2: stored in another orientation than t1ce, and turned"
+
+
+def test_micrometres_between_affines_are_told_and_taken(one_case: Path) -> None:
+    affine = nib.load(file_of(one_case, "t2")).affine.copy()
+    affine[0, 3] += 0.004
+    changed(file_of(one_case, "t2"), affine=affine)
+    prepared = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    assert prepared.remarks == ("t2: its grid is up to 0.004 mm off that of t1ce",)
+
+
+@pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: v + 1000, lambda v: np.where(v == 0, -1024, v), lambda v: np.where(v, v, np.nan)],
+    ids=["offset", "air", "NaN"],
+)
+def test_another_background_gives_the_same_arrays(
+    one_case: Path, config: PreprocessConfig, change: object
+) -> None:
+    config = dataclasses.replace(config, min_labelled_share=0.0)
+    expected = preprocess.preprocess_case(only_case(one_case), config)
+    for kind in ("t1ce", "flair"):
+        voxels = load(one_case, kind).astype(np.float32)
+        changed(file_of(one_case, kind), voxels=change(voxels))  # type: ignore[operator]
+    got = preprocess.preprocess_case(only_case(one_case), config)
+    assert np.allclose(got.image_HWDC, expected.image_HWDC, atol=2e-3)
+    assert np.array_equal(got.label_HWD, expected.label_HWD)
+    assert len(got.remarks) in (2, 3, 4)
+
+
+def test_one_image_under_two_names_is_rejected(one_case: Path) -> None:
+    file_of(one_case, "t2").write_bytes(file_of(one_case, "t1ce").read_bytes())
+    with pytest.raises(CaseRejected, match="t2 is the image of t1ce once more"):
+        preprocess.preprocess_case(only_case(one_case), STANDARD)
+
+
+def test_a_scan_is_not_made_larger_than_stated(one_case: Path) -> None:
+    for kind in ("t1ce", "t2", "flair", "seg"):
+        changed(file_of(one_case, kind), affine=np.diag([-20.0, -20, 20, 1]))
+    config = dataclasses.replace(STANDARD, spacing_mm=(1, 1, 1))
+    with pytest.raises(CaseRejected, match="at most 67108864 voxels"):
+        preprocess.preprocess_case(only_case(one_case), config)
+
+
+def test_skulls_are_taken_where_the_recipe_allows_them(one_case: Path) -> None:
+    noise = np.random.default_rng(0)
+    for kind in ("t1ce", "t2", "flair"):
+        voxels = load(one_case, kind)
+        air = noise.integers(0, 60, voxels.shape)
+        changed(file_of(one_case, kind), voxels=np.where(voxels, voxels, air).astype(np.int16))
+    with pytest.raises(CaseRejected, match="t1ce looks as if it were not skull-stripped"):
+        preprocess.preprocess_case(only_case(one_case), STANDARD)
+    config = dataclasses.replace(STANDARD, allow_skull=True)
+    prepared = preprocess.preprocess_case(only_case(one_case), config)
+    assert prepared.image_HWDC.shape[:3] == load(one_case, "t2").shape

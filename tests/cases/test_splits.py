@@ -66,3 +66,14 @@ def test_a_rejected_case_of_a_cohort_csv_stays_in_its_subset(tmp_path: Path) -> 
     assert [case.case_id for case in found.cases] == ["b"]
     assert [(row.case_id, row.facts) for row in found.rejected] == [("c", {"split": "test"})]
     assert splits.select(cohort.find(str(path)), None, "train").rejected == ()
+
+
+def test_a_split_names_cases_by_their_ids_or_by_their_own_names(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    known = {"M_u00fc_ller_u0020_1", "b"}
+    path.write_text("case_id,split\nMüller 1,train\nb,val\nc,test\n")
+    given = splits.read(str(path), known)
+    assert given == {"M_u00fc_ller_u0020_1": "train", "b": "val", "c": "test"}
+    path.write_text("case_id,split\nMüller 1,train\nM_u00fc_ller_u0020_1,val\n")
+    with pytest.raises(UsageError, match="stands in train and in val"):
+        splits.read(str(path), known)

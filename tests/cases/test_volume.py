@@ -99,6 +99,18 @@ def test_a_written_mask_has_the_inputs_shape_affine_and_codes(tmp_path: Path) ->
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (2, 3)
 
 
+def test_not_even_the_sign_of_a_zero_changes() -> None:
+    affine = np.array([[-1, -0.0, 0, 0], [-0.0, -1, -0.0, 239], [0, -0.0, 1, -0.0], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    content = bytes(image.to_bytes())
+    mask = np.ones((4, 5, 6), np.uint8)
+    written = gzip.decompress(volume.encode_mask(mask, volume.parse(content, "a.nii").geometry))
+    assert written == content
+
+
 def test_a_missing_modality_is_named_with_those_that_are_there() -> None:
     files = {"t2": "b", "flair": "a"}
     assert volume.missing_modality(["flair", "t2"], files) is None

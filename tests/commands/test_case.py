@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,7 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
         "brats2018",
         str(picture),
     )
+    assert str(told.quality).endswith("another origin than those nothing was measured")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -96,6 +98,30 @@ def test_what_nobody_measured_is_not_said_to_be_measured(one_case: Path, tmp_pat
     told = command.segment(SegmentOptions(folder=str(one_case), out=out, bundles=bundles))
     assert not {"quality", "measured"} & set(told.as_json())
     assert told.options == {"tta": "flips", "overlap": None}
+
+
+@pytest.mark.usefixtures("predicted")
+def test_how_good_a_mask_is_is_said_only_of_cases_such_as_those_measured(
+    one_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mask.nii.gz"
+    own = command.segment(SegmentOptions(folder=str(one_case), out=str(out))).quality
+    assert str(own).endswith("(95 % interval of the mean)")
+    other = tmp_path / "BraTS-MET-00001-000"
+    other.mkdir()
+    for name, file in files(one_case).items():
+        shutil.copy(file, other / f"{other.name}-{name}.nii.gz")
+    told = command.segment(SegmentOptions(folder=str(other), out=str(out), overwrite=True))
+    assert not {"quality", "measured"} & set(told.as_json())
+    assert "was not measured: 1 of brain metastases" in capsys.readouterr().err
+    affine = np.diag([2, 2, 2, 1]) @ nib.load(file_of(one_case, "flair")).affine
+    for name in files(one_case):
+        path = file_of(one_case, name)
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine), path)
+    told = command.segment(SegmentOptions(folder=str(one_case), out=str(out), overwrite=True))
+    assert "resampled" in told.remarks[-1]
+    assert not {"quality", "measured"} & set(told.as_json())
+    assert "1 with scans that were not as usual" in capsys.readouterr().err
 
 
 def refused(sentence: str, **given: Any) -> None:

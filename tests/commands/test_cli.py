@@ -304,7 +304,8 @@ def test_names_that_look_like_markup_are_told_as_they_are(tmp_path: Path) -> Non
 def test_names_that_no_terminal_can_print_are_told_all_the_same(
     tmp_path: Path, told: tuple[str, ...]
 ) -> None:
-    for path in (b"latin-\xe9_flair.nii.gz", b"caf\xe9/one_flair.nii.gz", b"two_flair.nii.gz"):
+    names = (b"latin-\xe9", b"caf\xe9/one", b"two", b"x" * 129, "ü 1".encode())
+    for path in (name + b"_flair.nii.gz" for name in names):
         place = tmp_path / "c" / os.fsdecode(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"x")
@@ -312,6 +313,7 @@ def test_names_that_no_terminal_can_print_are_told_all_the_same(
     assert done.returncode == 1
     assert "UTF-8" in done.stdout
     assert r"1\u2013128" in done.stdout, "the dash of a sentence, where there is no dash"
+    assert r"_u00fc__u0020_1 for '\xfc 1'" in done.stderr
     odd = ray_brats("check", os.fsdecode(b"/caf\xe9"), *told)
     assert (odd.returncode, odd.stdout) == (2, "")
     assert "not in UTF-8" in odd.stderr

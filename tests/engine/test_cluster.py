@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import psutil
 import pytest
 
-from ray_brats.engine import cluster
+from ray_brats.engine import cluster, private
 from ray_brats.errors import StageFailed, UsageError
 
 
@@ -89,3 +93,65 @@ def test_whatever_ray_raises_before_the_first_case_is_a_sentence(
     with pytest.raises((StageFailed, UsageError), match=r"Ray") as told, cluster.running():
         pytest.fail("Ray is there")
     assert any(word in str(told.value) for word in ("run the same command again", "unset RAY"))
+
+
+def listeners(process: psutil.Process) -> set[str]:
+    """Addresses that a process and those below it listen on."""
+    found = set[str]()
+    for one in (process, *process.children(recursive=True)):
+        try:
+            sockets = one.net_connections("inet")
+        except psutil.Error:
+            continue
+        found |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    return found
+
+
+@pytest.mark.ray
+def test_a_local_ray_listens_where_only_this_machine_reaches_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv(private.LOOPBACK, raising=False)
+
+    def work() -> int:
+        return os.getpid()
+
+    with cluster.running():
+        cluster.ray.get(cluster.ray.remote(num_cpus=0)(work).remote())
+        found = listeners(psutil.Process())
+    assert found
+    assert found <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert private.LOOPBACK not in os.environ
+
+
+def test_a_ray_that_others_are_to_reach_is_left_to_whoever_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(private.LOOPBACK, "1")
+    with private.on_loopback():
+        assert os.environ[private.LOOPBACK] == "1"
+        assert private.ray_constants.ENABLE_RAY_CLUSTER
+    assert os.environ[private.LOOPBACK] == "1"
+
+
+def test_the_token_of_a_local_ray_is_its_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    private.keep_token()
+    made = token.read_text()
+    assert len(made) == 64
+    assert token.stat().st_mode & 0o777 == 0o600
+    # As Ray itself leaves it.
+    token.chmod(0o644)
+    private.keep_token()
+    assert (token.read_text(), token.stat().st_mode & 0o777) == (made, 0o600)
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    token.unlink()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    private.keep_token()
+    assert not token.exists()

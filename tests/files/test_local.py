@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,3 +138,34 @@ def test_a_private_folder_is_not_what_somebody_planted(
     with pytest.raises(StageFailed, match="not a folder of this user"):
         local.private_folder()
     assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_others_remove_too_is_gone_and_does_not_end_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "file").write_bytes(b"x")
+    scandir = os.scandir
+
+    def hastily(folder: str) -> Any:
+        if str(folder).endswith("b/in"):
+            (tmp_path / "b" / "in" / "file").unlink()
+            (tmp_path / "b" / "in").rmdir()
+        return scandir(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", hastily)
+        files = local.list_local(str(tmp_path))
+    names = [file.uri.removeprefix(str(tmp_path)) for file in files]
+    assert names == ["/a/in/file", "/c/in/file"]
+    rmtree = shutil.rmtree
+
+    def half(path: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        (path / "in" / "file").unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    local.delete(tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -42,7 +42,6 @@ def bucket(
 
     for name, value in (faulty_s3.credentials(endpoint.url) | {"AWS_MAX_ATTEMPTS": "2"}).items():
         monkeypatch.setenv(name, value)
-    storage._is_anonymous.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     name = f"bucket-{abs(hash(request.node.name))}"
     boto3.client("s3").create_bucket(Bucket=name)
@@ -188,11 +187,37 @@ def test_without_credentials_requests_are_unsigned(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    storage._is_anonymous.cache_clear()
+    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
     endpoint.signed.clear()
     assert storage.list_files(phantoms)
-    storage._is_anonymous.cache_clear()
     assert endpoint.signed == {False}
+
+
+def test_credentials_that_come_late_are_used_from_then_on(
+    phantoms: str, endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a pod whose token is mounted after its first look."""
+    found = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in found:
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
+    assert storage.list_files(phantoms)
+    monkeypatch.setattr(storage, "LOOK_SECONDS", 0)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    for use in (
+        lambda: storage.list_files(phantoms),
+        lambda: storage.write_bytes(f"{phantoms}/late", b"x"),
+        lambda: storage.read_bytes(f"{phantoms}/late"),
+        lambda: storage.exists(f"{phantoms}/late"),
+        lambda: storage.delete(f"{phantoms}/late"),
+    ):
+        endpoint.signed.clear()
+        use()
+        assert endpoint.signed == {True}
 
 
 @pytest.mark.ray

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_brats.cases import naming
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import ownership, storage
 from ray_brats.model import card as modelcard
+from ray_brats.model.card import Asked
 from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import Recipe
 
@@ -68,7 +73,7 @@ def card_of(folder: Path, recipe: Recipe, **facts: object) -> str:
 def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
     one = card_of(tmp_path / "one", named.smoke(), release="brats2023")
     other = card_of(tmp_path / "other", named.standard())
-    chosen = modelcard.choose([one, other], tta="flips", overlap=0.25)
+    chosen = modelcard.choose([one, other], asked=Asked(tta="flips", overlap=0.25))
     assert (chosen.uris, chosen.release) == ((one, other), "brats2023")
     assert chosen.recipe.name == "smoke"
     assert chosen.recipe.inference.tta == "flips"
@@ -77,7 +82,19 @@ def test_bundles_are_chosen_by_their_cards(tmp_path: Path) -> None:
         "bundles": list(chosen.sha256),
         "options": {"tta": "flips", "overlap": 0.25},
     }
-    assert modelcard.choose([one], chosen.sha256[:1]).recipe == named.smoke()
+    assert modelcard.choose([one], chosen.sha256[:1]).recipe == at_spacing(1, 1, 1)
+
+
+def at_spacing(*spacing_mm: float) -> Recipe:
+    preprocess = dataclasses.replace(named.smoke().preprocess, spacing_mm=spacing_mm)
+    return dataclasses.replace(named.smoke(), preprocess=preprocess)
+
+
+def test_new_cases_come_at_the_voxel_size_that_a_bundle_learnt_from(tmp_path: Path) -> None:
+    thick = card_of(tmp_path / "thick", named.smoke(), spacing_mm=[0.9, 0.9, 5])
+    assert modelcard.choose([thick]).recipe == at_spacing(0.9, 0.9, 5)
+    asked = card_of(tmp_path / "asked", at_spacing(2, 2, 2), spacing_mm=[1, 1, 1])
+    assert modelcard.choose([asked]).recipe == at_spacing(2, 2, 2)
 
 
 def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
@@ -90,7 +107,7 @@ def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
         modelcard.choose([one], ["0" * 64])
     with pytest.raises(UsageError, match=r"overlap is 1.5: expected 0 ≤ overlap < 1"):
-        modelcard.choose([one], overlap=1.5)
+        modelcard.choose([one], asked=Asked(overlap=1.5))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +136,101 @@ def test_a_card_without_figures_promises_nothing() -> None:
     assert "was not measured" in modelcard.quality({})
 
 
+MEASURED = {
+    "validation": {"dice": {"WT": 0.89, "TC": 0.83, "ET": 0.7}},
+    "cases": {"training": 26, "validation": 6},
+}
+NUMBERS = (
+    "such masks were measured on 6 case(s) that the model had not learnt from: mean Dice "
+    "WT 0.89, TC 0.83, ET 0.70"
+)
+ELSEWHERE = "; of scans of another origin than those nothing was measured"
+GLIOMAS = ("Brats18_CBICA_AAB_1", "BraTS20_Training_001", "BraTS2021_00000", "BraTS-GLI-00001-000")
+
+
+def told_of(
+    case_ids: Sequence[str], remarked: Sequence[str] = (), *, bundles: int = 1, **facts: Any
+) -> modelcard.Quality:
+    """What a card with these facts says of the masks; `tta` and `overlap` are options."""
+    names = ("tta", "overlap", "allow_skull")
+    asked = Asked(**{name: facts.pop(name) for name in names if name in facts})
+    card = {"measured": MEASURED, "release": "brats2018", **facts}
+    chosen = modelcard.Chosen(
+        uris=("x",) * bundles,
+        cards=(card,) * bundles,
+        sha256=("0",) * bundles,
+        recipe=named.smoke(),
+        asked=asked,
+    )
+    return modelcard.quality_of(chosen, case_ids, remarked)
+
+
+def test_numbers_are_said_of_cases_such_as_those_that_were_measured() -> None:
+    expected = modelcard.Quality(measured=MEASURED, sentence=NUMBERS)
+    assert told_of(GLIOMAS) == expected
+    for name in GLIOMAS:
+        assert told_of([name]) == expected
+    assert told_of(["BraTS-MEN-00001-000"], tumours=["MEN"], release="brats2023") == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"bundles": 2}, {"tta": "flips"}, {"overlap": 0.25}, {"allow_skull": True}]
+)
+def test_nothing_is_said_of_what_several_bundles_or_other_options_made(
+    options: dict[str, Any],
+) -> None:
+    assert told_of(GLIOMAS, **options) == modelcard.Quality()
+
+
+@pytest.mark.parametrize("tumour", ["SSA", "MET", "MEN", "PED", "NEW"])
+def test_no_number_is_said_of_another_tumour_or_population(tumour: str) -> None:
+    name = f"BraTS-{tumour}-00001-000"
+    told = told_of([name])
+    assert (told.measured, told.sentence) == (None, None)
+    meant = naming.TUMOURS.get(tumour, tumour)
+    assert told.why_not == (
+        f"how good these masks are was not measured: 1 of {meant}, which the model has not learnt "
+        "from"
+    )
+    told = told_of([*GLIOMAS, name])
+    assert told.measured == MEASURED
+    assert told.sentence == (
+        f"{NUMBERS}; this holds for 4 of the 5 case(s), of the other 1 nothing was measured: "
+        f"1 of {meant}, which the model has not learnt from"
+    )
+    assert told_of(GLIOMAS, tumours=[tumour], release="brats2023").sentence is None
+
+
+def test_no_number_is_said_of_scans_that_were_not_as_usual() -> None:
+    told = told_of(GLIOMAS, GLIOMAS[:3])
+    assert told.sentence == (
+        f"{NUMBERS}; this holds for 1 of the 4 case(s), of the other 3 nothing was measured: "
+        "3 with scans that were not as usual"
+    )
+    none = told_of(GLIOMAS[:1], GLIOMAS)
+    assert (none.measured, none.sentence) == (None, None)
+    assert str(none.why_not).endswith("was not measured: 1 with scans that were not as usual")
+    mixed = told_of([*GLIOMAS, "BraTS-MET-1-0"], [*GLIOMAS, "BraTS-MET-1-0"])
+    assert "1 of brain metastases, which the model has not learnt from, 4 with" in str(
+        mixed.why_not
+    )
+
+
+def test_where_names_tell_nothing_the_number_is_said_with_whom_it_is_of() -> None:
+    expected = modelcard.Quality(measured=MEASURED, sentence=NUMBERS + ELSEWHERE)
+    assert told_of(["Patient_001"]) == expected
+    assert told_of([*GLIOMAS, "Patient_001"]) == expected
+    assert told_of(GLIOMAS, release="brats2023") == expected, "nor does the card tell"
+    assert str(told_of(["a", "b"], ["a"]).sentence).endswith(f"not as usual{ELSEWHERE}")
+    assert told_of(["BraTS-MET-1-0", "a"], ["a"]).measured is None
+
+
+def test_a_card_without_figures_says_so_of_any_case() -> None:
+    for case_ids in (GLIOMAS, ["BraTS-MET-1-0"]):
+        told = told_of(case_ids, measured={"validation": {}})
+        assert "not measured" in str(told.sentence or told.why_not)
+
+
 def test_a_bundle_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
     modelcard.check_target(str(tmp_path / "new"))
     old = str(tmp_path / "old")
@@ -145,3 +257,12 @@ def test_a_bundle_goes_on_where_an_export_was_killed(tmp_path: Path) -> None:
     storage.write_bytes(f"{target}/notes.txt", b"theirs")
     with pytest.raises(UsageError, match=r"holds notes.txt, which"):
         modelcard.check_target(target)
+
+
+def test_skulls_are_allowed_where_that_is_asked_for(tmp_path: Path) -> None:
+    one = card_of(tmp_path / "one", named.smoke())
+    chosen = modelcard.choose([one], asked=Asked(allow_skull=True))
+    assert chosen.recipe.preprocess.allow_skull
+    assert chosen.identity["options"] == {"tta": None, "overlap": None, "allow_skull": True}
+    assert not modelcard.choose([one]).recipe.preprocess.allow_skull
+    assert modelcard.choose([one]).identity["options"] == {"tta": None, "overlap": None}

@@ -68,6 +68,44 @@ def both(recipe: Recipe, image: np.ndarray, release: str) -> tuple[np.ndarray, n
     return given, labels.from_class_index(predictor.segment(sources).mask_native, release)
 
 
+@pytest.mark.parametrize("name", ["smoke", "baseline"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image + 40,
+        lambda image: np.where(image == 0, -1024, image),
+        lambda image: (image - 300) / 77,
+        lambda image: np.where(image == 0, np.nan, image),
+    ],
+    ids=["offset", "air", "z-scores", "NaN"],
+)
+def test_the_graph_finds_the_background_as_the_predictor_does(name: str, change: Any) -> None:
+    crop = {"crop_size_vox": (48, 48, 32)} if name == "baseline" else {}
+    image = phantom_case((50, 52, 47)).astype(np.float32)
+    given, expected = both(recipe_with(name, crop), change(image), "brats2020")
+    assert (given == expected).mean() > 0.9999
+    plain, _ = both(recipe_with(name, crop), image, "brats2020")
+    assert (given == plain).mean() > 0.999
+
+
+def test_the_graph_refuses_a_skull_unless_it_is_allowed() -> None:
+    image = phantom_case((50, 52, 47))
+    noise = np.random.default_rng(0).integers(1, 60, image.shape)
+    with_skull = np.where(image == 0, noise, image).astype(np.float32)
+    for allow, recipe in (
+        (allow, recipe_with(preprocess={"allow_skull": allow})) for allow in (False, True)
+    ):
+        spec = tf.TensorSpec((None, None, None, 3), tf.float32)
+        segment = tf.function(
+            graph.segmenter(network(recipe), recipe, "brats2020"), input_signature=[spec]
+        )
+        if allow:
+            assert segment(tf.constant(with_skull))["labels"].shape == image.shape[:3]
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not skull-stripped"):
+            segment(tf.constant(with_skull))
+
+
 @pytest.mark.parametrize(
     ("recipe", "shape_vox"),
     [

@@ -14,7 +14,7 @@ import pytest
 from conftest import file_of
 
 from ray_brats import labels
-from ray_brats.cases import cohort, preprocess, volume
+from ray_brats.cases import cohort, geometry, preprocess, volume
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.model import windows
 from ray_brats.model.predict import Predictor
@@ -133,6 +133,50 @@ def test_a_modality_that_was_not_given_is_named(one_case: Path) -> None:
             {"t1ce": str(file_of(one_case, "t1ce")), "flair": str(file_of(one_case, "flair"))}
             | {"t2": b"no NIfTI"}
         )
+
+
+def smooth_case(mm: tuple[float, float, float]) -> dict[str, volume.Volume]:
+    """A brain with a blurred tumour in a box of 48 mm, in voxels of a size."""
+    sides = [round(48 / side) for side in mm]
+    places = ((np.arange(n) + 0.5) * side - 24 for n, side in zip(sides, mm, strict=True))
+    x, y, z = np.meshgrid(*places, indexing="ij")
+    brain = x**2 + y**2 + z**2 < 20**2
+    tumour = np.exp(-((x - 4) ** 2 + (y + 3) ** 2 + z**2) / 120)
+    affine = np.diag([-mm[0], -mm[1], mm[2], 1])
+    affine[:3, 3] = -np.diag(affine)[:3] * 24 + np.diag(affine)[:3] / 2
+    return {
+        kind: volume.from_array(np.where(brain, 100 + x + gain * tumour, 0), affine)
+        for kind, gain in (("t1ce", 300), ("t2", 350), ("flair", 400))
+    }
+
+
+@pytest.mark.parametrize("mm", [(2.0, 2.0, 2.0), (1.0, 1.0, 3.0), (0.5, 0.5, 1.0)])
+def test_other_voxels_give_the_mask_that_those_of_the_model_give(
+    mm: tuple[float, float, float],
+) -> None:
+    preparing = dataclasses.replace(SMOKE.preprocess, spacing_mm=(1.0, 1.0, 1.0))
+    predictor = Predictor([pointwise], dataclasses.replace(WHOLE, preprocess=preparing))
+    plain = predictor.segment(smooth_case((1.0, 1.0, 1.0)))
+    case = smooth_case(mm)
+    found = predictor.segment(case, with_probabilities=True)
+    assert found.mask_native.shape == case["t2"].geometry.native_shape
+    assert found.regions_native is not None
+    assert found.regions_native.shape == (*found.mask_native.shape, 3)
+    expected = geometry.with_spacing(plain.geometry, mm).crop(plain.mask_native) > 0
+    both = 2 * np.count_nonzero((found.mask_native > 0) & expected)
+    assert both / (np.count_nonzero(found.mask_native) + np.count_nonzero(expected)) > 0.93
+    for region, ml in plain.region_ml().items():
+        assert found.region_ml()[region] == pytest.approx(ml, rel=0.07)
+
+
+def test_rules_in_voxels_are_meant_for_those_that_the_network_sees() -> None:
+    recipe = with_inference(min_component_vox=8, min_enhancing_vox=8)
+    probabilities = np.zeros((6, 6, 6, 3), np.float32)
+    probabilities[0, 0, :4] = 1
+    predictor = Predictor([constant], recipe)
+    assert not predictor.decode(probabilities).any()
+    found = predictor.decode(probabilities, voxels_each=0.5)
+    assert np.count_nonzero(found == labels.ENHANCING) == 4
 
 
 @pytest.mark.parametrize("recipe", [SMOKE, named.get("baseline")])

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import touch
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.preprocess import preprocess_case
@@ -35,10 +37,10 @@ def folder(uri: str, release: str = "brats2020") -> Predictions:
     return Predictions(uri=uri, identity={"bundles": ["b"]}, preprocessing=SMOKE, release=release)
 
 
-def test_masks_of_earlier_versions_still_count_as_made() -> None:
-    """The key is of before this module was: another one would make every mask anew."""
+def test_masks_count_as_made_until_the_version_of_their_stage_changes() -> None:
+    """Another key would make every mask anew: this one is that of version 3."""
     item = folder("s3://out").work_of(CASE)
-    assert item.key == "54310d5a3e118ac773197d595ef19bad"
+    assert item.key == "22a3dbb4968c22bb59cc339de52f7ccc"
     assert (item.sidecar_uri, item.outputs) == ("s3://out/a.json", ("a.nii.gz",))
     assert predictions.release_of(item) == "brats2020"
     assert predictions.case_of(item).images == CASE.images
@@ -53,16 +55,72 @@ def test_what_a_mask_depends_on_changes_its_key_and_nothing_else_does() -> None:
     assert folder("s3://elsewhere").work_of(reference).key == item.key
 
 
+def cohort_of(*case_ids: str, rejected: str = "") -> Cohort:
+    cases = tuple(Case(case_id=name, patient_id=name, images={}) for name in case_ids)
+    rows = (CaseRow(case_id=rejected, status="rejected"),) if rejected else ()
+    return Cohort(uri="x", cases=cases, rejected=rows)
+
+
 def test_masks_right_in_a_folder_are_found_by_case(tmp_path: Path) -> None:
-    for name in ("a.nii.gz", "b.nii", "a.json", "older/c.nii.gz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"m")
-    masks = predictions.find_masks(str(tmp_path))
-    assert {case_id: file.uri for case_id, file in masks.items()} == {
-        "a": str(tmp_path / predictions.mask_name("a"))
+    touch(tmp_path, "a.nii.gz", "b.nii", "a.json", "older/c.nii.gz", "._c.nii.gz", "r.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a", "b", "c", rejected="r"))
+    assert {case_id: file.uri for case_id, file in masks.of_case.items()} == {
+        "a": str(tmp_path / predictions.mask_name("a")),
+        "b": str(tmp_path / "b.nii"),
+        "r": str(tmp_path / "r.nii.gz"),
     }
-    with pytest.raises(UsageError, match="holds no <case_id>"):
-        predictions.find_masks(str(tmp_path / "absent"))
+    assert (masks.of_no_case, masks.notes()) == ([], [])
+    for name in ("absent", "a.nii.gz"):
+        with pytest.raises(UsageError, match="holds no <case_id>"):
+            predictions.find_masks(str(tmp_path / name), cohort_of("a"))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+@pytest.mark.parametrize("mark", ["", "_seg", "-seg"])
+@pytest.mark.parametrize("name", ["a", "Müller 1"])
+def test_a_mask_may_be_called_as_other_programs_call_it(
+    tmp_path: Path, name: str, mark: str, ending: str
+) -> None:
+    case_id = naming.id_of_name(name)
+    for stem in (name, case_id):
+        folder = touch(tmp_path / stem, f"{stem}{mark}{ending}")
+        masks = predictions.find_masks(str(folder), cohort_of(case_id, "b"))
+        assert [*masks.of_case] == [case_id]
+
+
+def test_a_case_whose_own_name_ends_so_keeps_its_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "a_seg.nii.gz", "a.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a", "a_seg"))
+    assert {name: file.uri.rpartition("/")[2] for name, file in masks.of_case.items()} == {
+        "a": "a.nii.gz",
+        "a_seg": "a_seg.nii.gz",
+    }
+
+
+def test_of_several_masks_ours_is_taken_and_said_or_both_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a.nii", "a_seg.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a"))
+    assert masks.of_case["a"].uri.endswith("/a.nii.gz")
+    assert "1 case(s) have several masks, a among them: a.nii.gz is taken" in masks.notes()
+    (tmp_path / "a.nii.gz").unlink()
+    with pytest.raises(UsageError, match=r"several masks of a, a\.nii and a_seg\.nii\.gz: keep"):
+        predictions.find_masks(str(tmp_path), cohort_of("a"))
+
+
+def test_masks_of_no_case_are_counted_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", *(f"z{number}_seg.nii" for number in range(4)))
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a"))
+    (note,) = masks.notes()
+    assert note.startswith("4 mask(s) of no case")
+    assert "z0_seg.nii, z1_seg.nii, z2_seg.nii …" in note
+    assert len(masks.uris()) == 5
+
+
+def test_a_reference_beside_the_masks_is_no_prediction(tmp_path: Path) -> None:
+    touch(tmp_path, "a_t2.nii.gz", "a_seg.nii.gz", "b_t2.nii.gz", "b_seg.nii.gz", "a.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohorts.find(str(tmp_path)))
+    assert [file.uri for file in masks.of_case.values()] == [str(tmp_path / "a.nii.gz")]
+    assert masks.notes() == []
 
 
 def test_a_mask_is_written_with_its_volumes(one_case: Path, tmp_path: Path) -> None:
@@ -85,11 +143,12 @@ def test_the_ledger_holds_every_case_and_what_made_the_masks(tmp_path: Path) -> 
     cohort = Cohort(uri="x", cases=(CASE,), rejected=(rejected,))
     target = folder(str(tmp_path))
     assert target.split_finished(cohort) == ([], [target.work_of(CASE)])
-    row = CaseRow(case_id="a", facts={"wt_ml": 1.0})
+    row = CaseRow(case_id="a", facts={"wt_ml": 1.0, "remarks": "t2: was turned"})
     summary = target.conclude(cohort, [], [row])
     assert summary.counts == {"ok": 1, "rejected": 1}
     assert (summary.processed, summary.skipped) == (1, 0)
     assert list(summary.failures) == [rejected]
+    assert (summary.notes, summary.remarked) == (["t2: was turned (a)"], ["a"])
     table = ledger.read_table(f"{tmp_path}/scores.parquet")
     assert [(row["case_id"], row["wt_ml"]) for row in table] == [("0", None), ("a", 1.0)]
     assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.COLUMNS)

@@ -29,6 +29,7 @@ from ray_brats.engine import cluster
 from ray_brats.model import bundle
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
+from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.settings import ServeSettings
 from ray_brats.training import export
@@ -210,6 +211,23 @@ def test_at_the_end_all_that_was_accepted_is_answered(
         assert {answer.result().status_code for answer in answers} == {200}
         assert {answer.result().content for answer in answers} == {first.content}
     assert left > 5 * each, "they were slow enough for some to wait"
+
+
+def test_at_the_end_jobs_under_way_are_given_back(
+    bundle_folder: Path, case: dict[str, bytes], tmp_path: Path
+) -> None:
+    with served(bundle_folder, tmp_path, overlap=0.9) as (url, _):
+        jobs = [httpx.post(f"{url}/v1/jobs", files=case, timeout=300).json() for _ in range(12)]
+        while httpx.get(f"{url}/v1/jobs/{jobs[0]['id']}").json()["state"] == "queued":
+            time.sleep(0.1)
+    store = JobsStore(str(tmp_path))
+    known = [found for job in jobs if (found := store.get(job["id"]))]
+    waiting = {job.id for job in known if job.state == "queued"}
+    assert waiting
+    assert {job.state for job in known if job.id not in waiting} <= {"done"}
+    assert {job.starts for job in known if job.id in waiting} == {0}
+    # Nobody has to wait until an owner seems dead.
+    assert store.look().free == waiting
 
 
 def test_a_rolling_update_under_load_fails_no_request(

@@ -25,6 +25,7 @@ from ray_brats.cases.volume import read, read_mask
 from ray_brats.labels import LabelMap
 from ray_brats.report import panels
 from ray_brats.serve import niivue
+from serve.test_page_names import FILE_NAMES
 
 pytestmark = pytest.mark.browser
 
@@ -577,18 +578,15 @@ def test_tables_of_the_page_are_those_of_the_package(opened: Open) -> None:
     assert tables["COLOURS"] == {str(k): v for k, v in panels.CLASS_COLOURS.items()}
     planes = page.evaluate("async () => (await import('/page/planes.js')).PLANES")
     assert planes == [vars(plane) for plane in panels.PLANES.values()]
-    names = [
-        *("BraTS20_Training_001_flair.nii", "Brats18_CBICA_AAB_1_T1CE.nii.gz", "a-t2w.nii.gz"),
-        *("BraTS-GLI-00000-000-t1c.nii.gz", "x_t1n.nii.gz", "x_t1gd.nii", "x_seg.nii.gz"),
-        *("W39_1998.09.19_Segm.nii", "x_t3.nii", "notes.txt", "x_t2.nii.gz.part", "flair"),
-    ]
     told = page.evaluate(
         "async (names) => { const { caseAndKind } = await import('/page/naming.js');"
         " return names.map(caseAndKind); }",
-        names,
+        FILE_NAMES,
     )
-    pairs = [one and (one["case"], one["kind"]) for one in told]
-    assert pairs == [naming.case_and_kind(name) for name in names]
+    meanings = map(naming.meaning_of, FILE_NAMES)
+    assert [one and (one["case"], one["kind"]) for one in told] == [
+        one and (one.case, one.kind) for one in meanings
+    ]
 
 
 FAULTS = """

@@ -158,7 +158,6 @@ def test_from_bucket_to_bucket_the_endpoint_gives_the_direct_masks(
     with faulty_s3.running() as server:
         for name, value in faulty_s3.credentials(server.url).items():
             monkeypatch.setenv(name, value)
-        storage._is_anonymous.cache_clear()
         boto3.client("s3").create_bucket(Bucket="ward")
         for file in sorted(cohort_folder.rglob("*.nii.gz")):
             name = file.relative_to(cohort_folder).as_posix()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 from serve_doubles import Double
 
+from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer
 
 
@@ -31,3 +33,18 @@ async def test_a_case_that_nobody_waits_for_any_more_gets_no_pass(
         await asyncio.wait(gone)
     assert isinstance(await stays, Answer)
     assert len(passes) == 1
+
+
+@pytest.mark.anyio
+async def test_the_voxels_that_a_model_would_see_count(
+    double: Double, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = double.model
+    finer = dataclasses.replace(model._recipe.preprocess, spacing_mm=(0.25, 0.25, 0.25))
+    recipe = dataclasses.replace(model._recipe, preprocess=finer)
+    monkeypatch.setattr(model, "_recipe", recipe)
+    monkeypatch.setattr(model, "_limits", Limits(voxels=1_000_000))
+    refusal = await model.segment(files, "brats2020")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.file) == (413, "t1ce")
+    assert "voxels of the model's size: at most 1000000" in refusal.reason

@@ -9,12 +9,17 @@ import httpx
 import pytest
 from serve_doubles import Double, expected, limited, parts
 
+from ray_brats.serve import service
+
 pytestmark = pytest.mark.anyio
 URL = "/v1/segmentations"
 
 
 async def test_a_service_that_ends_answers_what_it_accepted_and_takes_no_more(
-    double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
+    double: Double,
+    client: httpx.AsyncClient,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     double.hold.clear()
     accepted = [asyncio.create_task(client.post(URL, files=parts(files))) for _ in range(3)]
@@ -25,9 +30,15 @@ async def test_a_service_that_ends_answers_what_it_accepted_and_takes_no_more(
         refused = await client.post(path, files=parts(files))
         assert (refused.status_code, "ending" in refused.text) == (503, True)
         assert int(refused.headers["retry-after"]) > 0
+    unready = await client.get("/readyz")
+    assert (unready.status_code, unready.json()["file"]) == (503, "")
+    assert "ending" in unready.json()["error"]
     double.hold.set()
     assert {(await answer).content for answer in accepted} == {expected(files)}
     assert double.service.end() == 0
+    monkeypatch.setattr(service, "ENDING_SECONDS", 0.0)
+    double.service.end()
+    assert (await client.get("/readyz")).status_code == 200
 
 
 @limited(waiting=1)

@@ -18,7 +18,7 @@ from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom, splits
-from ray_brats.engine import cluster
+from ray_brats.engine import cluster, mapping
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger
 from ray_brats.labels import CLASS_NAMES, REGIONS
@@ -100,6 +100,10 @@ def test_every_selected_case_has_its_rows_and_no_other_has(done: tuple[Path, Any
     rows = rows_of(report)
     assert list(rows) == [(case_id, region) for case_id in CASES for region in REGIONS]
     assert summary.counts == {"ok": 3, "rejected": 2}
+    (note,) = summary.as_json()["notes"]
+    assert note == (
+        "ours/predictions: 1 mask(s) of no case that is asked for were left out: stranger.nii.gz"
+    )
     assert [rows[PERFECT, region]["dice"] for region in REGIONS] == [1.0] * 3
     assert 0 < rows[SHIFTED, "WT"]["dice"] < 1
     for region in REGIONS:
@@ -264,6 +268,40 @@ def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: 
             str(predictions), found, str(tmp_path / "report"), against=[str(predictions)]
         )
     assert not (tmp_path / "report").exists(), "nothing was begun"
+
+
+def exchanged(voxels: Any) -> Any:
+    """Raw labels with 1 and 2 exchanged."""
+    return np.choose(voxels.astype(np.uint8), [0, 2, 1, 3, 4])
+
+
+@pytest.mark.parametrize("wrong", [(), ("references",), ("predictions",), tuple(evaluate.OUTLINES)])
+def test_labels_in_another_order_are_told_of_references_and_predictions_apart(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(
+        mapping, "map_cases", lambda todo, tasks, **_: [tasks.task(item)[0] for item in todo]
+    )
+    shutil.copytree(cohort_folder, tmp_path / "references")
+    for case_id in CASES[1:]:
+        mask = mask_of(cohort_folder, case_id)
+        write(tmp_path / "predictions" / f"{case_id}.nii.gz", mask.dataobj, mask)
+    for folder in wrong:
+        for path in (tmp_path / folder).rglob("*.nii.gz"):
+            if folder == "predictions" or "_seg" in path.name:
+                rewrite(path, exchanged)
+    found = cohorts.find(str(tmp_path / "references"))
+    report = str(tmp_path / "report")
+    told = evaluate.evaluate(str(tmp_path / "predictions"), found, report)
+    notes = told.as_json()["notes"]
+    assert [note.split(" look as if label 1 were edema")[0] for note in notes] == [
+        f"warning: the {name}" for name in wrong
+    ]
+    for name, note in zip(wrong, notes, strict=True):
+        # A reference without a prediction is a reference all the same.
+        count = len(CASES) if name == "references" else len(CASES) - 1
+        assert f"in {count} of {count} case(s)" in note
+    assert [row.case_id for row in told.failures] == CASES[:1]
 
 
 PREDICTIONS = 200

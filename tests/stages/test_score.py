@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ray_brats import arrays
 from ray_brats.cases import cohort
 from ray_brats.engine import capacity, cluster, mapping
 from ray_brats.engine.cluster import Resources
@@ -37,9 +38,8 @@ def write_cases(folder: Path, names: list[str]) -> None:
         shape = (FIRST_SIDE + number, 12, 14)
         (folder / name).mkdir(parents=True)
         for kind in PREPROCESSING.modalities:
-            image = nib.Nifti1Image(
-                rng.integers(1, 500, shape).astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])
-            )
+            voxels = np.where(arrays.ellipsoid(shape), rng.integers(1, 500, shape), 0)
+            image = nib.Nifti1Image(voxels.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]))
             nib.save(image, folder / name / f"{name}_{kind}.nii.gz")
 
 
@@ -49,7 +49,7 @@ class Troubled:
     def __init__(self, names: list[str], calls: Path) -> None:
         self.names, self.calls = names, calls
 
-    def class_index(self, image: np.ndarray) -> np.ndarray:
+    def class_index(self, image: np.ndarray, _: object = None) -> np.ndarray:
         name = self.names[image.shape[0] - FIRST_SIDE]
         calls = self.calls / name
         calls.write_text((calls.read_text() if calls.exists() else "") + "x")

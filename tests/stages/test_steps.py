@@ -42,7 +42,7 @@ class Model:
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
 
-    def class_index(self, image: np.ndarray) -> np.ndarray:
+    def class_index(self, image: np.ndarray, _: object = None) -> np.ndarray:
         if self.errors:
             raise self.errors.pop(0)
         return np.zeros(image.shape[:3], np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import shutil
 import zipfile
@@ -76,6 +77,24 @@ def test_every_problem_is_a_row_and_leaves_no_zip(
     assert all(row.file for row in summary.failures)
 
 
+def test_a_mask_in_other_axes_is_handed_in_as_its_scan_is_stored(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    path = predictions / "BraTS20_Training_002.nii.gz"
+    plain = nib.load(path)
+    expected = np.asarray(plain.dataobj)
+    axes = nib.orientations.axcodes2ornt("SRA")
+    turn = nib.orientations.ornt_transform(nib.io_orientation(plain.affine), axes)
+    nib.save(plain.as_reoriented(turn), path)
+    out = tmp_path / "out.zip"
+    found = cohort.find(str(cohort_folder))
+    assert submit(found, str(predictions), str(out), release=None).failures == []
+    content = zipfile.ZipFile(out).read(path.name)
+    written = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    assert np.array_equal(np.asarray(written.dataobj), expected)
+    assert np.allclose(written.affine, plain.affine)
+
+
 def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
     found = cohort.find(str(cohort_folder), release="brats2021")
     summary = submit(found, str(predictions), str(tmp_path / "out.zip"), release="brats2021")
@@ -119,3 +138,20 @@ def test_a_zip_replaces_one_that_was_made_here_and_no_other(
     with pytest.raises(UsageError, match="there is such a file already"):
         submit(found, str(masks), str(target), release=None)
     assert target.read_bytes() == theirs
+
+
+def test_masks_by_other_names_enter_the_zip_as_the_challenge_wants_them(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    ours = [predictions / f"BraTS20_Training_{n:03d}.nii.gz" for n in range(1, 6)]
+    before = [np.asarray(nib.load(path).dataobj) for path in ours]
+    nib.save(nib.load(ours[0]), predictions / "BraTS20_Training_001_seg.nii")
+    ours[0].unlink()
+    ours[1].rename(predictions / "BraTS20_Training_002-seg.nii.gz")
+    out = tmp_path / "out.zip"
+    summary = submit(cohort.find(str(cohort_folder)), str(predictions), str(out), release=None)
+    assert summary.failures == []
+    assert names(out) == [path.name for path in ours]
+    for path, voxels in zip(ours, before, strict=True):
+        content = gzip.decompress(zipfile.ZipFile(out).read(path.name))
+        assert np.array_equal(nib.Nifti1Image.from_bytes(content).dataobj, voxels)

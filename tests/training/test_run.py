@@ -16,6 +16,7 @@ from ray_brats.files import claims, storage
 from ray_brats.recipes import jsonform, named
 from ray_brats.training import checkpoint
 from ray_brats.training import run as runs
+from ray_brats.training.data import Dataset, DatasetCase
 from ray_brats.training.run import ClaimedRun, Existing
 
 RECIPE = named.get("smoke", steps=9)
@@ -43,6 +44,39 @@ def test_the_best_is_chosen_with_what_made_it(tmp_path: Path) -> None:
     assert chosen.checkpoint.step == 6
     assert (chosen.recipe, dict(chosen.cases)) == (RECIPE, {"training": 3, "validation": 1})
     assert chosen.facts == FACTS
+
+
+def test_the_tumours_of_its_cases_are_told_where_names_tell_them(tmp_path: Path) -> None:
+    run = made(tmp_path, {3: 0.2})
+    told = storage.read_json(f"{run}/run.json")
+    for tumours, expected in ((None, {}), (["MEN"], {"tumours": ["MEN"]})):
+        storage.write_json(f"{run}/run.json", {**told, "tumours": tumours})
+        assert runs.choose(run).facts == FACTS | expected
+    for names, tumours in (
+        (("a", "b"), None),
+        (("BraTS-MET-1-0", "a", "BraTS2021_1"), ["GLI", "MET"]),
+    ):
+        cases = [
+            DatasetCase(
+                case_id=name,
+                patient_id=name,
+                grade=None,
+                split="train",
+                shape_vox=(1, 1, 1),
+                image_sha256=name,
+                label_sha256=name,
+            )
+            for name in names
+        ]
+        found = Dataset(
+            uri="x",
+            fingerprint="y",
+            release="brats2023",
+            training=tuple(cases),
+            validation=(),
+            unlabelled=0,
+        )
+        assert runs.describe(found, RECIPE, 1)["tumours"] == tumours
 
 
 def test_whose_labels_it_writes_is_never_guessed(tmp_path: Path) -> None:

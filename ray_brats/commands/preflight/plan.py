@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_brats.cases import cohort as cohorts
 from ray_brats.commands.arguments import (
     CountOption,
     FileOption,
     Length,
     RecipeChoice,
     ReleaseOption,
+    found,
 )
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates
@@ -112,7 +112,7 @@ def _usable(options: PlanOptions, recipe: Recipe) -> int:
     """How many cases of the cohort have all modalities of the recipe."""
     assert options.cohort is not None
     wanted = set(recipe.preprocess.modalities)
-    cohort = cohorts.find(options.cohort, release=options.release)
+    cohort = found(options.cohort, options.release)
     cases = sum(wanted <= set(case.images) for case in cohort.cases)
     left_out = len(cohort.cases) + len(cohort.rejected) - cases
     if left_out:

@@ -20,10 +20,10 @@ from ray_brats.cases import naming
 from ray_brats.cases.phantom import phantom_archive
 from ray_brats.serve import niivue
 from ray_brats.serve.http import documents, multipart, uploads
-from ray_brats.serve.http.body import Body
+from ray_brats.serve.http.body import Body, promised_bytes
 from ray_brats.serve.http.gate import Gate
 from ray_brats.serve.http.uploads import request_of
-from ray_brats.serve.jobs.store import Job
+from ray_brats.serve.jobs.records import Job
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Segmentation, ServedModel, Submission
 from ray_brats.serve.service import Service
@@ -70,6 +70,8 @@ def _mask(segmentation: Segmentation) -> Response:
     headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Release": segmentation.release}
     headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
     headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
+    if answer.remarks:
+        headers["X-Ray-Brats-Remarks"] = "; ".join(answer.remarks).replace("×", "x")
     return Response(answer.mask, media_type="application/gzip", headers=headers)
 
 
@@ -115,6 +117,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
                     "bundles": answer.bundles,
                     "release": release,
                     "volumes_ml": answer.volumes_ml,
+                    "remarks": answer.remarks,
                     "case_id": submission.case_id,
                 }
             )
@@ -127,6 +130,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
         model = service.model(request)
         asked_release = _asked_release(request)
+        await service.jobs.check_room(promised_bytes(request.headers) or 0)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id

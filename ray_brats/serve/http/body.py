@@ -38,7 +38,7 @@ class Body:
         self._receive, self._limits = receive, limits
         self._read_bytes, self._ended = 0, False
         self._began = time.monotonic()
-        self.promised_bytes = _content_length(headers)
+        self.promised_bytes = promised_bytes(headers)
         if self.promised_bytes is not None and self.promised_bytes > limits.body_bytes:
             raise Refusal(
                 413,
@@ -106,7 +106,8 @@ class Body:
         return piece
 
 
-def _content_length(headers: Mapping[str, str]) -> int | None:
+def promised_bytes(headers: Mapping[str, str]) -> int | None:
+    """Length of the body as its headers tell it, if they do; raises `Refusal` 400."""
     length = headers.get("content-length")
     if length is None:
         return None
@@ -150,7 +151,7 @@ class Incoming:
 
     def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         try:
-            self._promised = _content_length(headers) or 0
+            self._promised = promised_bytes(headers) or 0
         except Refusal:
             self._promised = 0
         self._receive, self._read_bytes = receive, 0

@@ -9,6 +9,7 @@ DESCRIPTION = (
     "Where keys are asked for, send `Authorization: Bearer KEY`."
 )
 _TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": {"type": "string"}}
 _NUMBER = {"type": "number"}
 _VOLUMES = {"type": "object", "properties": dict.fromkeys(("WT", "TC", "ET"), _NUMBER)}
 _ERROR = {"type": "object", "properties": {"error": _TEXT, "file": _TEXT}, "required": ["error"]}
@@ -20,6 +21,7 @@ _JOB = {
         "state": {"enum": ["queued", "running", "done", "failed", "cancelled"]},
         "progress": {"type": ["number", "null"]},
         "volumes_ml": {"anyOf": [_VOLUMES, {"type": "null"}]},
+        "remarks": {"anyOf": [_TEXTS, {"type": "null"}]},
         "error": {"type": ["string", "null"]},
     },
     "required": ["id", "state"],
@@ -35,6 +37,7 @@ _WHY = {
     422: "A file or value is at fault",
     429: "All places are taken; see Retry-After",
     503: "For now no answer; see Retry-After",
+    507: "The server keeps as much as it may; see Retry-After",
 }
 
 
@@ -95,9 +98,10 @@ _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
 
 _DONE = {
     "model": _TEXT,
-    "bundles": {"type": "array", "items": _TEXT},
+    "bundles": _TEXTS,
     "release": _TEXT,
     "volumes_ml": _VOLUMES,
+    "remarks": _TEXTS,
     "case_id": {"type": ["string", "null"]},
 }
 SEGMENTATION: dict[str, Any] = {
@@ -108,7 +112,7 @@ SEGMENTATION: dict[str, Any] = {
     "openapi_extra": _BODY,
 }
 JOB: dict[str, Any] = {
-    "responses": _answers(*_REFUSALS, _202=_of("Accepted", json=_JOB)),
+    "responses": _answers(*_REFUSALS, 507, _202=_of("Accepted", json=_JOB)),
     "openapi_extra": _BODY,
 }
 JOB_STATE: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The job", json=_JOB))}

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from ray_brats.serve.http import access
+from ray_brats.serve.http import access, hints
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.body import Incoming, Message, Patience, Receive
 from ray_brats.serve.limits import Limits, Refusal
@@ -100,6 +100,8 @@ class Gate:
         began, status, method = time.monotonic(), 0, scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
+        # Where Serve's proxies were not told to, they have obeyed these already.
+        scope = {**scope, "headers": hints.dropped(scope["headers"])}
         headers = Headers(scope=scope)
         incoming, caller = Incoming(receive, headers), self._keys.caller(headers)
         patience = self._strangers if caller is None else self._known

@@ -17,7 +17,7 @@ from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected, UsageError
-from ray_brats.serve.jobs.store import JobRequest
+from ray_brats.serve.jobs.records import JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri, check_voxels
 from ray_brats.serve.models import Submission
 
@@ -43,16 +43,21 @@ def kind_of(name: str) -> str | None:
 
 
 def case_of(name: str) -> str | None:
-    """Case that a file name tells, or None."""
+    """Id of the case that a file name tells, or None."""
     parts = naming.case_and_kind(name.rsplit("/", 1)[-1])
-    return parts[0] if parts and naming.problem_of_id(parts[0]) is None else None
+    return naming.id_of_name(parts[0]) if parts and not naming.problem_of_name(parts[0]) else None
 
 
 def checked_id(value: object) -> str:
-    """A case's name that a client gives; raises `Refusal` 422."""
-    if not isinstance(value, str) or naming.problem_of_id(value):
-        raise Refusal(422, "case_id: expected 1–128 letters, digits, '.', '_' or '-'")
-    return value
+    """The id of a case by the id or the name that a client gives; raises `Refusal` 422."""
+    if not isinstance(value, str):
+        raise Refusal(422, "case_id: expected a text")
+    # Also one with escapes, as an answer says it.
+    if naming.problem_of_id(value) is None:
+        return value
+    if problem := naming.problem_of_name(value):
+        raise Refusal(422, f"case_id: {problem[0]}")
+    return naming.id_of_name(value)
 
 
 def checked_release(value: object) -> str:
@@ -180,7 +185,7 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
             _check_entries(entries, limits)
             for entry in entries:
                 kind = kind_of(entry.filename)
-                if kind is None or "__MACOSX" in entry.filename:
+                if kind is None or naming.is_hidden(entry.filename):
                     continue
                 files.begin(kind, entry.filename)
                 # What the model does not look at is not inflated either.

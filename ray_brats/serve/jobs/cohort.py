@@ -22,7 +22,8 @@ from ray_brats.model import predictions
 from ray_brats.model.predictions import TABLE, Predictions
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
-from ray_brats.serve.jobs.store import Change, JobRequest
+from ray_brats.serve.jobs.leases import Lost
+from ray_brats.serve.jobs.records import Change, JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_uri
 from ray_brats.serve.models import Answer, Segment, ServedModel
 
@@ -30,14 +31,21 @@ CSV_BYTES, CSV_ROWS, CSV_COLUMNS = 32 << 20, 50_000, 64
 """Most of a client's CSV: it is read by the one process of all jobs."""
 Told = Callable[[float], Awaitable[Any]]
 """Takes the share of the cases that are done."""
+Fence = Callable[[], None]
+"""Raises `Lost` once the job is another process's: nothing may be written any more."""
 
 
 class _Stopped(BaseException):
-    """The job was cancelled: leaves a case without a sidecar."""
+    """The job was cancelled, or is another process's: leaves a case without a sidecar."""
 
 
 async def run(
-    request: JobRequest, model: ServedModel, segment: Segment, limits: Limits, told: Told
+    request: JobRequest,
+    model: ServedModel,
+    segment: Segment,
+    limits: Limits,
+    told: Told,
+    fence: Fence,
 ) -> Change:
     """Score the cohort of a job; how the job ended.
 
@@ -47,6 +55,10 @@ async def run(
         segment: asks it.
         limits: whose prefixes hold for a CSV's files too.
         told: called after every case.
+        fence: asked before anything is written.
+
+    Raises:
+        Lost: the job is another process's.
     """
     cohort = await asyncio.to_thread(_find, request, limits)
     release = request.asked_release or model.release
@@ -61,7 +73,8 @@ async def run(
     async def tell(done: int) -> None:
         await told(round((len(finished) + done) / len(cohort.cases), 4))
 
-    done = await _Scorer(model, segment, target).score(todo, tell)
+    done = await _Scorer(model, segment, target, fence).score(todo, tell)
+    await asyncio.to_thread(fence)
     summary = await asyncio.to_thread(target.conclude, cohort, finished, done)
     failed, rows = len(summary.failures), len(finished) + len(done) + len(cohort.rejected)
     error = f"{failed} of {rows} cases failed: see {TABLE}" if failed else None
@@ -74,8 +87,11 @@ class _Scorer:
     Each is a thread's, which waits for the answer that the event loop asks for.
     """
 
-    def __init__(self, model: ServedModel, segment: Segment, target: Predictions) -> None:
+    def __init__(
+        self, model: ServedModel, segment: Segment, target: Predictions, fence: Fence
+    ) -> None:
         self._model, self._segment, self._target = model, segment, target
+        self._fence = fence
         self._loop = asyncio.get_running_loop()
         self._under_way: set[Future[Answer | Refusal]] = set()
 
@@ -125,7 +141,11 @@ class _Scorer:
             raise _error_of(answer, uris)
         if answer.bundles != self._model.bundles:
             raise CaseFailed("the model is being replaced: its old process answered")
-        return predictions.put(item, answer.mask, answer.volumes_ml)
+        try:
+            self._fence()
+        except Lost:
+            raise _Stopped from None
+        return predictions.put(item, answer.mask, answer.volumes_ml, answer.remarks)
 
 
 def _find(request: JobRequest, limits: Limits) -> Cohort:

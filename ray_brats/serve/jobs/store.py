@@ -2,97 +2,51 @@
 
 <state>/jobs/<id>/request.json      what is to be done; written after the inputs
 <state>/jobs/<id>/<modality>.bin    the files of a case, until the job has ended
-<state>/jobs/<id>/job.json          the state, as clients read it
-<state>/jobs/<id>/mask.nii.gz       the result, written before the state says `done`
-<state>/jobs/<id>/cancel            somebody asked to stop
+<state>/jobs/<id>/job.json          the state, as clients read it until the job has ended
+<state>/jobs/<id>/lease-…           who works on it: see `leases`
+<state>/jobs/<id>/mask.nii.gz       the result; mask-000002.nii.gz that of the second lease
+<state>/jobs/<id>/end.json          how it ended: of all who end it the first writes this
 
-Ended jobs stay until `forget` removes them: masks are patient data.
+Several services may share a state. Ended jobs stay until `forget` removes them: masks are patient
+data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from ray_brats.files import storage
+from ray_brats.serve.jobs import leases
+from ray_brats.serve.jobs.leases import END, Lease, Lost, Watch
+from ray_brats.serve.jobs.records import (
+    ENDED,
+    MASK,
+    Change,
+    Job,
+    JobRequest,
+    Look,
+    kept,
+    mask_of,
+    named,
+    rebuilt,
+    without_empty,
+)
 from ray_brats.serve.models import Answer, Segmentation
 
 FOLDER = "jobs"
-STATES = ("queued", "running", "done", "failed", "cancelled")
-ENDED = ("done", "failed", "cancelled")
 MAX_STARTS = 3
 """A job that was begun so often, and got no further, is given up."""
-_LATER = ("owner", "starts")
+YOUNG_SECONDS = 3600.0
+"""What is no job, and has changed within so long, is one that another service is taking in."""
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobRequest:
-    """What a job is to do: `request.json`."""
-
-    model: str
-    release: str
-    """Whose labels the mask of a case carries."""
-    asked_release: str | None = None
-    """The release that the client named, if any; a cohort may tell another."""
-    case_id: str | None = None
-    images: Mapping[str, str] = field(default_factory=dict)
-    """Canonical modality to URI."""
-    files: Sequence[str] = ()
-    """Modalities whose bytes came with the job, as `JobsStore.add` noted."""
-    cohort: str | None = None
-    output: str | None = None
-    owner: str = ""
-    """Name of the key that sent it."""
-    arrived_unix: float = 0.0
-    """When it was accepted; jobs go on in this order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as clients read it: `job.json`."""
-
-    id: str
-    state: str
-    progress: float | None = None
-    volumes_ml: Mapping[str, float] | None = None
-    error: str | None = None
-    owner: str = ""
-    """Name of the key that sent it; empty where there were none, and in older jobs."""
-    starts: int = 0
-    """How often it was begun since it last got further."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The job as the service tells it."""
-        own = ("owner", "starts")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
-
-    def belongs_to(self, caller: str) -> bool:
-        """Whether whoever has this key (empty where there are none) may know and change it."""
-        return not caller or self.owner in ("", caller)
-
-
-Kept = TypeVar("Kept", Job, JobRequest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What becomes of a job; None leaves a field as it is."""
-
-    state: str | None = None
-    progress: float | None = None
-    volumes_ml: Mapping[str, float] | None = None
-    error: str | None = None
-    starts: int | None = None
-    bundles: Sequence[str] | None = None
-    """What made the mask; kept with the job, and told with the mask alone."""
 
 
 class JobsStore:
@@ -104,6 +58,10 @@ class JobsStore:
 
     def __init__(self, state_uri: str) -> None:
         self._root = storage.join(state_uri, FOLDER)
+        self._owner = secrets.token_hex(8)
+        self._watch = Watch()
+        self._open = set[str]()
+        """Jobs that were looked at, and which no earlier version had ended."""
         # A lock of threads: a late note of progress must not overwrite that the job was cancelled.
         self._changing = threading.Lock()
 
@@ -122,8 +80,8 @@ class JobsStore:
         try:
             for kind, content in files.items():
                 storage.write_bytes(self._uri(job_id, f"{kind}.bin"), content)
-            storage.write_json(self._uri(job_id, "job.json"), _kept(job))
-            storage.write_json(self._uri(job_id, "request.json"), _kept(request))
+            storage.write_json(self._uri(job_id, "job.json"), kept(job))
+            storage.write_json(self._uri(job_id, "request.json"), kept(request))
         except OSError:
             with contextlib.suppress(OSError):
                 self.remove(job_id)
@@ -134,126 +92,200 @@ class JobsStore:
         """A job as clients see it, or None where there is none of that name."""
         if not _ID.fullmatch(job_id):
             return None
-        values = storage.read_json_or_none(self._uri(job_id, "job.json"))
+        values = self._values(job_id)
         if values is None or not storage.exists(self._uri(job_id, "request.json")):
             return None
-        return _rebuilt(Job, values)
+        return rebuilt(Job, values)
+
+    def _values(self, job_id: str) -> dict[str, Any] | None:
+        """The state of a job; what was noted of it before its end, or late, counts no more."""
+        files = (self._uri(job_id, name) for name in (END, "job.json"))
+        return next(filter(None, map(storage.read_json_or_none, files)), None)
 
     def request(self, job_id: str) -> JobRequest:
         """What a job is to do."""
-        return _rebuilt(JobRequest, storage.read_json(self._uri(job_id, "request.json")))
+        return rebuilt(JobRequest, storage.read_json(self._uri(job_id, "request.json")))
 
     def files(self, job_id: str, kinds: Sequence[str]) -> dict[str, bytes]:
         """The files of its case."""
         return {kind: storage.read_bytes(self._uri(job_id, f"{kind}.bin")) for kind in kinds}
 
-    def update(self, job_id: str, change: Change) -> Job:
-        """Change a job; an ended job forgets its inputs, and never changes again."""
-        with self._changing:
-            job = self.get(job_id)
-            if job is None:
-                raise FileNotFoundError(job_id)
-            if job.state in ENDED:
-                return job
-            changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
-            if change.progress:
-                changed["starts"] = 0
-            values = _without_empty(dataclasses.asdict(job) | changed)
-            job = _rebuilt(Job, values)
-            if job.state in ENDED:
-                values["ended_unix"] = time.time()
-            storage.write_json(self._uri(job_id, "job.json"), values)
-        if job.state in ENDED:
-            for kind in self.request(job_id).files:
-                storage.delete(self._uri(job_id, f"{kind}.bin"))
-        return job
+    def update(self, job_id: str, change: Change, lease: Lease | None = None) -> Job:
+        """Change a job; an ended job forgets its inputs, and never changes again.
 
-    def begin(self, job_id: str) -> Job:
+        Args:
+            job_id: the job.
+            change: what becomes of it; of several ends the first one holds.
+            lease: of whoever works on it.
+
+        Raises:
+            Lost: the lease no longer holds, and nothing is changed.
+            FileNotFoundError: no such job.
+        """
+        if lease is not None:
+            try:
+                lease.check()
+            except Lost:
+                self._discard(job_id, self._values(job_id) or {}, lease)
+                raise
+        with self._changing:
+            job, values = self.get(job_id), self._values(job_id)
+            if job is None or values is None:
+                raise FileNotFoundError(job_id)
+            if job.state not in ENDED:
+                changed = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
+                if change.progress:
+                    changed["starts"] = 0
+                values = without_empty(dataclasses.asdict(job) | changed)
+                if values["state"] in ENDED:
+                    values = self._ended(job_id, values | named(lease.number if lease else 1))
+                storage.write_json(self._uri(job_id, "job.json"), values)
+        if values["state"] in ENDED:
+            self._clear(job_id, values, lease)
+        return rebuilt(Job, values)
+
+    def _ended(self, job_id: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Note how a job ended; how it did, which somebody else may have noted before."""
+        uri = self._uri(job_id, END)
+        values = {"ended_unix": time.time(), **values}
+        content = json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return values if storage.create(uri, content.encode()) else storage.read_json(uri)
+
+    def _clear(self, job_id: str, values: Mapping[str, Any], lease: Lease | None) -> None:
+        """Delete what an ended job does not need: its inputs, and a mask that came too late."""
+        try:
+            kinds = self.request(job_id).files
+        except FileNotFoundError:
+            # Somebody removed it as soon as it had ended; what was written since goes too.
+            self.remove(job_id)
+            return
+        for kind in kinds:
+            storage.delete(self._uri(job_id, f"{kind}.bin"))
+        if lease is not None:
+            self._discard(job_id, values, lease)
+
+    def _discard(self, job_id: str, values: Mapping[str, Any], lease: Lease) -> None:
+        """Delete the mask that was made under a lease, unless it is the result of the job."""
+        own = mask_of(lease.number)
+        if values.get("state") != "done" or values.get("mask", MASK) != own:
+            storage.delete(self._uri(job_id, own))
+
+    def claim(self, job_id: str) -> Lease | None:
+        """A lease of a job that nobody works on; None where it has ended, or somebody does."""
+        began = time.monotonic()
+        folder = storage.join(self._root, job_id)
+        etags = {storage.name_of(file.uri): file.etag for file in storage.list_files(folder)}
+        if "request.json" not in etags or not self._is_free(job_id, etags, began):
+            return None
+        if self._ended_before(job_id):
+            return None
+        lease = Lease(folder, leases.newest(etags) + 1, self._owner)
+        return lease if lease.claim() else None
+
+    def _is_free(self, job_id: str, etags: Mapping[str, str], began: float) -> bool:
+        if END in etags:
+            return False
+        held = leases.look(etags)
+        return held is None or self._watch.seconds(job_id, held, began) >= leases.STALE_SECONDS
+
+    def _ended_before(self, job_id: str) -> bool:
+        """Whether an earlier version ended the job, which is then noted as this one does."""
+        values = self._values(job_id) or {}
+        if values.get("state") not in ENDED:
+            self._open.add(job_id)
+            return False
+        self._ended(job_id, values)
+        return True
+
+    def begin(self, job_id: str, lease: Lease | None = None) -> Job:
         """Note that a job is begun, before its work; one that was too often has failed.
 
         A job that ends the process of the queue would else be begun for ever.
         """
         job = self.get(job_id)
-        if job is not None and job.starts >= MAX_STARTS:
-            reason = f"the process of the queue died {job.starts} times at this job"
-            return self.update(job_id, Change(state="failed", error=reason))
-        return self.update(job_id, Change(state="running", starts=job.starts + 1 if job else 1))
+        starts = job.starts if job else 0
+        if starts >= MAX_STARTS:
+            reason = f"the process of the queue died {starts} times at this job"
+            return self.update(job_id, Change(state="failed", error=reason), lease)
+        begun = Change(state="running", progress=0.0, starts=starts + 1)
+        return self.update(job_id, begun, lease)
 
-    def put_mask(self, job_id: str, mask: bytes) -> None:
-        """Keep the result."""
-        storage.write_bytes(self._uri(job_id, "mask.nii.gz"), mask)
+    def let_go(self, job_id: str, lease: Lease) -> None:
+        """Give back a job that has not ended, as if it had not been begun; raises `Lost`."""
+        job = self.get(job_id)
+        starts = max(0, job.starts - 1) if job else 0
+        self.update(job_id, Change(state="queued", progress=0.0, starts=starts), lease)
+        lease.free()
+
+    def put_mask(self, job_id: str, mask: bytes, lease: Lease | None = None) -> None:
+        """Keep the result; raises `Lost`."""
+        if lease is not None:
+            lease.check()
+        storage.write_bytes(self._uri(job_id, mask_of(lease.number if lease else 1)), mask)
 
     def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job over one case, with what made it."""
+        job = self._values(job_id) or {}
         try:
-            mask = storage.read_bytes(self._uri(job_id, "mask.nii.gz"))
+            mask = storage.read_bytes(self._uri(job_id, job.get("mask") or MASK))
         except FileNotFoundError:
             return None
-        job = storage.read_json(self._uri(job_id, "job.json"))
         request = self.request(job_id)
         bundles, volumes_ml = job.get("bundles") or (), job.get("volumes_ml") or {}
-        answer = Answer(mask=mask, volumes_ml=volumes_ml, bundles=tuple(bundles))
+        answer = Answer(
+            mask=mask,
+            volumes_ml=volumes_ml,
+            bundles=tuple(bundles),
+            remarks=tuple(job.get("remarks") or ()),
+        )
         return Segmentation(answer=answer, model=request.model, release=request.release)
 
     def remove(self, job_id: str) -> None:
-        """Forget a job and its mask."""
+        """Forget a job and its mask.
+
+        First what makes it a job: what a death in between leaves is then finished by `look`.
+        """
+        storage.delete(self._uri(job_id, "request.json"))
         storage.delete(storage.join(self._root, job_id))
 
-    def ask_to_cancel(self, job_id: str) -> None:
-        """Leave word that the job is to stop."""
-        storage.write_bytes(self._uri(job_id, "cancel"), b"")
+    def look(self) -> Look:
+        """Which jobs wait for somebody; what removals and half-written submissions left goes.
 
-    def is_cancelled(self, job_id: str) -> bool:
-        """Whether somebody asked to stop it."""
-        return storage.exists(self._uri(job_id, "cancel"))
-
-    def unfinished(self) -> list[str]:
-        """Jobs that have not ended, as they came; what half-written submissions left is removed."""
-        arrived: dict[str, float] = {}
-        for job_id, names in self._files().items():
-            if "request.json" not in names:
+        The latter once they have been the same for `YOUNG_SECONDS`: another service may be at it.
+        """
+        began = time.monotonic()
+        jobs, size_bytes = self._files()
+        self._watch.keep(jobs)
+        free, taken = set[str](), set[str]()
+        for job_id, etags in jobs.items():
+            if "request.json" in etags:
+                is_free = self._is_free(job_id, etags, began)
+                if is_free and job_id not in self._open:
+                    is_free = not self._ended_before(job_id)
+                (free if is_free else taken).add(job_id)
+            elif END in etags or (self._watch.seconds(job_id, str(etags), began) >= YOUNG_SECONDS):
                 storage.delete(storage.join(self._root, job_id))
-            elif (job := self.get(job_id)) and job.state not in ENDED:
-                arrived[job_id] = self.request(job_id).arrived_unix
-        return sorted(arrived, key=arrived.__getitem__)
+        return Look(free=frozenset(free), taken=frozenset(taken), size_bytes=size_bytes)
 
     def forget(self, ended_before_unix: float) -> int:
         """Remove the jobs that ended before a moment, masks and all; how many these were."""
         count = 0
-        for job_id, names in self._files().items():
-            if not {"request.json", "job.json"} <= names:
+        for job_id, etags in self._files()[0].items():
+            if not {"request.json", END} <= etags.keys():
                 continue
-            job = storage.read_json_or_none(self._uri(job_id, "job.json")) or {}
-            # Jobs of before this was written down count as just ended, from the first look on.
-            if job.get("state") in ENDED and "ended_unix" not in job:
-                storage.write_json(self._uri(job_id, "job.json"), job | {"ended_unix": time.time()})
-            elif job.get("state") in ENDED and job["ended_unix"] < ended_before_unix:
-                # First what makes it a job: a death in between leaves a half-written submission.
-                storage.delete(self._uri(job_id, "request.json"))
-                storage.delete(storage.join(self._root, job_id))
+            job = storage.read_json_or_none(self._uri(job_id, END)) or {}
+            if job.get("ended_unix", ended_before_unix) < ended_before_unix:
+                self.remove(job_id)
                 count += 1
         return count
 
-    def _files(self) -> dict[str, set[str]]:
-        """Name of each job to the names of its files."""
-        names: dict[str, set[str]] = {}
+    def _files(self) -> tuple[dict[str, dict[str, str]], int]:
+        """Name of each job to the names of its files, and their etags; the bytes of all."""
+        names: dict[str, dict[str, str]] = {}
+        size_bytes = 0
         for file in storage.list_files(self._root):
             job_id, _, name = file.uri.removeprefix(self._root + "/").rpartition("/")
             if _ID.fullmatch(job_id):
-                names.setdefault(job_id, set()).add(name)
-        return dict(sorted(names.items()))
-
-
-def _kept(value: Job | JobRequest) -> dict[str, Any]:
-    """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
-    return _without_empty(dataclasses.asdict(value))
-
-
-def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value or name not in _LATER}
-
-
-def _rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
-    """A dataclass from the JSON of this version or an earlier one; other values are left out."""
-    names = {attribute.name for attribute in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names})
+                names.setdefault(job_id, {})[name] = file.etag
+                size_bytes += file.size_bytes
+        return names, size_bytes

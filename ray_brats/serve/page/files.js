@@ -1,5 +1,6 @@
 // Files from a drop: folders are walked through, zips are unpacked.
 
+import { isHidden } from "./naming.js";
 import { ZipError, unzip } from "./zip.js";
 
 // Must be called while the drop is being handled: its items are gone after that.
@@ -14,6 +15,7 @@ export function dropped(transfer) {
 async function walk(entries) {
   const found = [];
   for (const entry of entries) {
+    if (isHidden(entry.name)) continue;
     if (entry.isFile) {
       found.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
       continue;

@@ -3,15 +3,36 @@
 export const MODALITIES = ["t1", "t1ce", "t2", "flair"];
 export const ALIASES = { t1n: "t1", t1c: "t1ce", t2w: "t2", t2f: "flair", t1gd: "t1ce" };
 export const TITLES = { t1: "T1", t1ce: "T1CE", t2: "T2", flair: "FLAIR" };
+export const MASK_SPELLINGS = [
+  "seg",
+  "segm",
+  "segmentation",
+  "tumor_segmentation",
+  "tumour_segmentation",
+  "glistrboost",
+  "glistrboost_manuallycorrected",
+];
 
-const FILE = /^(?:(.+)[_-])?(t1ce|t1gd|t1n|t1c|t1|t2w|t2f|t2|flair|seg)\.nii(?:\.gz)?$/i;
+const KINDS = [...MODALITIES, ...Object.keys(ALIASES), ...MASK_SPELLINGS].join("|");
+const FILE = new RegExp(
+  `^(?:(.+?)[_-])?(${KINDS.replaceAll("_", "[_-]")})\\.nii(?:\\.gz)?$`, "is");
+const MASK_OF_355 = /^W39_1998\.09\.19_Segm\.nii(\.gz)?$/; // tells no case
 
 // Case ("" where the name has none) and canonical modality or "seg"; null for any other file.
 export function caseAndKind(fileName) {
   const match = FILE.exec(fileName);
-  if (!match) return null;
-  const kind = match[2].toLowerCase();
-  return { case: match[1] || "", kind: ALIASES[kind] || kind };
+  if (!match || MASK_OF_355.test(fileName)) return null;
+  const kind = match[2].toLowerCase().replaceAll("-", "_");
+  return {
+    case: match[1] || "",
+    kind: MASK_SPELLINGS.includes(kind) ? "seg" : ALIASES[kind] || kind,
+  };
+}
+
+// Whether a path in a folder or an archive is one that nobody means: what macOS adds, and the like.
+export function isHidden(path) {
+  return path.replaceAll("\\", "/").split("/")
+    .some((part) => part === "__MACOSX" || (part.startsWith(".") && part !== "."));
 }
 
 // The files of a drop by case: {cases: Map(case -> {kind: File}), unknown: [name], twice: [name]}.
@@ -20,7 +41,8 @@ export function sortFiles(files) {
   const unknown = [];
   const twice = [];
   for (const file of files) {
-    if (file.name.startsWith(".")) continue; // macOS keeps its own ._x.nii.gz beside x.nii.gz
+    // Relative to the folder that was chosen, which may be called as it likes.
+    if (isHidden(file.webkitRelativePath?.replace(/^[^/]*\//, "") || file.name)) continue;
     const found = caseAndKind(file.name);
     if (!found) {
       unknown.push(file.name);
@@ -28,8 +50,8 @@ export function sortFiles(files) {
     }
     if (!cases.has(found.case)) cases.set(found.case, {});
     const kinds = cases.get(found.case);
-    if (kinds[found.kind]) twice.push(file.name);
-    else kinds[found.kind] = file;
+    if (!kinds[found.kind]) kinds[found.kind] = file;
+    else if (found.kind !== "seg") twice.push(file.name); // masks are not sent, however many
   }
   return { cases, unknown, twice };
 }

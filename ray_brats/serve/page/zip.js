@@ -1,12 +1,14 @@
 // The files of a zip archive, stored or deflated.
 
+import { isHidden } from "./naming.js";
+
 export class ZipError extends Error {}
 
 const END = 0x06054b50;
 const ENTRY = 0x02014b50;
 const LOCAL = 0x04034b50;
 
-// Files of the archive, folders left out; names without their folders.
+// Files of the archive, folders and what is hidden left out; names without their folders.
 export async function unzip(blob) {
   const buffer = await blob.arrayBuffer();
   const view = new DataView(buffer);
@@ -22,7 +24,7 @@ export async function unzip(blob) {
     const name = new TextDecoder().decode(new Uint8Array(buffer, at + 46, lengths[0]));
     const local = view.getUint32(at + 42, true);
     at += 46 + lengths[0] + lengths[1] + lengths[2];
-    if (name.endsWith("/")) continue;
+    if (name.endsWith("/") || isHidden(name)) continue;
     if (local + 30 > view.byteLength || view.getUint32(local, true) !== LOCAL) {
       throw new ZipError(`its entry ${name} is damaged`);
     }

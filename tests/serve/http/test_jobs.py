@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serve_doubles import BUNDLES, Double, expected, limited, parts, state_of
+from serve_doubles import BUNDLES, Double, expected, hasten, limited, parts, state_of, zipped
 
 from ray_brats.files import storage
 from ray_brats.serve.http import access
 from ray_brats.serve.jobs import queue
-from ray_brats.serve.jobs.store import Change, JobRequest
+from ray_brats.serve.jobs.quota import Quota
+from ray_brats.serve.jobs.records import Change, JobRequest
+from ray_brats.serve.limits import Refusal
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/jobs"
@@ -29,7 +32,11 @@ async def submitted(client: httpx.AsyncClient, files: dict[str, bytes]) -> str:
     return job
 
 
-def test_a_job_outlives_its_server(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_job_outlives_its_server(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
+
     async def first() -> str:
         double = Double(tmp_path)
         double.hold.clear()
@@ -127,6 +134,63 @@ async def test_a_job_that_finds_no_room_is_refused_and_leaves_nothing(
     answer = await client.post(URL, files=parts(files))
     assert (answer.status_code, answer.json()["file"]) == (507, "")
     assert not [path for path in (tmp_path / "jobs").rglob("*") if path.is_file()]
+
+
+@limited(state_bytes=1 << 20)
+async def test_a_state_that_is_full_refuses_jobs_before_their_body_and_says_what_helps(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A first job fits, a second does not; with the first deleted it does."""
+    size = sum(map(len, files.values()))
+    filler = tmp_path / "jobs" / ("f" * 32) / "t2.bin"
+    filler.parent.mkdir(parents=True)
+    filler.write_bytes(bytes((1 << 20) - 3 * size // 2))
+    double.hold.clear()
+    first = await submitted(client, files)
+
+    async def short() -> AsyncIterator[bytes]:
+        yield bytes(100)
+
+    before = sorted(tmp_path.rglob("*.bin"))
+    promised = {"content-type": "application/zip", "content-length": str(size)}
+    refused = await client.post(URL, content=short(), headers=promised)
+    assert (refused.status_code, refused.json()["file"]) == (507, "")
+    assert "DELETE /v1/jobs/ID" in refused.json()["error"]
+    assert int(refused.headers["retry-after"]) > 0
+    # Who does not say how long the body is, is judged by what has come.
+    content = zipped(files)
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield content
+
+    refused = await client.post(URL, content=silent(), headers={"content-type": "application/zip"})
+    assert refused.status_code == 507
+    assert sorted(tmp_path.rglob("*.bin")) == before
+    await client.delete(f"{URL}/{first}")
+    await double.jobs._look()
+    await submitted(client, files)
+
+
+def test_what_a_count_may_have_missed_is_not_given_away_twice() -> None:
+    quota = Quota(10)
+    with pytest.raises(Refusal), quota.taken(11):
+        pass
+    with quota.taken(4), quota.counting() as sizes:
+        sizes.append(0)
+        quota.check(6)
+        with pytest.raises(Refusal):
+            quota.check(7)
+    with pytest.raises(Refusal):
+        quota.check(7)
+    with quota.counting() as sizes:
+        quota.add(1)
+        sizes.append(4)
+    quota.check(5)
+    with pytest.raises(Refusal):
+        quota.check(6)
+    with pytest.raises(OSError, match="full"), quota.taken(5):
+        raise OSError("full")
+    quota.check(5)
 
 
 async def test_a_job_that_has_ended_is_deleted_with_its_mask(

@@ -6,6 +6,8 @@ import gzip
 from typing import Any
 
 import httpx
+import nibabel as nib
+import numpy as np
 import pytest
 from serve_doubles import expected, parts, state_of, zipped
 
@@ -38,11 +40,40 @@ async def test_json_tells_the_volumes_and_what_made_them(
     client: httpx.AsyncClient, files: dict[str, bytes]
 ) -> None:
     answer = await client.post(URL, files=parts(files), headers={"accept": "application/json"})
-    assert set(answer.json()) == {"model", "bundles", "release", "volumes_ml", "case_id"}
+    told = answer.json()
+    names = {"model", "bundles", "release", "volumes_ml", "case_id", "remarks"}
+    assert (set(told), told["remarks"]) == (names, [])
     mask = await client.post(URL, files=parts(files))
     assert answer.json()["bundles"] == mask.headers["X-Ray-Brats-Bundle"].split(",")
     for region, ml in answer.json()["volumes_ml"].items():
         assert mask.headers[f"X-Ray-Brats-{region}-ML"] == f"{ml:.6f}"
+
+
+async def test_what_was_not_as_usual_is_told(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["t2"]))
+    other = nib.Nifti1Image(np.asarray(image.dataobj) + 40, image.affine).to_bytes()
+    body = {"files": parts({**files, "t2": other})}
+    mask = await client.post(URL, **body)
+    assert mask.headers["X-Ray-Brats-Remarks"] == "t2: its background is 40, and is taken for 0"
+    told = await client.post(URL, **body, headers={"accept": "application/json"})
+    assert told.json()["remarks"] == ["t2: its background is 40, and is taken for 0"]
+    assert "X-Ray-Brats-Remarks" not in (await client.post(URL, files=parts(files))).headers
+    job = (await client.post("/v1/jobs", **body)).json()["id"]
+    assert (await state_of(client, job, "done"))["remarks"] == told.json()["remarks"]
+
+
+async def test_a_skull_is_refused_with_its_modality(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["flair"]))
+    voxels = np.asarray(image.dataobj)
+    air = np.random.default_rng(0).integers(1, 60, voxels.shape)
+    head = nib.Nifti1Image(np.where(voxels, voxels, air).astype(np.int16), image.affine)
+    answer = await client.post(URL, files=parts({**files, "flair": head.to_bytes()}))
+    assert (answer.status_code, answer.json()["file"]) == (422, "flair")
+    assert "not skull-stripped" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

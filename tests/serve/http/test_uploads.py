@@ -14,10 +14,14 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from serve_doubles import MODALITIES, limited, parts, zipped
 
 from ray_brats.benchmarks.measure import max_rss_mib, rss_mib
+from ray_brats.cases import naming
 from ray_brats.serve.http import uploads
+from ray_brats.serve.limits import Limits, Refusal
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/segmentations"
@@ -236,3 +240,79 @@ async def test_what_no_model_looks_at_is_not_inflated(
     content = zipped({**{f"{n}.nii.gz": files[n] for n in files}, "seg.nii": bytes(1 << 25)})
     answer = await client.post(URL, content=content, headers={"content-type": "application/zip"})
     assert answer.status_code == 200
+
+
+NAMED = "Müller 1"
+ID = naming.id_of_name(NAMED)
+
+
+def named_parts(files: dict[str, bytes]) -> dict[str, tuple[str, bytes]]:
+    return {name: (f"{NAMED}_{name}.nii.gz", content) for name, content in files.items()}
+
+
+async def test_a_name_beyond_ascii_is_a_case_and_the_answer_says_its_id(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    archive = zipped(dict(named_parts(files).values()))
+    zip_headers = {"content-type": "application/zip"}
+    requests: list[dict[str, Any]] = [
+        {"files": named_parts(files)},
+        {"content": archive, "headers": zip_headers},
+        {"files": parts(files), "data": {"case_id": NAMED}},
+        # What an answer said is taken back as it is.
+        {"files": named_parts(files), "data": {"case_id": ID}},
+    ]
+    for request in requests:
+        headers = {"accept": "application/json", **request.pop("headers", {})}
+        answer = await client.post(URL, **request, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["case_id"] == ID
+
+
+def test_the_names_of_uris_and_of_a_body_are_read_alike() -> None:
+    limits = Limits(uri_prefixes=("s3://ours/",))
+    # A blank is refused in a URI.
+    uris = {name: f"s3://ours/Müller1_{name}.nii.gz" for name in MODALITIES}
+    others = {name: f"s3://ours/{name}.nii.gz" for name in MODALITIES}
+    found = uploads.from_json({"images": uris}, MODALITIES, limits)
+    assert found.case_id == naming.id_of_name("Müller1")
+    body = {"images": others, "case_id": NAMED}
+    assert uploads.from_json(body, MODALITIES, limits).case_id == ID
+    assert uploads.from_json({"images": others}, MODALITIES, limits).case_id is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a\nb", "ä" * 19, "x" * 129, 7, None, []])
+def test_what_can_name_no_case_is_refused_with_why(name: object) -> None:
+    with pytest.raises(Refusal, match="case_id: ") as refused:
+        uploads.checked_id(name)
+    assert refused.value.status == 422
+    if isinstance(name, str):
+        assert uploads.case_of(f"{name}_t2.nii.gz") in (None, "b")
+
+
+@given(st.text() | st.sampled_from([NAMED, "x_u00e9_y", "a b", "患者 001"]))
+def test_an_id_is_safe_and_stands_for_itself(name: str) -> None:
+    case = uploads.case_of(f"{name}_t2.nii.gz")
+    if case is not None:
+        assert naming.problem_of_id(case) is None
+    if not naming.problem_of_name(name):
+        case_id = uploads.checked_id(name)
+        assert naming.problem_of_id(case_id) is None
+        assert uploads.checked_id(case_id) == case_id
+
+
+async def test_hidden_files_of_an_archive_are_not_those_of_a_case(
+    client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    """macOS adds a `._name` beside each, there or in `__MACOSX`; both orders come in archives."""
+    good = {f"./case/a_{name}.nii.gz": content for name, content in files.items()}
+    junk = {
+        f"{folder}/{mark}a_{name}.nii.gz": b"\0\5\x16\7 of a Mac"
+        for name in files
+        for folder, mark in (("__MACOSX/case", "._"), ("case", "._"), ("case/.cache", ""))
+    }
+    others = {"case/a_segm.nii.gz": b"", "case/a_GlistrBoost.nii.gz": b"", "case/a_seg.nii": b""}
+    headers = {"content-type": "application/zip"}
+    for content in ({**junk, **good, **others}, {**others, **good, **junk}):
+        answer = await client.post(URL, content=zipped(content), headers=headers)
+        assert answer.status_code == 200, answer.text
