@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 """Column to value, as tables and JSON hold it."""
+_NUMBER = re.compile(r"(?<![A-Za-z])-?\d[\d.]*(e[+-]?\d+)?")
 RETRIED = ("error",)
 """Statuses that are tried again although nothing changed."""
 
@@ -353,16 +355,17 @@ def remarked(remarks: Sequence[str]) -> Row:
 
 
 def remark_lines(rows: Iterable[CaseRow]) -> list[str]:
-    """A line for people a remark, with the number of cases that share it and one of them."""
-    cases: dict[str, list[str]] = defaultdict(list)
+    """A line for people a kind of remark: its first one, whose it is, and how many have another.
+
+    Remarks that differ in their numbers alone are of one kind: a cohort has a few lines of them.
+    """
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         for remark in filter(None, (row.get("remarks") or "").split("; ")):
-            cases[remark].append(row.case_id)
+            kinds[_NUMBER.sub("#", remark)].append((remark, row.case_id))
     return [
-        f"{remark} ({len(ids)} case(s), {ids[0]} among them)"
-        if len(ids) > 1
-        else f"{remark} ({ids[0]})"
-        for remark, ids in cases.items()
+        f"{remark} ({case_id}" + (f", and {len(more)} more like it)" if more else ")")
+        for (remark, case_id), *more in kinds.values()
     ]
 
 

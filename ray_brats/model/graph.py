@@ -76,7 +76,8 @@ def _class_index(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
 def _cleared(image: Tensor, *, allow_skull: bool) -> Tensor:
     """Each channel with its background at 0, as `background.cleared`; NaN counts as background.
 
-    What looks like a skull ends the call with an `InvalidArgumentError`.
+    A border that no one value fills ends the call with an `InvalidArgumentError`; how full the
+    box around the brain is, only `background.cleared` judges.
     """
     channels = []
     for raw in tf.unstack(image, axis=-1):

@@ -92,11 +92,7 @@ def test_a_prediction_or_modality_of_another_grid_is_told(one_case: Path, tmp_pa
         reports.show(ShowOptions(case=str(one_case), picture=str(tmp_path / "a.png")))
 
 
-@pytest.mark.parametrize(
-    # A GIF of all slices takes as long as a tenth of the other tests.
-    "suffix",
-    [".png", ".pdf", ".svg", pytest.param(".gif", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg", ".gif"])
 def test_a_picture_replaces_one_that_was_made_here_and_no_other(
     one_case: Path, tmp_path: Path, suffix: str
 ) -> None:

@@ -110,3 +110,18 @@ def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
     code = f"from ray_brats.files import ledger; ledger.read_table({uri!r})"
     for _ in range(3):
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_remarks_that_differ_in_numbers_alone_are_one_line() -> None:
+    rows = [
+        CaseRow(
+            case_id=f"c{n}", facts=ledger.remarked([f"t2: its background is -{n}.5e-05", "odd"])
+        )
+        for n in range(1, 4)
+    ]
+    rows.append(CaseRow(case_id="d", facts=ledger.remarked(["t1ce: its background is 7"])))
+    assert ledger.remark_lines([*rows, CaseRow(case_id="plain")]) == [
+        "t2: its background is -1.5e-05 (c1, and 2 more like it)",
+        "odd (c1, and 2 more like it)",
+        "t1ce: its background is 7 (d)",
+    ]
