@@ -6,7 +6,7 @@ Arrays, orientation and colours are those of `panels`. No pyplot, no window.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -104,12 +104,8 @@ def animate_case(
     within = box[PLANES[plane].axis]
     figure, move = _case_figure(images, masks, PLANES[plane], within.start, title, spacing_mm)
     figure.set_dpi(_FRAME_DPI)
-    canvas: Any = FigureCanvasAgg(figure)
     frames = []
-    for index in range(within.start, within.stop):
-        move(index)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    for pixels in _frames(figure, move, range(within.start, within.stop)):
         frames.append(Image.fromarray(pixels).quantize(128, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
     first, *others = frames
@@ -237,6 +233,29 @@ def _case_figure(
         figure.suptitle(headline(at), **TEXT)
 
     return figure, move
+
+
+def _frames(figure: Figure, move: Callable[[int], None], indices: range) -> Iterator[Array]:
+    """The pixels (rows, columns, RGB) of a figure at each index.
+
+    What moves, and the letters that lie on it, is drawn over the rest, which is drawn once: a
+    whole drawing lays out all texts and ticks again, three quarters of its time.
+    """
+    moving: list[Any] = [image for ax in figure.axes for image in ax.images]
+    moving += [text for ax in figure.axes for text in ax.texts] + figure.texts
+    canvas: Any = FigureCanvasAgg(figure)
+    for artist in moving:
+        artist.set_visible(False)
+    canvas.draw()
+    rest = canvas.copy_from_bbox(figure.bbox)
+    for artist in moving:
+        artist.set_visible(True)
+    for index in indices:
+        canvas.restore_region(rest)
+        move(index)
+        for artist in moving:
+            artist.draw(canvas.get_renderer())
+        yield np.array(canvas.buffer_rgba())[..., :3]
 
 
 def _checked_shape(images: Mapping[str, Array], masks: Mapping[str, LabelMap], plane: str) -> Shape:

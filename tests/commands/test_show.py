@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 from conftest import SHAPE_VOX, file_of
 
+from ray_brats.cases import phantom
 from ray_brats.commands import reports
 from ray_brats.commands.reports import ShowOptions
 from ray_brats.errors import UsageError
@@ -94,10 +95,12 @@ def test_a_prediction_or_modality_of_another_grid_is_told(one_case: Path, tmp_pa
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg", ".gif"])
 def test_a_picture_replaces_one_that_was_made_here_and_no_other(
-    one_case: Path, tmp_path: Path, suffix: str
+    tmp_path: Path, suffix: str
 ) -> None:
+    phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=(24, 24, 24))
+    case = tmp_path / "cohort" / "BraTS20_Training_001"
     picture = tmp_path / f"a{suffix}"
-    asked = ShowOptions(case=str(one_case), picture=str(picture), animate=suffix == ".gif")
+    asked = ShowOptions(case=str(case), picture=str(picture), animate=suffix == ".gif")
     reports.show(asked)
     first = picture.read_bytes()
     reports.show(asked)

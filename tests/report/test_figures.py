@@ -6,6 +6,7 @@ import matplotlib.image
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ray_brats.errors import UsageError
@@ -260,3 +261,24 @@ def test_an_animation_goes_through_every_slice_with_signal() -> None:
     assert len(frames) == last - first, "with the margin of the still picture"
     yellow = [np.count_nonzero(frame.min(axis=-1) < frame.max(axis=-1) - 60) for frame in frames]
     assert int(np.argmax(yellow)) == 8 - first, "the tumour is in its own slice"
+
+
+def test_frames_of_an_animation_are_the_still_pictures() -> None:
+    image = np.zeros(SHAPE, np.float32)
+    image[2:22, 2:26, 7:10] = np.arange(20 * 24 * 3).reshape(20, 24, 3)
+    label = block(8, 8, 8, size=2)
+    content = figures.animate_case({"t2": image}, label, title="case", plane="sagittal")
+    with PIL.Image.open(io.BytesIO(content)) as movie:
+        for index in range(movie.n_frames):
+            movie.seek(index)
+            still = figures.draw_case(
+                {"t2": image}, label, title="case", plane="sagittal", slice_index=index
+            )
+            still.set_dpi(72)
+            canvas = FigureCanvasAgg(still)
+            canvas.draw()
+            pixels = np.asarray(canvas.buffer_rgba(), np.int16)[..., :3]
+            # A GIF holds 128 colours of a frame. The headline, above, may lie a pixel elsewhere.
+            difference = np.abs(np.asarray(movie.convert("RGB"), np.int16) - pixels)[20:]
+            assert difference.max() < 32, index
+        assert movie.n_frames == SHAPE[0]
