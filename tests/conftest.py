@@ -20,6 +20,7 @@ os.environ |= {
 }
 os.environ.pop("RAY_ADDRESS", None)
 
+import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
@@ -79,30 +80,20 @@ def bucket() -> Iterator[str]:
 @contextlib.contextmanager
 def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
     """A server with one empty bucket; what leads to it is in the environment, and comes back."""
-    import boto3
     import httpx
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    host, port = faulty_s3.moto(address)
+    environment = faulty_s3.credentials(f"http://{host}:{port}")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        # Moto keeps its buckets in the process, beyond the life of a server.
+        # Moto keeps its buckets in the process.
         httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-        boto3.client("s3").create_bucket(Bucket=bucket)
+        httpx.put(f"http://{host}:{port}/{bucket}").raise_for_status()
         # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
         s3fs.S3FileSystem.clear_instance_cache()
         yield environment
-        server.stop()
         s3fs.S3FileSystem.clear_instance_cache()
 
 

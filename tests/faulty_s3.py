@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import threading
 import time
@@ -49,7 +50,7 @@ class FaultyS3:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:
@@ -151,23 +152,32 @@ def credentials(url: str) -> dict[str, str]:
     }
 
 
+@functools.cache
+def moto(address: str = "127.0.0.1") -> tuple[str, int]:
+    """Host and port of a server that lives as long as this process.
+
+    Stopping one takes half a second, and its buckets belong to the process anyway.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
+    server.start()
+    return server.get_host_and_port()
+
+
 @contextlib.contextmanager
 def running() -> Iterator[FaultyS3]:
     """A server on loopback, behind the proxy."""
     import s3fs
-    from moto.server import ThreadedMotoServer
 
     # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
     s3fs.S3FileSystem.clear_instance_cache()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    faulty = FaultyS3(backend=server.get_host_and_port())
+    faulty = FaultyS3(backend=moto())
     faulty.url = faulty.start()
     try:
         yield faulty
     finally:
         faulty.stop()
-        server.stop()
         s3fs.S3FileSystem.clear_instance_cache()
 
 
