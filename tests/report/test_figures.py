@@ -269,7 +269,7 @@ def test_frames_of_an_animation_are_the_still_pictures() -> None:
     label = block(8, 8, 8, size=2)
     content = figures.animate_case({"t2": image}, label, title="case", plane="sagittal")
     with PIL.Image.open(io.BytesIO(content)) as movie:
-        for index in range(movie.n_frames):
+        for index in (0, 9, movie.n_frames - 1):
             movie.seek(index)
             still = figures.draw_case(
                 {"t2": image}, label, title="case", plane="sagittal", slice_index=index
