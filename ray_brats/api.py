@@ -5,8 +5,8 @@
     predictor = api.load_predictor()
     prediction = predictor.segment({"t1ce": "a.nii.gz", "t2": "b.nii.gz", "flair": "c.nii.gz"})
     prediction.region_ml()
-    api.save_mask(prediction, "mask.nii.gz", release="brats2023")
-    api.evaluate(prediction, "expert_seg.nii.gz", release="brats2023")["WT"].dice
+    api.save_mask(prediction, "mask.nii.gz", task="gli-2023")
+    api.evaluate(prediction, "expert_seg.nii.gz", task="gli-2023")["WT"].dice
 
 Nothing here starts Ray; importing it is cheap, and TensorFlow comes with `load_predictor` alone.
 Whole cohorts on many machines are the commands' business.
@@ -31,7 +31,7 @@ from ray_brats.errors import (
     RayBratsError,
     UsageError,
 )
-from ray_brats.labels import DEFAULT_RELEASE, Release
+from ray_brats.labels import Task
 
 if TYPE_CHECKING:
     from ray_brats.cases.case import Case, Cohort
@@ -50,7 +50,7 @@ __all__ = [
     "Predictor",
     "RayBratsError",
     "RegionScores",
-    "Release",
+    "Task",
     "UsageError",
     "Volume",
     "evaluate",
@@ -155,36 +155,48 @@ def volume_from_array(voxels: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Vol
     return volume.from_array(voxels, np.asarray(affine, np.float64))
 
 
-def find(uri: Place, *, release: Release | None = None) -> Cohort:
+def find(uri: Place, *, task: Task | str | None = None) -> Cohort:
     """All cases below a folder or prefix, or in a CSV; no image is opened.
 
     Raises:
-        UsageError: Nothing there, no case in it, or several releases mixed.
+        UsageError: Nothing there, no case in it, or several tasks mixed.
     """
     from ray_brats.cases import cohort
 
-    return cohort.find(os.fspath(uri), release=release)
+    return cohort.find(os.fspath(uri), task=_task(task))
+
+
+def _task(asked: Task | str | None) -> Task | None:
+    from ray_brats import tasks
+
+    return tasks.named(asked) if isinstance(asked, str) else asked
 
 
 def save_mask(
     prediction: Prediction,
     path: Place,
     *,
-    release: Release = DEFAULT_RELEASE,
+    task: Task | str = "gli-2023",
     overwrite: bool = False,
 ) -> None:
-    """Write a mask as `.nii.gz` on the grid of the input, with the labels of a release.
+    """Write a mask as `.nii.gz` on the grid of the input, with the labels of a task.
 
     Raises:
         UsageError: There is such a file already, and `overwrite` is not set.
     """
-    from ray_brats import labels
+    from ray_brats import labels, tasks
     from ray_brats.cases.volume import encode_mask
     from ray_brats.files import ownership, storage
 
     target = storage.absolute(os.fspath(path))
     ownership.check_files({"path": target}, (), overwrite=overwrite)
-    raw = labels.from_class_index(prediction.mask_native, release)
+    meant = tasks.named(task) if isinstance(task, str) else task
+    if meant.targets != prediction.targets:
+        raise UsageError(
+            f"the mask holds {', '.join(prediction.targets.class_names)}, and not what "
+            f"{meant.name} has: pass the task that its bundle has learnt"
+        )
+    raw = labels.from_class_index(prediction.mask_native, meant)
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 
 
@@ -192,28 +204,30 @@ def evaluate(
     prediction: Prediction | Place | npt.NDArray[Any],
     reference: Place | npt.NDArray[Any],
     *,
-    release: Release | None = None,
+    task: Task | str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
 ) -> dict[str, RegionScores]:
-    """Scores of one mask against its reference, by region: WT, TC and ET.
+    """Scores of one mask against its reference, by region of their task.
 
     Args:
-        prediction: A prediction, a file, or class indices (0 background, 1 necrotic core, 2
-            edema, 3 enhancing tumour) `(H, W, D)`.
+        prediction: A prediction, a file, or class indices of the task `(H, W, D)`: 0 is
+            background, k its k-th class.
         reference: A file, or class indices on the same grid. Beside a file or a prediction an
             array has LPS order: its axes grow to the left, to posterior and to superior.
-        release: Whose labels files carry, where their names do not tell.
+        task: What the masks hold, by name or as a value, where neither the names of files nor the
+            prediction tell; of arrays alone by default gli-2023.
         spacing_mm: Size of a voxel along each axis; needed where both are arrays.
 
     Raises:
-        CaseRejected: A file that is damaged, on another grid, or with labels of another release.
+        CaseRejected: A file that is damaged, on another grid, or with labels of another task.
         UsageError: Neither a file nor `spacing_mm` tells the size of a voxel.
         ValueError: The shapes differ, or an array does not hold class indices.
     """
     from ray_brats.metrics import scores
 
-    predicted, grid = _class_index(prediction, release, None)
-    truth, grid = _class_index(reference, release, grid)
+    meant = _task(task) or _told(prediction, reference)
+    predicted, grid = _class_index(prediction, meant, None)
+    truth, grid = _class_index(reference, meant, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
@@ -221,11 +235,29 @@ def evaluate(
     return {row.pop("region"): RegionScores(**row) for row in rows}
 
 
+def _told(*masks: Prediction | Place | npt.NDArray[Any]) -> Task | None:
+    """The task that the names of files tell, else that of the prediction, else of arrays alone."""
+    from ray_brats import tasks
+    from ray_brats.cases import naming
+    from ray_brats.files import storage
+
+    files = [mask for mask in masks if isinstance(mask, str | os.PathLike)]
+    possible = {
+        name for file in files for name in naming.tasks_of(storage.name_of(os.fspath(file)))
+    }
+    for mask in masks:
+        if not isinstance(mask, str | os.PathLike | np.ndarray):
+            return tasks.fitting(sorted(possible) or tasks.TASKS, mask.targets)
+    if len(possible) == 1:
+        return tasks.TASKS[possible.pop()]
+    return None if files else tasks.DEFAULT
+
+
 def _class_index(
-    mask: Prediction | Place | npt.NDArray[Any], release: Release | None, grid: Geometry | None
+    mask: Prediction | Place | npt.NDArray[Any], task: Task | None, grid: Geometry | None
 ) -> tuple[npt.NDArray[Any], Geometry | None]:
     """Class indices in LPS order, and the grid they lie on, where it is known."""
-    from ray_brats.cases import naming, volume
+    from ray_brats.cases import volume
     from ray_brats.files import storage
 
     if isinstance(mask, np.ndarray):
@@ -233,6 +265,5 @@ def _class_index(
     if not isinstance(mask, str | os.PathLike):
         return mask.geometry.canonical(mask.mask_native), mask.geometry
     uri = storage.absolute(os.fspath(mask))
-    whose = release or naming.release_of(storage.name_of(uri))
     grid = grid or volume.read_header(uri).geometry
-    return volume.read_mask(uri, whose, grid=grid), grid
+    return volume.read_mask(uri, task, grid=grid), grid

@@ -1,18 +1,25 @@
-"""Tumour labels: what the integers of each BraTS release mean, and the regions scored.
+"""Tumour labels: classes, the regions that they join, and what the integers of a mask mean.
 
-This module alone spells label integers. In memory a label map holds *class indices*, the
-same for every release; a *release* says which integer stands for which class on disk.
+In memory a label map holds *class indices*: 0 is background, k the k-th class of its `Targets`.
+A `Task` says which integer stands for which class on disk; `tasks` has those of the field. These
+two modules alone spell integers, classes and regions.
 
-    class index   0 background   1 necrotic core   2 edema   3 enhancing tumour
-    regions       WT = 1 ∪ 2 ∪ 3     TC = 1 ∪ 3     ET = 3      (ET ⊂ TC ⊂ WT)
+A network that predicts regions learns some of them, in their order: `Targets.painting` says how
+they become classes. A region within another is *nested* in it; two that share no voxel are
+*disjoint*. With WT ⊃ TC ⊃ ET and the cavity RC beside WT:
 
-The resection cavity of the 2024 release is background in memory and belongs to no region.
+    WT paints edema on background, TC necrosis on edema, ET enhancing tumour on necrosis, and RC
+    the cavity on background: of regions that exclude each other the earlier one wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal
+import functools
+import itertools
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,74 +30,229 @@ from ray_brats.errors import UsageError
 LabelMap = npt.NDArray[np.uint8]
 
 BACKGROUND: Final = 0
-NECROTIC: Final = 1
-EDEMA: Final = 2
-ENHANCING: Final = 3
-CLASS_NAMES: Final = ("background", "necrotic core", "edema", "enhancing tumour")
-CLASS_COUNT: Final = len(CLASS_NAMES)
-
-REGIONS: Final[Mapping[str, tuple[int, ...]]] = {
-    "WT": (NECROTIC, EDEMA, ENHANCING),
-    "TC": (NECROTIC, ENHANCING),
-    "ET": (ENHANCING,),
-}
-"""Region name to the class indices it joins, from the widest to the innermost."""
-REGION_TITLES: Final[Mapping[str, str]] = {
-    "WT": "whole tumour",
-    "TC": "tumour core",
-    "ET": "enhancing tumour",
-}
-
-Release = Literal["brats2018", "brats2019", "brats2020", "brats2021", "brats2023", "brats2024"]
-_UNTIL_2021: Final[Mapping[int, int]] = {0: BACKGROUND, 1: NECROTIC, 2: EDEMA, 4: ENHANCING}
-_FROM_2023: Final[Mapping[int, int]] = {0: BACKGROUND, 1: NECROTIC, 2: EDEMA, 3: ENHANCING}
-RELEASES: Final[Mapping[str, Mapping[int, int]]] = {
-    "brats2018": _UNTIL_2021,
-    "brats2019": _UNTIL_2021,
-    "brats2020": _UNTIL_2021,
-    "brats2021": _UNTIL_2021,
-    "brats2023": _FROM_2023,
-    "brats2024": {**_FROM_2023, 4: BACKGROUND},
-}
-"""Release to the class index of each raw label its masks may hold."""
-DEFAULT_RELEASE: Final = "brats2023"
-"""Release whose labels are written where neither an option nor any name tells."""
-
+BACKGROUND_NAME: Final = "background"
+MOST_CLASSES: Final = 64
+ENHANCING_TUMOUR: Final = "ET"
+"""The region whose few voxels `inference.min_enhancing_vox` takes for what lies around them."""
 
 WHOLE_WITHIN: Final = 0.01
 """Distance from a whole number at which a float is still a label: tools that scale a mask to
 fit an 8-bit header (nibabel among them) leave it off by up to half a step, 4 / 255 / 2."""
+_COLOUR: Final = re.compile(r"#[0-9A-Fa-f]{6}")
+_REGION_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}")
 
 
 class UnknownLabelsError(ValueError):
-    """A mask holds integers that its release does not define."""
+    """A mask holds integers that its task does not define: `values`, where they are whole."""
+
+    def __init__(self, message: str, values: Sequence[float] = ()) -> None:
+        super().__init__(message, values)
+        self.values = tuple(values)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
-def check_release(release: str) -> str:
-    """The release itself if it is known; else a `UsageError` that lists the known ones."""
-    if release not in RELEASES:
-        raise UsageError(f"unknown release {release!r}: expected one of {', '.join(RELEASES)}")
-    return release
+@dataclass(frozen=True, kw_only=True)
+class TumourClass:
+    """What a voxel can be besides background."""
+
+    name: str
+    colour: str
+    """As `#RRGGBB`."""
 
 
-def to_class_index(raw: Array, release: str, *, raw_3_is_enhancing: bool = False) -> LabelMap:
-    """Turn the raw labels of a release into class indices.
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Classes that are scored as one mask."""
+
+    name: str
+    title: str
+    classes: tuple[int, ...]
+    """Class indices."""
+    learnt: bool = True
+    """Whether a network predicts it; else it follows from those that it predicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What is segmented: classes and regions, whatever integers stand for them on disk.
+
+    Raises:
+        UsageError: two classes or regions of one name, a region of no class or of one that is
+            none, or learnt regions that do not tell every class.
+    """
+
+    classes: tuple[TumourClass, ...]
+    """The class of index k is `classes[k - 1]`."""
+    regions: tuple[Region, ...]
+    """In the order in which they are scored, shown and painted; the widest first."""
+
+    def __post_init__(self) -> None:
+        _check_names("classes", [BACKGROUND_NAME, *(item.name for item in self.classes)])
+        _check_names("regions", self.region_names)
+        if not 1 <= len(self.classes) <= MOST_CLASSES:
+            raise UsageError(f"{len(self.classes)} classes: expected 1 to {MOST_CLASSES}")
+        for item in self.classes:
+            if not _COLOUR.fullmatch(item.colour):
+                raise UsageError(f"{item.name}: colour {item.colour!r}: expected #RRGGBB")
+        for region in self.regions:
+            if not _REGION_NAME.fullmatch(region.name):
+                raise UsageError(
+                    f"region {region.name!r}: expected a name of at most 16 letters and digits, a "
+                    "letter first: columns are named after it"
+                )
+            if not region.classes or not set(region.classes) <= set(self.indices):
+                raise UsageError(f"region {region.name} joins no class, or one that is none")
+        self.painting  # noqa: B018  # Regions from which no class follows are refused now.
+
+    @property
+    def indices(self) -> range:
+        """Class indices without the background's."""
+        return range(1, len(self.classes) + 1)
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes with the background."""
+        return len(self.classes) + 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class by its index."""
+        return (BACKGROUND_NAME, *(item.name for item in self.classes))
+
+    @property
+    def region_names(self) -> tuple[str, ...]:
+        """Name of each region in order."""
+        return tuple(region.name for region in self.regions)
+
+    @functools.cached_property
+    def learnt(self) -> tuple[Region, ...]:
+        """The regions that a network predicts."""
+        return tuple(region for region in self.regions if region.learnt)
+
+    def region(self, name: str) -> Region:
+        """A region by its name.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        for region in self.regions:
+            if region.name == name:
+                return region
+        raise UsageError(f"no region {name!r}: expected one of {', '.join(self.region_names)}")
+
+    @functools.cached_property
+    def painting(self) -> tuple[tuple[int, int], ...]:
+        """For each learnt region the class that it paints, and the class on which it does.
+
+        It paints what its nested regions leave of it, on what the smallest region around it
+        paints, else on background.
+        """
+        painted: list[tuple[int, int]] = []
+        for number, region in enumerate(self.learnt):
+            own, around = set(region.classes), BACKGROUND
+            for (paint, _), other in zip(painted, self.learnt[:number], strict=True):
+                if own < set(other.classes):
+                    around = paint
+                elif own & set(other.classes):
+                    raise UsageError(
+                        f"region {region.name} is neither within {other.name} nor apart from it: "
+                        "expected the wider of two learnt regions first"
+                    )
+            nested = (set(other.classes) for other in self.learnt[number + 1 :])
+            left = own.difference(*(inner for inner in nested if inner < own))
+            if len(left) != 1:
+                names = ", ".join(self.class_names[index] for index in sorted(left)) or "no class"
+                raise UsageError(
+                    f"region {region.name} leaves {names} beside the regions in it: expected one "
+                    "class, so that learnt regions tell every class"
+                )
+            painted.append((left.pop(), around))
+        if {paint for paint, _ in painted} != set(self.indices):
+            told = {paint for paint, _ in painted}
+            missing = [self.class_names[index] for index in self.indices if index not in told]
+            raise UsageError(f"no learnt region tells {', '.join(missing)} from other classes")
+        return tuple(painted)
+
+    @functools.cached_property
+    def enhancing(self) -> tuple[int, int] | None:
+        """The class of enhancing tumour, and the one that lies around it; None without such."""
+        for region, pair in zip(self.learnt, self.painting, strict=True):
+            if region.name == ENHANCING_TUMOUR:
+                return pair
+        return None
+
+    @functools.cached_property
+    def edema(self) -> int | None:
+        """The class that lies around all others of the widest region; None where none does."""
+        widest = self.learnt[0]
+        return self.painting[0][0] if len(widest.classes) > 1 else None
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not name or len(name) > 80 or not name.isprintable():
+            raise UsageError(f"{what}: {name!r}: expected 1 to 80 printable characters")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{what}: {twice!r} is there twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the masks of a cohort hold.
+
+    Raises:
+        UsageError: not one integer of 1 to 255 for each class, or one of them twice.
+    """
+
+    name: str
+    targets: Targets
+    integers: tuple[int, ...]
+    """What stands for each class on disk, in the order of `targets.classes`; 0 is background."""
+    modalities: tuple[str, ...] = ()
+    """Canonical names of the images that its cases usually have."""
+
+    def __post_init__(self) -> None:
+        if len(self.integers) != len(self.targets.classes):
+            raise UsageError(f"{self.name}: expected one integer for each class")
+        for integer in self.integers:
+            if not 1 <= integer <= 255:
+                raise UsageError(f"{self.name}: integer {integer}: expected 1 to 255")
+            if self.integers.count(integer) > 1:
+                raise UsageError(f"{self.name}: integer {integer} stands for two classes")
+
+    @property
+    def meaning(self) -> dict[int, int]:
+        """Integer on disk to class index."""
+        return {BACKGROUND: BACKGROUND, **dict(zip(self.integers, itertools.count(1), strict=False))}
+
+    @property
+    def legend(self) -> dict[str, str]:
+        """Integer on disk to the name of its class, for model cards and pictures."""
+        names = self.targets.class_names
+        return {str(integer): names[index] for integer, index in self.meaning.items()}
+
+
+def to_class_index(raw: Array, task: Task, *, raw_3_is_enhancing: bool = False) -> LabelMap:
+    """Turn the integers of a task into class indices.
 
     Args:
         raw: integers of any shape, or floats within `WHOLE_WITHIN` of integers.
-        release: a key of `RELEASES`.
-        raw_3_is_enhancing: read a raw 3 of a release until 2021 as its 4, as the original
-            project does.
+        task: what they mean.
+        raw_3_is_enhancing: read a 3 that the task does not define as its enhancing tumour, as
+            the original project does.
 
     Returns:
         uint8 class indices of the same shape.
 
     Raises:
-        UnknownLabelsError: a value that the release does not define.
+        UnknownLabelsError: a value that the task does not define.
     """
-    meaning = dict(RELEASES[check_release(release)])
-    if raw_3_is_enhancing:
-        meaning.setdefault(3, ENHANCING)
+    meaning = task.meaning
+    if raw_3_is_enhancing and task.targets.enhancing:
+        meaning.setdefault(3, task.targets.enhancing[0])
     table = np.full(256, 255, np.uint8)
     for integer, meant in meaning.items():
         table[integer] = meant
@@ -103,58 +265,45 @@ def to_class_index(raw: Array, release: str, *, raw_3_is_enhancing: bool = False
         raw = rounded
     low, high = (float(raw.min()), float(raw.max())) if raw.size else (0.0, 0.0)
     if low < 0 or high > 255:
-        bad = low if low < 0 else high
-        raise UnknownLabelsError(_unknown([bad], release))
+        raise _unknown([low if low < 0 else high], task)
     index: LabelMap = table[raw.astype(np.uint8, copy=False)]
     if (index == 255).any():
-        raise UnknownLabelsError(_unknown(np.unique(raw[index == 255]).tolist(), release))
+        raise _unknown(np.unique(raw[index == 255]).tolist(), task)
     return index
 
 
-def _unknown(values: list[float], release: str) -> str:
+def _unknown(values: Sequence[float], task: Task) -> UnknownLabelsError:
     named = ", ".join(f"{value:g}" for value in values[:5])
-    expected = ", ".join(str(value) for value in RELEASES[release])
-    advice = ""
-    if release == "brats2023" and 4 in values:
-        advice = (
-            "; 4 is the resection cavity from 2024 on and the enhancing tumour before 2023: "
-            "pass --release brats2024 if that is what this cohort is"
-        )
-    return f"the mask holds label {named}, but {release} defines only {expected}{advice}"
+    expected = ", ".join(map(str, sorted(task.meaning)))
+    return UnknownLabelsError(
+        f"the mask holds label {named}, but {task.name} defines only {expected}", values
+    )
 
 
-def from_class_index(index: Array, release: str) -> LabelMap:
-    """Turn class indices into the raw labels of a release; uint8 of the same shape."""
+def from_class_index(index: Array, task: Task) -> LabelMap:
+    """Turn class indices into the integers of a task; uint8 of the same shape."""
     raw = np.zeros_like(index, np.uint8)
-    for integer, meaning in RELEASES[check_release(release)].items():
-        if meaning != BACKGROUND:
-            np.copyto(raw, np.uint8(integer), where=index == meaning)
+    for integer, meant in task.meaning.items():
+        if meant != BACKGROUND:
+            np.copyto(raw, np.uint8(integer), where=index == meant)
     return raw
 
 
-def legend(release: str) -> dict[str, str]:
-    """Meaning of each integer of a release's output, for model cards and pictures."""
-    raw = from_class_index(np.arange(CLASS_COUNT), release)
-    return {str(integer): name for integer, name in zip(raw.tolist(), CLASS_NAMES, strict=True)}
-
-
-def region_mask(index: Array, region: str) -> Mask:
-    """Mask of one region of a class-index map; bool of the same shape."""
-    table = np.zeros(CLASS_COUNT, bool)
-    table[list(REGIONS[region])] = True
+def mask_of(index: Array, classes: Collection[int]) -> Mask:
+    """Mask of some classes of a class-index map; bool of the same shape."""
+    table = np.zeros(256, bool)
+    table[list(classes)] = True
     mask: Mask = table[index]
     return mask
 
 
-def from_regions(masks: Mask) -> LabelMap:
-    """Class indices from region masks in the order of `REGIONS` on the last axis.
+def from_regions(masks: Mask, targets: Targets) -> LabelMap:
+    """Class indices from masks of the learnt regions on the last axis, painted in their order.
 
-    The nesting ET ⊂ TC ⊂ WT is enforced from the outside in: a voxel outside WT is
-    background whatever the inner masks say.
+    Whatever the masks say, regions are nested or disjoint as in the targets: a voxel outside the
+    whole tumour is in no part of it, and one inside is no cavity.
     """
-    whole, core, enhancing = (masks[..., axis] for axis in range(len(REGIONS)))
-    core = core & whole
-    index = np.where(whole, np.uint8(EDEMA), np.uint8(BACKGROUND))
-    index[core] = NECROTIC
-    index[core & enhancing] = ENHANCING
+    index: LabelMap = np.zeros(masks.shape[:-1], np.uint8)
+    for number, (paint, around) in enumerate(targets.painting):
+        index[masks[..., number] & (index == around)] = paint
     return index

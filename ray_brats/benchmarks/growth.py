@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_brats import tasks
 from ray_brats.benchmarks import measure
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
@@ -40,7 +41,7 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
         manifest = write_manifest(Path(name), rows, (side, side, side))
         memory, began = measure.Watch(), time.monotonic()
         with memory:
-            cohort = cohorts.find(str(manifest), release="brats2020")
+            cohort = cohorts.find(str(manifest), task=tasks.TASKS["gli-2020"])
             finding_seconds = time.monotonic() - began
             with cluster.running() as resources:
                 summary = stage.score(
@@ -49,7 +50,7 @@ def growth(*, rows: int = 100_000, side: int = 32) -> dict[str, Any]:
                         uri=f"{name}/predictions",
                         identity={},
                         preprocessing=named.get("smoke").preprocess,
-                        release="brats2020",
+                        task=tasks.TASKS["gli-2020"],
                     ),
                     make_segmenter=lambda threads: NoPredictor(),
                     cluster=resources,

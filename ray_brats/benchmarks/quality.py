@@ -28,13 +28,14 @@ from ray_brats.commands.datasets import prepare
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
-from ray_brats.labels import REGIONS, LabelMap
+from ray_brats.labels import LabelMap
 from ray_brats.metrics import scores
 from ray_brats.model.card import Asked
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
 from ray_brats.training.data import PreparedCase, fetch
+from ray_brats.tasks import GLIOMA
 
 Scores = dict[str, dict[str, float]]
 """Dice by region by case."""
@@ -189,8 +190,10 @@ def _scores(dataset: str, recipe: Recipe, masks: Mapping[str, LabelMap]) -> Scor
     _, validation = _cases(dataset, recipe)
     return {
         case.case_id: {
-            region: scores.region_dice(np.asarray(case.label()), masks[case.case_id], region)
-            for region in REGIONS
+            region.name: scores.region_dice(
+                np.asarray(case.label()), masks[case.case_id], region
+            )
+            for region in GLIOMA.regions
         }
         for case in validation
     }
@@ -199,7 +202,7 @@ def _scores(dataset: str, recipe: Recipe, masks: Mapping[str, LabelMap]) -> Scor
 def _means(by_seed: Mapping[int, Scores]) -> dict[str, float]:
     """Mean over seeds and cases, of each region and of the regions' mean."""
     rows = [dice for scores in by_seed.values() for dice in scores.values()]
-    means = {region: statistics.fmean(row[region] for row in rows) for region in REGIONS}
+    means = {region: statistics.fmean(row[region] for row in rows) for region in GLIOMA.region_names}
     return {**means, "mean": statistics.fmean(means.values())}
 
 
@@ -213,7 +216,7 @@ def differences(ours: Mapping[int, Scores], theirs: Mapping[int, Scores]) -> dic
         over the cases, and the 95 % interval of the mean (Student's t; None for one case).
     """
     summary = {}
-    for name in (*REGIONS, "mean"):
+    for name in (*GLIOMA.region_names, "mean"):
         pairs = [
             statistics.fmean(
                 _value(ours[seed][case_id], name) - _value(theirs[seed][case_id], name)
@@ -230,7 +233,7 @@ def differences(ours: Mapping[int, Scores], theirs: Mapping[int, Scores]) -> dic
 
 
 def _value(dice: Mapping[str, float], name: str) -> float:
-    return statistics.fmean(dice[region] for region in REGIONS) if name == "mean" else dice[name]
+    return statistics.fmean(dice[region] for region in GLIOMA.region_names) if name == "mean" else dice[name]
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:

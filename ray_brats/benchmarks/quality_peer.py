@@ -21,6 +21,7 @@ from ray_brats.progress import Progress
 from ray_brats.recipes.config import TrainConfig
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
+from ray_brats.tasks import GLIOMA
 
 WIDTHS = (16, 32, 64, 128, 256)
 PATCH_VOX = (96, 96, 96)
@@ -67,7 +68,7 @@ def _network() -> Any:
     return DynUNet(
         spatial_dims=3,
         in_channels=3,
-        out_channels=len(labels.REGIONS),
+        out_channels=len(GLIOMA.regions),
         kernel_size=[3] * levels,
         strides=[1] + [2] * (levels - 1),
         upsample_kernel_size=[2] * (levels - 1),
@@ -81,7 +82,8 @@ def _train(network: Any, training: Sequence[PreparedCase], seconds: float, seed:
     import torch
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    draws = TrainConfig(patch_vox=PATCH_VOX, seed=seed)
+    own = named.get("standard", seed=seed, settings=())
+    draws = dataclasses.replace(own, train=TrainConfig(patch_vox=PATCH_VOX, seed=seed))
     batches = BatchStream(training, draws, rank=0, ranks=1).from_step(0)
     rng = np.random.default_rng((seed, 2))
     network.train()
@@ -121,7 +123,7 @@ def augmented(
     image, label = np.flip(image, axes), np.flip(label, axes)
     scale, shift = rng.normal(0.0, JITTER, (2, image.shape[-1])).astype(np.float32)
     image = (image * (1.0 + scale) + shift) * (image != 0)
-    masks = np.stack([labels.region_mask(label, region) for region in labels.REGIONS])
+    masks = np.stack([labels.mask_of(label, region.classes) for region in GLIOMA.regions])
     moved = np.ascontiguousarray(np.moveaxis(image, -1, 0), np.float32)
     return moved, np.ascontiguousarray(masks, np.float32)
 
@@ -150,4 +152,4 @@ def _segment(network: Any, case: PreparedCase) -> LabelMap:
             overlap=OVERLAP,
             mode="gaussian",
         )
-    return labels.from_regions(np.moveaxis(logits[0].numpy() >= 0, 0, -1))
+    return labels.from_regions(np.moveaxis(logits[0].numpy() >= 0, 0, -1), GLIOMA)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import arrays, labels
+from ray_brats import arrays, tasks
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
 from ray_brats.benchmarks.score_peer import MonaiScorer
@@ -188,7 +188,7 @@ def ray_brats_seconds(
     with tempfile.TemporaryDirectory(prefix="ray-brats-benchmark-") as out:
         with cluster.running() as resources, PeakMemory(os.getpid(), KINDS) as peak:
             target = Predictions(
-                uri=out, identity={}, preprocessing=recipe.preprocess, release="brats2023"
+                uri=out, identity={}, preprocessing=recipe.preprocess, task=tasks.DEFAULT
             )
             work = [target.work_of(case) for case in cohort]
             frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
@@ -235,7 +235,7 @@ def _mean_dice(
             "monai_around_the_same_network": predictor.decode(np.moveaxis(probabilities, 0, -1)),
         }
         for way, mask in masks.items():
-            for region in labels.REGIONS:
+            for region in recipe.targets.regions:
                 dice[way].append(scores.region_dice(prepared.label_HWD, mask, region))
     if not dice["ray_brats"]:
         return None

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import cpu_seconds
 from ray_brats.cases import cohort as cohorts
@@ -137,7 +137,7 @@ def _cases(cohort: str | None, cases: int, modalities: Sequence[str]) -> list[Fi
 
 def _mask(predictor: Predictor, files: Files) -> bytes:
     prediction = predictor.segment(files)
-    raw = labels.from_class_index(np.asarray(prediction.mask_native), labels.DEFAULT_RELEASE)
+    raw = labels.from_class_index(np.asarray(prediction.mask_native), tasks.DEFAULT)
     return encode_mask(raw, prediction.geometry)
 
 
@@ -158,13 +158,13 @@ async def _saturated(
 
     A few cases more come before and after, so that the places are full all the while.
     """
-    release = labels.DEFAULT_RELEASE
+    task = tasks.DEFAULT.name
     ahead = [work[n % len(work)] for n in range(CLIENTS)]
     left, moments = iter([*ahead, *work, *ahead]), list[float]()
 
     async def client() -> None:
         for index in left:
-            reply = await _post(url, bodies[index], f"?release={release}")
+            reply = await _post(url, bodies[index], f"?task={task}")
             if reply.status != 200 or reply.content != expected[index]:
                 raise UsageError(f"the service answered {reply.status}: {reply.content[:200]!r}")
             moments.append(time.perf_counter())

@@ -21,7 +21,7 @@ import numpy as np
 from ray_brats import labels
 from ray_brats.arrays import bounding_box, clipped, grown
 from ray_brats.files.ledger import CaseRow
-from ray_brats.labels import CLASS_NAMES, EDEMA, ENHANCING, NECROTIC, REGION_TITLES, REGIONS
+from ray_brats.labels import LabelMap, Targets, Task
 
 FACT = "outline"
 """The fact of a case's row that holds the `Outline` of its mask."""
@@ -66,7 +66,7 @@ class Outline:
         return border > other_border and more_exposed
 
 
-def outline(index_HWD: labels.LabelMap) -> Outline:
+def outline(index_HWD: LabelMap, targets: Targets) -> Outline:
     """The outline of a map of class indices; what lies beyond the array is no background."""
     box = clipped(grown(bounding_box(index_HWD), (1, 1, 1)), index_HWD.shape)
     tumour = index_HWD[box]
@@ -76,7 +76,7 @@ def outline(index_HWD: labels.LabelMap) -> Outline:
         one, other = np.moveaxis(background, axis, 0), np.moveaxis(is_outer, axis, 0)
         other[1:] |= one[:-1]
         other[:-1] |= one[1:]
-    classes = [tumour == number for number in range(1, labels.CLASS_COUNT)]
+    classes = [tumour == number for number in targets.indices]
     return Outline(
         volume_vox=tuple(int(np.count_nonzero(mask)) for mask in classes),
         outer_vox=tuple(int(np.count_nonzero(mask & is_outer)) for mask in classes),
@@ -88,50 +88,54 @@ def of_rows(rows: Iterable[CaseRow], fact: str = FACT) -> dict[str, Outline]:
     return {row.case_id: Outline.from_json(row.facts[fact]) for row in rows if fact in row.facts}
 
 
-def warnings(outlines: Mapping[str, Outline], masks: str, release: str | None) -> list[str]:
-    """What to say of the masks of a cohort; nothing where they look like those of gliomas.
+def warnings(outlines: Mapping[str, Outline], masks: str, task: Task) -> list[str]:
+    """What to say of the masks of a cohort; nothing where they look like those of its task.
 
     Args:
         outlines: by `case_id`.
         masks: what to call them, in the plural.
-        release: whose labels they were read as.
+        task: whose labels they were read as.
     """
-    found = (_exchanged(outlines, masks, release), _empty(outlines, masks))
+    found = (_exchanged(outlines, masks, task), _empty(outlines, masks, task.targets))
     return [f"warning: {sentence}" for sentence in found if sentence]
 
 
-def _exchanged(outlines: Mapping[str, Outline], masks: str, release: str | None) -> str:
+def _exchanged(outlines: Mapping[str, Outline], masks: str, task: Task) -> str:
     """The class that lies around the edema in more than half of the cases that have both."""
+    targets, edema = task.targets, task.targets.edema
+    if edema is None:
+        return ""
+    names = targets.class_names
     strange: dict[int, list[str]] = {}
     both: dict[int, int] = {}
-    for outer in (NECROTIC, ENHANCING):
-        having = {k: v for k, v in outlines.items() if v.holds(outer) and v.holds(EDEMA)}
+    for outer in sorted(set(targets.learnt[0].classes) - {edema}):
+        having = {k: v for k, v in outlines.items() if v.holds(outer) and v.holds(edema)}
         both[outer] = len(having)
-        strange[outer] = [k for k, v in having.items() if v.lies_around(outer, EDEMA)]
+        strange[outer] = [k for k, v in having.items() if v.lies_around(outer, edema)]
     likely = [outer for outer, cases in strange.items() if 2 * len(cases) > both[outer]]
     if not likely:
         return ""
     outer = max(likely, key=lambda number: len(strange[number]))
-    raw = labels.from_class_index(np.array([outer, EDEMA]), release or labels.DEFAULT_RELEASE)
+    raw = labels.from_class_index(np.array([outer, edema]), task)
     return (
-        f"the {masks} look as if label {raw[0]} were {CLASS_NAMES[EDEMA]} and label {raw[1]} "
-        f"{CLASS_NAMES[outer]}: {CLASS_NAMES[outer]} lies around the {CLASS_NAMES[EDEMA]} in "
+        f"the {masks} look as if label {raw[0]} were {names[edema]} and label {raw[1]} "
+        f"{names[outer]}: {names[outer]} lies around the {names[edema]} in "
         f"{len(strange[outer])} of {both[outer]} case(s) that have both ({strange[outer][0]} "
-        "among them), where in gliomas it lies inside. Pass --release with the release whose "
+        "among them), where in gliomas it lies inside. Pass --task with the task whose "
         "labels these are, or relabel them"
     )
 
 
-def _empty(outlines: Mapping[str, Outline], masks: str) -> str:
+def _empty(outlines: Mapping[str, Outline], masks: str, targets: Targets) -> str:
     """The widest region that no mask has: the whole tumour of any number, others of enough."""
-    for region, classes in REGIONS.items():
-        enough = 1 if region == next(iter(REGIONS)) else _ENOUGH
+    for region in targets.regions:
+        enough = 1 if region == targets.regions[0] else _ENOUGH
         if len(outlines) >= enough and not any(
-            item.holds(number) for item in outlines.values() for number in classes
+            item.holds(number) for item in outlines.values() for number in region.classes
         ):
             return (
-                f"the {REGION_TITLES[region]} ({region}) is empty in the {masks} of all "
+                f"the {region.title} ({region.name}) is empty in the {masks} of all "
                 f"{len(outlines)} case(s), {next(iter(outlines))} among them: look whether they "
-                "are the right files, and whether --release says what their labels mean"
+                "are the right files, and whether --task says what their labels mean"
             )
     return ""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
+from ray_brats.labels import Task
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -31,14 +34,18 @@ class Case:
     """URI to etag, for every file above."""
     sizes_bytes: Mapping[str, int] = field(default_factory=dict)
     """URI to length, where a listing told it."""
-    release: str | None = None
+    task: Task | None = None
+    """What its mask holds; None where neither its name nor anybody tells."""
     grade: str | None = None
     split: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Plain values that a task needs, small; `from_row` is the inverse but for the sizes."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return {**values, "images": dict(self.images), "etags": {}, "sizes_bytes": {}}
+        # Text: a table of cases would give the parts of a task a type each.
+        task = json.dumps(tasks.as_json(self.task)) if self.task else None
+        small: dict[str, Any] = {"etags": {}, "sizes_bytes": {}, "task": task}
+        return {**values, "images": dict(self.images), **small}
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> Case:
@@ -46,6 +53,8 @@ class Case:
         values = dict(row)
         for name in ("images", "etags"):
             values[name] = {key: value for key, value in values[name].items() if value is not None}
+        if values["task"] is not None:
+            values["task"] = tasks.from_json(json.loads(values["task"]))
         return Case(**values)
 
     def inputs(self, modalities: Sequence[str]) -> dict[str, str]:
@@ -114,9 +123,31 @@ class Cohort:
         """Ids of all cases, also of those that cannot be used."""
         return {case.case_id for case in self.cases} | {row.case_id for row in self.rejected}
 
-    def release_or(self, fallback: str | None) -> str | None:
-        """The release all cases share, else `fallback`."""
-        return next((case.release for case in self.cases if case.release), fallback)
+    def possible_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks between which the names of the cases leave open, or none."""
+        undecided = {naming.tasks_of(case.case_id) for case in self.cases if case.task is None}
+        return tuple(sorted({name for possible in undecided for name in possible}))
+
+    def task_or(self, fallback: Task | None) -> Task | None:
+        """The task that all cases share, else `fallback` where their names allow it.
+
+        Raises:
+            UsageError: the names leave several tasks open, and `fallback` is like none of them;
+                without one, where there are masks to read.
+        """
+        told = next((case.task for case in self.cases if case.task), None)
+        possible = self.possible_tasks()
+        if told or not possible:
+            return told or fallback
+        if fallback and (fitting := tasks.fitting(possible, fallback.targets)):
+            return fitting
+        if fallback is None and not any(case.segmentation for case in self.cases):
+            return None
+        options = " or ".join(f"--task {name}" for name in possible)
+        raise UsageError(
+            f"the names in {self.uri} do not tell the task, and labels mean another thing in each: "
+            f"pass {options}"
+        )
 
 
 def rejection(case_id: str, reason: str, file: str, *, split: str | None = None) -> CaseRow:
@@ -140,8 +171,9 @@ def case_of(
 ) -> Case:
     """The case of some files by kind (modality or `seg`).
 
-    Its release follows from its name, and its patient where nobody tells.
+    Its task follows from its name where that leaves one, and its patient where nobody tells.
     """
+    possible = naming.tasks_of(case_id)
     segmentation = files.get(SEGMENTATION)
     return Case(
         case_id=case_id,
@@ -150,7 +182,7 @@ def case_of(
         segmentation=segmentation.uri if segmentation else None,
         etags={file.uri: file.etag for file in files.values()},
         sizes_bytes={file.uri: file.size_bytes for file in files.values() if file.etag},
-        release=naming.release_of(case_id),
+        task=tasks.TASKS[possible[0]] if len(possible) == 1 else None,
         grade=grade,
         split=split,
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray_brats import labels
 from ray_brats.cases import joining, manifest, naming
 from ray_brats.cases.case import Cohort, Guard, PassedOver, case_of, rejection
 from ray_brats.cases.joining import Kinds
@@ -19,6 +18,7 @@ from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
 from ray_brats.files.local import FileInfo
+from ray_brats.labels import Task
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
@@ -30,22 +30,20 @@ _SHOWN = 3
 def find(
     uri: str,
     *,
-    release: str | None = None,
+    task: Task | None = None,
     guard: Guard = FREE,
 ) -> Cohort:
     """All cases below a folder or prefix, or in a CSV.
 
     Args:
         uri: folder, `s3://` prefix, or a CSV with `case_id` and one URI column per modality.
-        release: what the labels mean, where the names do not tell or tell wrongly.
+        task: what the labels mean, where the names do not tell or tell wrongly.
         guard: what a CSV may be and name.
 
     Raises:
-        UsageError: nothing there, no case in it, or several releases mixed.
+        UsageError: nothing there, no case in it, or several tasks mixed.
     """
     uri = storage.absolute(uri)
-    if release is not None:
-        labels.check_release(release)
     if uri.lower().endswith(manifest.ENDINGS):
         cohort = manifest.read_cohort(uri, guard)
     else:
@@ -63,16 +61,17 @@ def find(
             f"columns case_id, {', '.join(MODALITIES)}, {SEGMENTATION}"
             + "".join(f"; {line}" for line in passed_over_lines(cohort))
         )
-    return _with_release(cohort, release)
+    return _with_task(cohort, task)
 
 
 def sentence(cohort: Cohort) -> str:
     """A line for people: the number of cases, patients and masks, and whose labels they carry."""
     patients = {case.patient_id for case in cohort.cases}
     masked = sum(case.segmentation is not None for case in cohort.cases)
+    task = next((case.task for case in cohort.cases if case.task), None)
     return (
         f"{len(cohort.cases)} case(s) of {len(patients)} patient(s), {masked} with a mask; labels "
-        f"as in {cohort.release_or(None) or 'a release that the names do not tell'}"
+        f"as in {task.name if task else 'a task that the names do not tell'}"
     )
 
 
@@ -168,20 +167,33 @@ def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
     return grades
 
 
-def _with_release(cohort: Cohort, release: str | None) -> Cohort:
-    if release is None:
-        named = sorted({case.release for case in cohort.cases if case.release})
-        if len(named) > 1:
-            differ = any(labels.RELEASES[name] != labels.RELEASES[named[0]] for name in named)
-            why = (
-                "whose labels differ in meaning"
-                if differ
-                else "which hold the same patients under several names"
-            )
-            raise UsageError(
-                f"{cohort.uri} mixes {' and '.join(named)}, {why}: "
-                "pass the folder of one release, or --release if the names mislead"
-            )
-        release = named[0] if named else None
-    cases = tuple(dataclasses.replace(case, release=release) for case in cohort.cases)
+def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
+    """The cohort with the task that is asked for, else the one that its names tell."""
+    if task is None:
+        told = {case.task.name: case.task for case in cohort.cases if case.task}
+        _check_mixture(cohort, told)
+        if not told:
+            return cohort
+        task = told[min(told)]
+        if len(told) > 1:
+            return cohort
+    cases = tuple(dataclasses.replace(case, task=task) for case in cohort.cases)
     return dataclasses.replace(cohort, cases=cases)
+
+
+def _check_mixture(cohort: Cohort, told: Mapping[str, Task]) -> None:
+    """`UsageError` for cases whose labels differ in meaning, or that are there twice."""
+    possible = cohort.possible_tasks()
+    kinds = {(task.targets, task.integers) for task in told.values()}
+    if told and possible:
+        why = f"and what may be {' or '.join(possible)}, whose labels differ in meaning"
+    elif len(kinds) > 1:
+        why = "whose labels differ in meaning"
+    elif len(told) > 1 and any(map(naming.tumour_of_task, told)):
+        why = "which hold the same patients under several names"
+    else:
+        return
+    raise UsageError(
+        f"{cohort.uri} mixes {' and '.join(sorted(told))}, {why}: "
+        "pass the folder of one of them, or --task if the names mislead"
+    )

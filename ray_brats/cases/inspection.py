@@ -54,8 +54,8 @@ def check_case(case: Case, config: PreprocessConfig, *, deep: bool = False) -> C
         failed = retry.failed_row(case.case_id, error)
         return dataclasses.replace(failed, facts=facts)
     facts |= {"shape_vox": list(shape), **ledger.remarked(remarks)}
-    if label is not None:
-        facts[anatomy.FACT] = anatomy.outline(label).as_json()
+    if label is not None and case.task is not None:
+        facts[anatomy.FACT] = anatomy.outline(label, case.task.targets).as_json()
     return CaseRow(case_id=case.case_id, facts=facts)
 
 

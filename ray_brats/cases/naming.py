@@ -1,9 +1,12 @@
-"""What the names of the BraTS releases mean: modality, case, patient, release.
+"""What the names of the BraTS releases mean: modality, case, patient, task.
 
 BraTS20_Training_001_flair.nii[.gz]      2020; case 355's mask has another name
 HGG/Brats18_CBICA_AAB_1_t1ce.nii.gz      2018, 2019; the last group is the scan's number
 BraTS2021_00000_t2.nii.gz                2021
 BraTS-GLI-00000-000-t1c.nii.gz           from 2023 on; the last group is the time point
+
+A name need not tell the task: `BraTS-GLI-…` is a glioma before treatment in 2023, and after it
+from 2024 on.
 
 A case that other people named may have any name. Its `case_id` names files and folders of ours,
 so that every character but `A-Z a-z 0-9 . _ -` stands in it as `_uXXXX_`, the code point in
@@ -54,13 +57,23 @@ _ENDING = re.compile(
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]|_(?=u[0-9a-f]{4,6}[^A-Za-z0-9.-])")
 """What is escaped in an id: other characters, and what would be read as an escape."""
 _ESCAPE = re.compile(r"_u([0-9a-f]{4,6})_")
-_RELEASES = (
-    (re.compile(r"BraTS-(GLI|SSA|MET|MEN|PED)-", re.IGNORECASE), "brats2023"),
-    (re.compile(r"BraTS2021_", re.IGNORECASE), "brats2021"),
-    (re.compile(r"BraTS20_", re.IGNORECASE), "brats2020"),
-    (re.compile(r"BraTS19_", re.IGNORECASE), "brats2019"),
-    (re.compile(r"BraTS18_", re.IGNORECASE), "brats2018"),
+_TASKS = tuple(
+    (re.compile(rule, re.IGNORECASE), possible)
+    for rule, possible in (
+        (r"BraTS-MEN-RT-", ("men-rt",)),
+        (r"BraTS-GLI-", ("gli-2023", "gli-post")),
+        (r"BraTS-SSA-", ("ssa",)),
+        (r"BraTS-GoAT-", ("goat",)),
+        (r"BraTS-MEN-", ("men-pre",)),
+        (r"BraTS-MET-", ("met",)),
+        (r"BraTS-PED-", ("ped",)),
+        (r"BraTS2021_", ("gli-2021",)),
+        (r"BraTS20_", ("gli-2020",)),
+        (r"BraTS19_", ("gli-2019",)),
+        (r"BraTS1[78]_", ("gli-2018",)),
+    )
 )
+"""How cases are named, and of which tasks they can be."""
 GLIOMA = "GLI"
 """Adult glioma, as names have it from 2023 on; all cases of the releases before are such."""
 TUMOURS = {
@@ -69,13 +82,14 @@ TUMOURS = {
     "MET": "brain metastases",
     "MEN": "meningioma",
     "PED": "tumours of children",
+    "GOAT": "several tumours",
 }
 """What the names of cases say of tumour and population; other letters may come."""
 _TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z]+)-", re.IGNORECASE)
-_GLIOMA_RELEASES = ("brats2018", "brats2019", "brats2020", "brats2021")
+_GLIOMA_TASKS = ("gli-2018", "gli-2019", "gli-2020", "gli-2021")
 _PATIENTS = (
-    re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE),
-    re.compile(r"(?P<patient>BraTS1[89]_.+)_\d+", re.IGNORECASE),
+    re.compile(r"(?P<patient>BraTS-(?:MEN-RT|[A-Z]+)-\d+)-\d+", re.IGNORECASE),
+    re.compile(r"(?P<patient>BraTS1[789]_.+)_\d+", re.IGNORECASE),
 )
 
 
@@ -208,15 +222,18 @@ def patient_of(case_id: str) -> str:
 def tumour_of(case_id: str) -> str | None:
     """Which tumour and population a case is of, as in `TUMOURS`; None where no name tells."""
     match = _TUMOUR.match(name_of_id(case_id))
-    return match["tumour"].upper() if match else tumour_of_release(release_of(case_id))
+    if match:
+        return match["tumour"].upper()
+    possible = tasks_of(case_id)
+    return tumour_of_task(possible[0]) if possible else None
 
 
-def tumour_of_release(release: str | None) -> str | None:
-    """The tumour of all cases of a release, or None where it has several."""
-    return GLIOMA if release in _GLIOMA_RELEASES else None
+def tumour_of_task(task: str | None) -> str | None:
+    """The tumour of all cases of a task that was called so, or None where it has several."""
+    return GLIOMA if task in _GLIOMA_TASKS else None
 
 
-def release_of(case_id: str) -> str | None:
-    """The release that names its cases so, or None."""
+def tasks_of(case_id: str) -> tuple[str, ...]:
+    """Names of the tasks of which a case can be by its name; none where that tells nothing."""
     name = name_of_id(case_id)
-    return next((release for rule, release in _RELEASES if rule.match(name)), None)
+    return next((possible for rule, possible in _TASKS if rule.match(name)), ())

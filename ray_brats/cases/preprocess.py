@@ -253,10 +253,10 @@ def brain_box(volumes_HWD: Iterable[Array]) -> Box:
 
 
 def class_indices(mask: Volume, case: Case, config: PreprocessConfig) -> LabelMap:
-    """The case's own mask by the recipe's reading of its release."""
+    """The case's own mask by the recipe's reading of its task."""
     return volume.class_indices(
         mask,
-        case.release,
+        case.task,
         case.segmentation or "",
         raw_3_is_enhancing=config.raw_3_is_enhancing,
     )

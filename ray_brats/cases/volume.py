@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
 from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid, scaled
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
 from ray_brats.files import storage
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Task
 
 REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
@@ -133,7 +133,7 @@ def _scaled(voxels: Array, scale: tuple[float, float], dtype: npt.DTypeLike) -> 
 
 def read_mask(
     uri: str,
-    release: str | None,
+    task: Task | None,
     *,
     grid: Geometry | None = None,
     raw_3_is_enhancing: bool = False,
@@ -141,39 +141,41 @@ def read_mask(
     """A mask as class indices in canonical axes, uint8 `(H, W, D)`.
 
     Args:
-        release: whose labels it carries; None where no name tells.
+        task: whose labels it carries; None where no name tells.
         grid: where it must lie.
         raw_3_is_enhancing: see `labels.to_class_index`.
 
     Raises:
-        CaseRejected: damaged, on another grid, of no known release, or with labels that the
-            release does not define.
+        CaseRejected: damaged, on another grid, of a task that nobody tells, or with labels that the
+            task does not define.
     """
-    if release is None:
-        raise CaseRejected("the names do not tell whose labels these are: pass --release", uri)
+    if task is None:
+        raise CaseRejected("the names do not tell whose labels these are: pass --task", uri)
     mask = read(uri)
     difference = same_grid(mask.geometry, grid) if grid else ""
     if difference:
         raise CaseRejected(
             f"not on the grid of its case: {difference}; masks are never resampled in silence", uri
         )
-    return class_indices(mask, release, uri, raw_3_is_enhancing=raw_3_is_enhancing)
+    return class_indices(mask, task, uri, raw_3_is_enhancing=raw_3_is_enhancing)
 
 
 def class_indices(
-    mask: Volume, release: str | None, uri: str, *, raw_3_is_enhancing: bool = False
+    mask: Volume, task: Task | None, uri: str, *, raw_3_is_enhancing: bool = False
 ) -> LabelMap:
     """The class indices of a mask that has been read; arguments and errors as of `read_mask`."""
-    if release is None:
+    if task is None:
         raise CaseRejected(
-            "the names do not tell which release the labels follow: pass --release", uri
+            "the names do not tell which task the labels follow: pass --task", uri
         )
     try:
         return labels.to_class_index(
-            mask.voxels_HWD, release, raw_3_is_enhancing=raw_3_is_enhancing
+            mask.voxels_HWD, task, raw_3_is_enhancing=raw_3_is_enhancing
         )
     except labels.UnknownLabelsError as error:
-        raise CaseRejected(str(error), uri) from error
+        others = tasks.that_define(error.values) if error.values else []
+        advice = f"; {' and '.join(others)} would: pass --task if it is one of them"
+        raise CaseRejected(f"{error}{advice if others else ''}", uri) from error
 
 
 def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:

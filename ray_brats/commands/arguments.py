@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_brats import tasks
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import splits
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
-from ray_brats.labels import Release
+from ray_brats.labels import Task
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
@@ -36,7 +37,8 @@ PredictionsArgument = Annotated[str, Positional, arg(metavar="PREDICTIONS")]
 ReportArgument = Annotated[str, Positional, arg(metavar="REPORT")]
 CsvOption = Annotated[str | None, arg(metavar="CSV")]
 FileOption = Annotated[str | None, arg(metavar="FILE")]
-ReleaseOption = Annotated[Release | None, arg(metavar="RELEASE")]
+TaskOption = Annotated[str | None, arg(metavar="TASK", aliases=("--release",))]
+TASK_FILES = (".toml", ".json")
 CountOption = Annotated[int | None, arg(metavar="N")]
 SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
 Rules = Literal["legacy", "lesionwise", "both"]
@@ -95,8 +97,13 @@ class Selection:
     """CSV with case_id and split."""
     subset: Annotated[str | None, arg(metavar="NAME")] = None
     """Only the cases of this subset of the split."""
-    release: ReleaseOption = None
-    """Whose labels the masks carry, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels of masks mean, where file names do not tell: gli-2021, gli-post, ped … (see
+    `ray-brats info`), or a .toml or .json file that says it."""
+
+    def meant(self) -> Task | None:
+        """The task; raises as `task_of`."""
+        return task_of(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +140,22 @@ class Bundles:
         return card.choose(uris, self.bundle_sha256, asked)
 
 
-def found(uri: str, release: str | None) -> Cohort:
+def task_of(text: str | None) -> Task | None:
+    """The task that an option names, or that its file says; raises `UsageError`."""
+    if text is None or not text.lower().endswith(TASK_FILES):
+        return None if text is None else tasks.named(text)
+    try:
+        content = storage.read_bytes(storage.absolute(text))
+        return tasks.parse(content.decode(), text)
+    except FileNotFoundError as error:
+        raise UsageError(f"--task {text}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--task {text}: expected text in UTF-8") from error
+
+
+def found(uri: str, task: Task | None) -> Cohort:
     """A cohort, for a command that does not list what is passed over, but says that it is."""
-    cohort = cohorts.find(uri, release=release)
+    cohort = cohorts.find(uri, task=task)
     if count := len(cohort.passed_over):
         say(
             f"{count} image file(s) below {cohort.uri} are passed over: `ray-brats check` lists "
@@ -159,7 +179,7 @@ def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:
 
 def selected(uri: str, selection: Selection) -> Cohort:
     """A cohort, or a subset of it."""
-    cohort = found(uri, selection.release)
+    cohort = found(uri, selection.meant())
     for note in cohort.notes:
         say(note)
     if selection.split and selection.subset is None:
@@ -167,9 +187,9 @@ def selected(uri: str, selection: Selection) -> Cohort:
     return splits.select(cohort, _read_split(selection.split, cohort), selection.subset)
 
 
-def one_case(folder: str, release: str | None) -> Case:
+def one_case(folder: str, task: Task | None) -> Case:
     """The case of a folder that holds one; raises `UsageError` for any other number."""
-    cohort = found(folder, release)
+    cohort = found(folder, task)
     for note in cohort.notes:
         say(note)
     if len(cohort.rejected) == 1 and not cohort.cases:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ray_brats import labels, progress
+from ray_brats import labels, progress, tasks
 from ray_brats.cases import naming
-from ray_brats.cases.case import Case
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands import reports
-from ray_brats.commands.arguments import Bundles, FileOption, ReleaseOption, one_case
+from ray_brats.commands.arguments import Bundles, FileOption, TaskOption, one_case, task_of
 from ray_brats.commands.output import print_summary
 from ray_brats.errors import CaseError, UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.labels import Task
 from ray_brats.progress import say, silenced
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class SegmentSummary(Summary):
 
     mask: str = field(metadata=ledger.PLACE)
     case_id: str
-    release: str | None
+    task: str
     """Whose labels the mask carries."""
     volumes_ml: Mapping[str, float]
+    titles: Mapping[str, str]
+    """Region to what it is."""
     bundles: Mapping[str, str]
     """URI to the sha256 of its card."""
     options: Any
@@ -68,7 +71,7 @@ class SegmentOptions:
     out: Annotated[str, arg(aliases=("-o",), metavar="MASK.nii.gz")]
     """Where the mask goes, in the case's own grid."""
     bundles: Bundles = field(default_factory=Bundles)
-    release: ReleaseOption = None
+    task: TaskOption = None
     """Whose labels the mask carries, where file names do not tell; else as the bundle says."""
     show: Annotated[str | None, arg(metavar="OUT.png")] = None
     """Draw the case with its mask; .png, .pdf, .svg, or .gif for all slices in turn."""
@@ -95,8 +98,11 @@ def segment(options: SegmentOptions) -> Summary:
     chosen = options.bundles.choose()
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
-    case = dataclasses.replace(case, release=options.release or case.release or chosen.release)
     from ray_brats.model import card as modelcard
+
+    alone = Cohort(uri=case.case_id, cases=(case,))
+    task = chosen.task_of(alone, task_of(options.task))
+    case = dataclasses.replace(case, task=task)
     from ray_brats.model import predict
 
     try:
@@ -106,7 +112,7 @@ def segment(options: SegmentOptions) -> Summary:
     for remark in prepared.remarks:
         say(f"segment: {remark}")
     prediction = _predict(prepared, chosen)
-    _write(prediction, str(case.release), target)
+    _write(prediction, task, target)
     if options.show:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
         reports.draw(case, picture)
@@ -123,7 +129,7 @@ def _case_of_folder(options: SegmentOptions) -> Case:
     assert options.folder is not None
     if _files(options):
         raise UsageError("expected either FOLDER or the files of a case, not both")
-    return one_case(options.folder, options.release)
+    return one_case(options.folder, task_of(options.task))
 
 
 def _files(options: SegmentOptions) -> dict[str, str]:
@@ -147,11 +153,12 @@ def _case_of_files(options: SegmentOptions) -> Case:
     if len(names) > 1:
         say(f"warning: the files are named as those of several cases: {', '.join(names)}")
     case_id = names[0] if len(names) == 1 else storage.name_of(options.out)[: -len(MASK_SUFFIX)]
+    possible = naming.tasks_of(case_id)
     return Case(
         case_id=case_id,
         patient_id=naming.patient_of(case_id),
         images={name: storage.absolute(file) for name, file in files.items()},
-        release=naming.release_of(case_id),
+        task=tasks.TASKS[possible[0]] if len(possible) == 1 else None,
     )
 
 
@@ -182,10 +189,10 @@ def _predict(prepared: Prepared, chosen: Chosen) -> Prediction:
     return predictor.segment_prepared(prepared)
 
 
-def _write(prediction: Prediction, release: str, target: str) -> None:
+def _write(prediction: Prediction, task: Task, target: str) -> None:
     from ray_brats.cases.volume import encode_mask
 
-    raw = labels.from_class_index(prediction.mask_native, release)
+    raw = labels.from_class_index(prediction.mask_native, task)
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 
 
@@ -200,8 +207,9 @@ def _summary(
     return SegmentSummary(
         mask=target,
         case_id=case.case_id,
-        release=case.release,
+        task=case.task.name if case.task else "",
         volumes_ml={name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+        titles={region.name: region.title for region in prediction.targets.regions},
         bundles=dict(zip(chosen.uris, chosen.sha256, strict=True)),
         options=chosen.identity["options"],
         picture=picture or None,
@@ -215,10 +223,9 @@ def tell(summary: Summary) -> None:
         print_summary(summary)
         return
     lines = [
-        f"{name} {ml:9.3f} ml  {labels.REGION_TITLES[name]}"
-        for name, ml in summary.volumes_ml.items()
+        f"{name} {ml:9.3f} ml  {summary.titles[name]}" for name, ml in summary.volumes_ml.items()
     ]
-    lines.append(f"mask: {summary.mask} (labels as in {summary.release})")
+    lines.append(f"mask: {summary.mask} (labels as in {summary.task})")
     if summary.picture:
         lines.append(f"picture: {summary.picture}")
     lines += [

@@ -18,8 +18,9 @@ from ray_brats.commands.arguments import (
     CsvOption,
     DatasetArgument,
     RecipeChoice,
-    ReleaseOption,
+    TaskOption,
     found,
+    task_of,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -42,8 +43,8 @@ class CheckOptions:
     cohort: CohortArgument
     """Folder, s3:// prefix, or CSV with case_id and one URI column per modality."""
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
-    release: ReleaseOption = None
-    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
     deep: bool = False
     """Read every voxel, not only headers, masks and what headers leave open."""
 
@@ -53,7 +54,8 @@ def check(options: CheckOptions) -> Summary:
     from ray_brats.cases.inspection import check_case
 
     config = options.recipe.read().preprocess
-    cohort = cohorts.find(options.cohort, release=options.release)
+    cohort = cohorts.find(options.cohort, task=task_of(options.task))
+    cohort.task_or(None)  # What names leave open is asked for before an hour's look.
     for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
     rows = [*cohort.rejected]
@@ -64,13 +66,14 @@ def check(options: CheckOptions) -> Summary:
             rows.append(row)
             progress.update(number)
     rows = ledger.in_order(rows)
-    release = cohort.release_or(options.release)
-    warnings = anatomy.warnings(anatomy.of_rows(rows), "masks", release)
+    task = cohort.task_or(None)
+    outlines = anatomy.of_rows(rows)
+    warnings = anatomy.warnings(outlines, "masks", task) if task else []
     for line in (*ledger.remark_lines(rows), *warnings):
         say(f"check: {line}")
     facts = {
         "cohort": cohort.uri,
-        "release": release,
+        "task": task.name if task else None,
         "notes": [*cohort.notes, *warnings],
         "passed_over": cohorts.passed_over_groups(cohort),
     }
@@ -89,8 +92,8 @@ class PreprocessOptions:
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
     split: CsvOption = None
     """CSV with case_id and split (train, val, test); else a seeded fifth is val."""
-    release: ReleaseOption = None
-    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
     keep_filtered: bool = False
     """Keep cases that the recipe's own rule would leave out."""
     case_limit: Annotated[float, arg(metavar="SECONDS")] = 600.0
@@ -104,7 +107,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    cohort = with_splits(found(options.cohort, options.release), options.split, options.seed)
+    cohort = with_splits(found(options.cohort, task_of(options.task)), options.split, options.seed)
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster
 

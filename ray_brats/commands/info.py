@@ -13,7 +13,7 @@ from typing import Any
 import rich.table
 
 import ray_brats
-from ray_brats import labels
+from ray_brats import tasks
 from ray_brats.errors import ArtefactError
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import Terminal
@@ -24,11 +24,11 @@ ENGINES = ("ray", "tensorflow", "keras")
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
-    """Say what is installed: versions, commands, releases, recipes, the starter."""
+    """Say what is installed: versions, commands, tasks, recipes, the starter."""
 
 
 def info(_options: InfoOptions, commands: Mapping[str, str]) -> Summary:
-    """Versions, commands, releases, recipes, and the starter model's card; loads nothing.
+    """Versions, commands, tasks, recipes, and the starter model's card; loads nothing.
 
     Args:
         commands: name to what it does, in a line.
@@ -38,9 +38,9 @@ def info(_options: InfoOptions, commands: Mapping[str, str]) -> Summary:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ENGINES},
         "commands": dict(commands),
-        "releases": {
-            name: {str(label): labels.CLASS_NAMES[index] for label, index in meaning.items()}
-            for name, meaning in labels.RELEASES.items()
+        "tasks": {
+            name: {"labels": task.legend, "regions": list(task.targets.region_names)}
+            for name, task in tasks.TASKS.items()
         },
         "recipes": {
             name: inspect.cleandoc(str(recipe.__doc__)).splitlines()[0]
@@ -66,11 +66,12 @@ def _starter() -> dict[str, Any] | None:
         card, sha256 = modelcard.read(modelcard.STARTER)
     except ArtefactError:
         return None
+    task = tasks.told_by(card)
     return {
         "intended_use": card.get("intended_use"),
         "limits": card.get("limits", []),
         "modalities": card["recipe"]["preprocess"]["modalities"],
-        "release": card.get("release"),
+        "task": task.name if task else None,
         "measured_dice": card["measured"]["validation"].get("dice"),
         "quality": modelcard.quality(card),
         "cite": card.get("cite_for_brats_cases", []),
@@ -95,7 +96,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     engines = (f"{name} {version or 'absent'}" for name, version in facts["versions"].items())
     yield "ray-brats", f"{facts['version']}, Python {facts['python']}, {', '.join(engines)}"
     yield "commands", ", ".join(facts["commands"])
-    yield "releases", ", ".join(facts["releases"])
+    yield "tasks", ", ".join(facts["tasks"])
     for number, (name, line) in enumerate(facts["recipes"].items()):
         yield "" if number else "recipes", f"{name}: {line}"
     starter = facts["starter"]
@@ -103,7 +104,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "starter", "this installation has none"
         return
     yield "starter", starter["intended_use"]
-    yield "", f"takes {', '.join(starter['modalities'])}; labels as in {starter['release']}"
+    yield "", f"takes {', '.join(starter['modalities'])}; labels as in {starter['task']}"
     for line in (*starter["limits"], starter["quality"], f"sha256 {starter['sha256']}"):
         yield "", line
     yield "cite", "; ".join(starter["cite"])

@@ -21,6 +21,7 @@ from ray_brats.commands.arguments import (
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.files.ledger import Summary
+from ray_brats.labels import Task
 from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def score(options: ScoreOptions) -> Summary:
             target,
             chosen,
             resources,
-            release=options.selection.release,
+            task=options.selection.meant(),
             workers=options.workers,
         )
 
@@ -90,7 +91,7 @@ def _score_through(options: ScoreOptions, endpoint: str) -> Summary:
         remote.connect(endpoint, options.model),
         cohort,
         storage.absolute(options.predictions),
-        release=options.selection.release,
+        task=options.selection.meant(),
         workers=workers,
     )
     say_done("score", summary)
@@ -103,7 +104,7 @@ def segment(
     chosen: Chosen,
     resources: Resources,
     *,
-    release: str | None,
+    task: Task | None,
     workers: int | None = None,
 ) -> ScoreSummary:
     """`score` for a cohort that is found already, inside a running Ray."""
@@ -117,7 +118,7 @@ def segment(
             uri=predictions,
             identity=chosen.identity,
             preprocessing=chosen.recipe.preprocess,
-            release=cohort.release_or(release) or chosen.release,
+            task=chosen.task_of(cohort, task),
         ),
         make_segmenter=functools.partial(
             stage.load_predictor, chosen.uris, chosen.sha256, chosen.asked
@@ -159,7 +160,7 @@ def submit(options: SubmitOptions) -> Summary:
     cohort = selected(options.cohort, options.selection)
     places = storage.absolute(options.predictions), storage.absolute(options.archive)
     summary = submission.submit(
-        cohort, *places, release=options.selection.release, overwrite=options.overwrite
+        cohort, *places, task=options.selection.meant(), overwrite=options.overwrite
     )
     for note in summary.notes:
         say(f"submit: {note}")

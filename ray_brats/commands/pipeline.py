@@ -17,9 +17,10 @@ from ray_brats.commands.arguments import (
     CsvOption,
     Length,
     RecipeChoice,
-    ReleaseOption,
     Rules,
+    TaskOption,
     found,
+    task_of,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -55,8 +56,8 @@ class RunOptions:
     workers: CountOption = None
     """Training processes; by default one a GPU, else two where two cores are free."""
     length: Length = field(default_factory=Length)
-    release: ReleaseOption = None
-    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
     keep_filtered: bool = False
     """Keep cases that the recipe's own rule would leave out."""
     rules: Rules = "both"
@@ -69,8 +70,8 @@ def run(options: RunOptions) -> RunSummary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
-    release = options.release
-    cohort = with_splits(found(options.cohort, release), options.split, options.seed)
+    task = task_of(options.task)
+    cohort = with_splits(found(options.cohort, task), options.split, options.seed)
     out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
@@ -104,13 +105,13 @@ def run(options: RunOptions) -> RunSummary:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
         chosen = card.choose([trained.bundle])
-        scored = masks.segment(held_out, predictions, chosen, resources, release=release)
+        scored = masks.segment(held_out, predictions, chosen, resources, task=task)
         evaluated = reports.measure(
             predictions,
             held_out,
             report,
             Options(
-                release=release,
+                task=task,
                 rules=options.rules,
                 raw_3_is_enhancing=recipe.preprocess.raw_3_is_enhancing,
             ),

@@ -93,7 +93,7 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
             call=masks.submit,
             examples=(
                 "submit masks cases challenge.zip",
-                "submit masks cases challenge.zip --release brats2023",
+                "submit masks cases challenge.zip --task gli-2023",
             ),
         ),
         Command(

@@ -13,7 +13,8 @@ from ray_brats.commands.arguments import (
     CohortArgument,
     FileOption,
     PredictionsArgument,
-    ReleaseOption,
+    TaskOption,
+    task_of,
     ReportArgument,
     Rules,
     Selection,
@@ -69,7 +70,7 @@ def evaluate(options: EvaluateOptions) -> Summary:
             storage.absolute(options.predictions),
             cohort,
             target,
-            Options(release=options.selection.release, rules=options.rules),
+            Options(task=options.selection.meant(), rules=options.rules),
             against=[storage.absolute(uri) for uri in options.against],
             training=training,
         )
@@ -121,8 +122,8 @@ class ShowOptions:
     """Go through all slices; the picture is a .gif."""
     overwrite: bool = False
     """Replace a picture that is there already, also if it was not made here."""
-    release: ReleaseOption = None
-    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
 
 
 def show(options: ShowOptions) -> Summary:
@@ -135,7 +136,7 @@ def show(options: ShowOptions) -> Summary:
         raise UsageError(f"--animate writes {figures.ANIMATED}: expected OUT.gif, not {picture}")
     if suffix == figures.ANIMATED and options.slice_index is not None:
         raise UsageError("--slice is one slice, a .gif goes through all: leave one of them out")
-    case = one_case(options.case, options.release)
+    case = one_case(options.case, task_of(options.task))
     read = [*case.images.values(), *filter(None, [case.segmentation])]
     if options.prediction:
         read.append(storage.absolute(options.prediction))
@@ -153,7 +154,7 @@ def draw(case: Case, options: ShowOptions) -> None:
     """Write the picture of a case; raises `CaseError` where there is nothing to draw."""
     from ray_brats.report import figures
 
-    images, label, other, spacing_mm = _volumes(case, options.prediction, options.release)
+    images, label, other, spacing_mm = _volumes(case, options.prediction)
     target = storage.absolute(options.picture)
     view: dict[str, Any] = {
         "plane": options.plane,
@@ -167,7 +168,7 @@ def draw(case: Case, options: ShowOptions) -> None:
     figures.save_figure(figure, target)
 
 
-def _volumes(case: Case, prediction: str | None, release: str | None) -> tuple[Any, Any, Any, Any]:
+def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
     """Up to three modalities of a case, its mask, the predicted one, and the voxel size in mm.
 
     All lie on the grid of the first modality, or the case is rejected.
@@ -187,6 +188,6 @@ def _volumes(case: Case, prediction: str | None, release: str | None) -> tuple[A
         raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
     uris = (case.segmentation, storage.absolute(prediction) if prediction else None)
     label, other = (
-        volume.read_mask(uri, case.release or release, grid=grid) if uri else None for uri in uris
+        volume.read_mask(uri, case.task, grid=grid) if uri else None for uri in uris
     )
     return {name: item.voxels_HWD for name, item in images.items()}, label, other, grid.spacing_mm

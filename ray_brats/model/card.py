@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_brats import tasks
 from ray_brats.cases import naming
+from ray_brats.cases.case import Cohort
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import folders, ownership, storage
-from ray_brats.labels import DEFAULT_RELEASE, REGIONS
+from ray_brats.labels import Task
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 
@@ -93,9 +95,23 @@ class Chosen:
     asked: Asked = AS_THEY_SAY
 
     @property
-    def release(self) -> str:
-        """Whose labels the first bundle writes."""
-        return str(self.cards[0].get("release") or DEFAULT_RELEASE)
+    def task(self) -> Task:
+        """Whose labels the first bundle writes where nothing else is asked for."""
+        return tasks.told_by(self.cards[0]) or tasks.DEFAULT
+
+    def task_of(self, cohort: Cohort, asked: Task | None = None) -> Task:
+        """Whose labels the masks of a cohort are to carry.
+
+        Args:
+            cohort: whose cases are to be segmented.
+            asked: the task that a caller names.
+
+        Raises:
+            UsageError: the cohort is of a task that these bundles have not learnt.
+        """
+        task = asked or cohort.task_or(self.task) or self.task
+        check_task(task, self.recipe, " and ".join(self.uris))
+        return task
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -197,10 +213,10 @@ def choose(
     recipes = [jsonform.from_json(Recipe, card["recipe"]) for card, _ in cards]
     first = recipes[0]
     for uri, other in zip(uris, recipes, strict=True):
-        if (other.preprocess, other.network.output) != (first.preprocess, first.network.output):
+        if _kind(other) != _kind(first):
             raise ArtefactError(
                 f"{uri} was trained on other inputs or outputs than {uris[0]}: only bundles of "
-                "one preprocessing can be averaged"
+                "one preprocessing and one task can be averaged"
             )
     return Chosen(
         uris=tuple(uris),
@@ -209,6 +225,23 @@ def choose(
         recipe=asked.of(_with_spacing(first, cards[0][0])),
         asked=asked,
     )
+
+
+def _kind(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.preprocess, recipe.outputs, recipe.targets
+
+
+def check_task(task: Task, recipe: Recipe, bundle: str) -> None:
+    """Raise `UsageError` where a recipe's network has not learnt what a task asks for."""
+    if task.targets != recipe.targets:
+        learnt = f"{', '.join(recipe.targets.region_names)} of "
+        learnt += ", ".join(recipe.targets.class_names[1:])
+        asked = f"{', '.join(task.targets.region_names)} of "
+        asked += ", ".join(task.targets.class_names[1:])
+        raise UsageError(
+            f"{bundle} segments {learnt}, but the task {task.name} has {asked}: expected a bundle "
+            f"that was trained on cases of {task.name}"
+        )
 
 
 def _with_spacing(recipe: Recipe, card: Mapping[str, Any]) -> Recipe:
@@ -227,8 +260,7 @@ def quality(card: Mapping[str, Any]) -> str:
         return "how good such masks are was not measured: the model has seen no validation case"
     intervals = validation.get("dice_ci95", {})
     measures = []
-    for region in REGIONS:
-        value = validation["dice"][region]
+    for region, value in validation["dice"].items():
         low, high = intervals.get(region, (None, None))
         measures.append(
             f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
@@ -287,8 +319,9 @@ def quality_of(
 
 def _learnt_tumours(card: Mapping[str, Any]) -> set[str]:
     """What the training cases were of, as `naming.tumour_of` has it; empty where nothing tells."""
-    of_release = naming.tumour_of_release(card.get("release"))
-    return set(card.get("tumours") or filter(None, [of_release]))
+    task = tasks.told_by(card)
+    of_task = naming.tumour_of_task(task.name) if task else None
+    return set(card.get("tumours") or filter(None, [of_task]))
 
 
 def _reasons(tumours: Iterable[str], unusual: int) -> str:

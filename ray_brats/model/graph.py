@@ -6,7 +6,7 @@ where ray_brats is not installed.
 
 Raw intensities of one case `(H, W, D, C)` in canonical orientation go in, at the spacing that the
 network has learnt from; the search for the background, crop, normalisation, windows, activation,
-thresholds and the rule on enhancing tumour follow; labels `(H, W, D)` of one release come out.
+thresholds and the rule on enhancing tumour follow; labels `(H, W, D)` of one task come out.
 Finding connected components is more than a graph should do: recipes with such a rule have no such
 signature.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats import labels
+from ray_brats.labels import Task
 from ray_brats.cases import background as background_rules
 from ray_brats.model import windows
 from ray_brats.model.predict import background
@@ -39,15 +40,15 @@ def obstacle(recipe: Recipe) -> str:
     return ""
 
 
-def segmenter(network: Network, recipe: Recipe, release: str) -> Callable[[Tensor], Tensor]:
+def segmenter(network: Network, recipe: Recipe, task: Task) -> Callable[[Tensor], Tensor]:
     """A function from raw intensities `(H, W, D, C)` float32 to `{"labels": (H, W, D) uint8}`.
 
     Args:
         network: the trained one.
         recipe: its preprocessing and inference, without an `obstacle`.
-        release: whose integers the labels are.
+        task: whose integers the labels are.
     """
-    table = labels.from_class_index(np.arange(labels.CLASS_COUNT), release)
+    table = labels.from_class_index(np.arange(recipe.targets.class_count), task)
 
     def segment(raw: Tensor) -> Tensor:
         image = _cleared(raw, allow_skull=recipe.preprocess.allow_skull)
@@ -199,7 +200,7 @@ def _probabilities(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
     mean = tf.add_n(passes) / len(passes)
     if recipe.preprocess.normalise == "zscore":
         brain = tf.reduce_any(image != 0, axis=-1, keepdims=True)
-        mean = tf.where(brain, mean, background(recipe.network))
+        mean = tf.where(brain, mean, background(recipe))
     return mean
 
 
@@ -245,7 +246,7 @@ def _sliding_window(network: Network, recipe: Recipe, image: Tensor) -> Tensor:
     _, total, weight_sum = tf.while_loop(
         lambda number, *_: number < tf.shape(starts)[0],
         body,
-        (tf.constant(0), zeros(background(recipe.network).size), zeros(1)),
+        (tf.constant(0), zeros(background(recipe).size), zeros(1)),
         # Windows side by side would need their memory side by side.
         parallel_iterations=1,
     )
@@ -271,12 +272,13 @@ def _decoded(probabilities: Tensor, recipe: Recipe) -> Tensor:
     if recipe.network.output == "classes":
         index = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
     else:
-        over = probabilities >= recipe.inference.threshold
-        whole, core, enhancing = tf.unstack(over, axis=-1)
-        core = core & whole
-        index = tf.where(whole, labels.EDEMA, labels.BACKGROUND)
-        index = tf.where(core, labels.NECROTIC, index)
-        index = tf.where(core & enhancing, labels.ENHANCING, index)
-    enhancing = index == labels.ENHANCING
+        over = tf.unstack(probabilities >= recipe.inference.threshold, axis=-1)
+        index = tf.fill(tf.shape(probabilities)[:3], labels.BACKGROUND)
+        for region, (paint, around) in zip(over, recipe.targets.painting, strict=True):
+            index = tf.where(region & (index == around), paint, index)
+    if recipe.targets.enhancing is None:
+        return index
+    paint, around = recipe.targets.enhancing
+    enhancing = index == paint
     few = tf.reduce_sum(tf.cast(enhancing, tf.int32)) < recipe.inference.min_enhancing_vox
-    return tf.where(enhancing & few, labels.NECROTIC, index)
+    return tf.where(enhancing & few, around, index)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ray_brats.labels import CLASS_COUNT, REGIONS
+from ray_brats.labels import Targets
 from ray_brats.metrics.original import CLASS_WEIGHT, SMOOTH
 
 Tensor = Any
@@ -27,16 +27,16 @@ def sum_over_replicas(value: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
-def class_targets(label: Tensor) -> Tensor:
-    """One-hot classes of a class-index map `(N, H, W, D)`: `(N, H, W, D, 4)` float32."""
-    return tf.one_hot(tf.cast(label, tf.int32), CLASS_COUNT)
+def class_targets(label: Tensor, targets: Targets) -> Tensor:
+    """One-hot classes of a class-index map `(N, H, W, D)`: `(N, H, W, D, K)` float32."""
+    return tf.one_hot(tf.cast(label, tf.int32), targets.class_count)
 
 
-def region_targets(label: Tensor) -> Tensor:
-    """WT, TC, ET of a class-index map `(N, H, W, D)`: `(N, H, W, D, 3)` float32."""
+def region_targets(label: Tensor, targets: Targets) -> Tensor:
+    """The learnt regions of a class-index map `(N, H, W, D)`: `(N, H, W, D, K)` float32."""
     masks = []
-    for classes in REGIONS.values():
-        hits = [tf.equal(label, tf.cast(index, label.dtype)) for index in classes]
+    for region in targets.learnt:
+        hits = [tf.equal(label, tf.cast(index, label.dtype)) for index in region.classes]
         masks.append(tf.reduce_any(tf.stack(hits), axis=0))
     return tf.cast(tf.stack(masks, axis=-1), tf.float32)
 
@@ -73,23 +73,27 @@ def _global_mean(terms: Tensor, all_sum: AllSum) -> Tensor:
     return total / count
 
 
-def dice_focal(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> tuple[Tensor, Tensor]:
+def dice_focal(
+    label: Tensor, probabilities: Tensor, targets: Targets, all_sum: AllSum
+) -> tuple[Tensor, Tensor]:
     """The original project's loss: 1 − mean(0.25 · Dice of each class) + focal."""
-    targets = class_targets(label)
-    dice = dice_per_channel(targets, probabilities, all_sum)
+    wanted = class_targets(label, targets)
+    dice = dice_per_channel(wanted, probabilities, all_sum)
     weighted = 1.0 - tf.reduce_mean(CLASS_WEIGHT * dice)
-    return weighted + categorical_focal(targets, probabilities, all_sum), dice
+    return weighted + categorical_focal(wanted, probabilities, all_sum), dice
 
 
-def dice_bce(label: Tensor, probabilities: Tensor, all_sum: AllSum) -> tuple[Tensor, Tensor]:
-    """1 − mean Dice of WT, TC, ET over the global batch, plus binary cross-entropy."""
-    targets = region_targets(label)
-    dice = dice_per_channel(targets, probabilities, all_sum)
-    loss = 1.0 - tf.reduce_mean(dice) + binary_crossentropy(targets, probabilities, all_sum)
+def dice_bce(
+    label: Tensor, probabilities: Tensor, targets: Targets, all_sum: AllSum
+) -> tuple[Tensor, Tensor]:
+    """1 − mean Dice of the learnt regions over the global batch, plus binary cross-entropy."""
+    wanted = region_targets(label, targets)
+    dice = dice_per_channel(wanted, probabilities, all_sum)
+    loss = 1.0 - tf.reduce_mean(dice) + binary_crossentropy(wanted, probabilities, all_sum)
     return loss, dice
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, AllSum], tuple[Tensor, Tensor]]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor, Targets, AllSum], tuple[Tensor, Tensor]]] = {
     "dice_focal": dice_focal,
     "dice_bce": dice_bce,
 }
@@ -97,7 +101,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, AllSum], tuple[Tensor, Tensor]]] = {
 
 
 def supervised(
-    name: str, label: Tensor, outputs: Sequence[Tensor], all_sum: AllSum
+    name: str, label: Tensor, outputs: Sequence[Tensor], targets: Targets, all_sum: AllSum
 ) -> tuple[Tensor, Tensor]:
     """A loss over the full-resolution output and the coarser ones that are supervised too.
 
@@ -107,7 +111,8 @@ def supervised(
     total, weights, dice = 0.0, 0.0, None
     for level, probabilities in enumerate(outputs):
         factor = tf.shape(label)[1] // tf.shape(probabilities)[1]
-        loss, score = LOSSES[name](label[:, ::factor, ::factor, ::factor], probabilities, all_sum)
+        coarse = label[:, ::factor, ::factor, ::factor]
+        loss, score = LOSSES[name](coarse, probabilities, targets, all_sum)
         dice = score if dice is None else dice
         total += loss * 0.5**level
         weights += 0.5**level

@@ -31,11 +31,11 @@ from ray_brats.cases.naming import ALIASES
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseRejected
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Targets
 from ray_brats.model import windows
 from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import costs
-from ray_brats.recipes.config import NetworkConfig, PreprocessConfig, Recipe
+from ray_brats.recipes.config import PreprocessConfig, Recipe
 
 Source = str | os.PathLike[str] | bytes | Volume
 """A path or URI, the bytes of a `.nii` or `.nii.gz`, or an array with its geometry."""
@@ -51,17 +51,19 @@ class Prediction:
     mask_native: LabelMap
     """Class indices, on the grid of the input files."""
     geometry: Geometry
+    targets: Targets
+    """What the indices mean."""
     regions_native: Probabilities | None = None
-    """Probability of WT, TC and ET on the same grid, `(H, W, D, 3)`; only on request."""
+    """Probability of each learnt region on the same grid, `(H, W, D, K)`; only on request."""
 
     def region_ml(self) -> dict[str, float]:
         """Volume of each region in millilitres."""
         mask, voxel_ml = self.mask_native, self.geometry.voxel_ml
         # A comparison a class: `bincount` takes ten times as long over bytes.
-        counts = [int(np.count_nonzero(mask == index)) for index in range(labels.CLASS_COUNT)]
+        counts = [int(np.count_nonzero(mask == index)) for index in range(self.targets.class_count)]
         return {
-            region: sum(counts[index] for index in members) * voxel_ml
-            for region, members in labels.REGIONS.items()
+            region.name: sum(counts[index] for index in region.classes) * voxel_ml
+            for region in self.targets.regions
         }
 
 
@@ -102,12 +104,17 @@ class Predictor:
         geometry = prepared.geometry.unresampled()
         regions = None
         if with_probabilities:
-            cropped = region_probabilities(probabilities, self.recipe.network)
+            cropped = region_probabilities(probabilities, self.recipe)
             cropped = prepared.geometry.to_unresampled(cropped)
             channels = (geometry.to_native(cropped[..., k]) for k in range(cropped.shape[-1]))
             regions = np.stack(list(channels), axis=-1)
         mask = geometry.to_native(self._decided(probabilities, prepared.geometry))
-        return Prediction(mask_native=mask, geometry=geometry, regions_native=regions)
+        return Prediction(
+            mask_native=mask,
+            geometry=geometry,
+            targets=self.recipe.targets,
+            regions_native=regions,
+        )
 
     def class_index(self, image_HWDC: Array, geometry: Geometry | None = None) -> LabelMap:
         """Class indices of a prepared image.
@@ -133,7 +140,7 @@ class Predictor:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
         mean, brain = self._mean(image_HWDC)
         if brain is not None:
-            np.copyto(mean, background(self.recipe.network), where=~brain[..., None])
+            np.copyto(mean, background(self.recipe), where=~brain[..., None])
         return mean
 
     def _mean(self, image_HWDC: Array) -> tuple[Probabilities, Mask | None]:
@@ -167,14 +174,15 @@ class Predictor:
     def decode(
         self, probabilities: Probabilities, brain: Mask | None = None, *, voxels_each: float = 1.0
     ) -> LabelMap:
-        """Class indices `(H, W, D)` from probabilities, nested ET ⊂ TC ⊂ WT.
+        """Class indices `(H, W, D)` from probabilities; see `labels.from_regions`.
 
         Args:
             probabilities: `(H, W, D, K)`.
             brain: `(H, W, D)`; voxels outside it are background.
             voxels_each: how many voxels here one of the recipe's rules is.
         """
-        inference = self.recipe.inference
+        inference, targets = self.recipe.inference, self.recipe.targets
+        outermost = [k for k, (_, on) in enumerate(targets.painting) if on == labels.BACKGROUND]
         threshold = np.float32(inference.threshold)
         index: LabelMap = np.zeros(probabilities.shape[:3], np.uint8)
 
@@ -185,21 +193,25 @@ class Predictor:
                 if brain is not None:
                     index[rows] *= brain[rows]
                 return
-            whole = part[..., 0] >= threshold
+            whole = part[..., outermost[0]] >= threshold
+            for number in outermost[1:]:
+                whole |= part[..., number] >= threshold
             if brain is not None:
                 whole &= brain[rows]
             # The other regions lie within, and few voxels do.
             tumour = np.flatnonzero(whole)
             over = part.reshape(-1, part.shape[-1])[tumour] >= threshold
-            index[rows].reshape(-1)[tumour] = labels.from_regions(over)
+            index[rows].reshape(-1)[tumour] = labels.from_regions(over, targets)
 
         windows.in_slabs(work, len(index))
         least_vox = round(inference.min_component_vox * voxels_each)
         if least_vox > 1:
             drop_small_components(index, least_vox)
-        enhancing = index == labels.ENHANCING
-        if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox * voxels_each:
-            index[enhancing] = labels.NECROTIC
+        if targets.enhancing and inference.min_enhancing_vox:
+            paint, around = targets.enhancing
+            enhancing = index == paint
+            if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox * voxels_each:
+                index[enhancing] = around
         return index
 
 
@@ -225,23 +237,20 @@ def _read(source: Source, name: str, *, exact: bool) -> Volume:
     return volume.parse(source, name, exact=exact)
 
 
-def background(network: NetworkConfig) -> npt.NDArray[np.float32]:
+def background(recipe: Recipe) -> npt.NDArray[np.float32]:
     """The probabilities `(K,)` of a voxel that certainly is background."""
-    if network.output == "regions":
-        return np.zeros(len(labels.REGIONS), np.float32)
-    certain = np.zeros(labels.CLASS_COUNT, np.float32)
-    certain[labels.BACKGROUND] = 1
+    certain = np.zeros(len(recipe.outputs), np.float32)
+    if recipe.network.output == "classes":
+        certain[labels.BACKGROUND] = 1
     return certain
 
 
-def region_probabilities(probabilities: Probabilities, network: NetworkConfig) -> Probabilities:
-    """Probability of WT, TC and ET `(H, W, D, 3)` from a network's output."""
-    if network.output == "regions":
+def region_probabilities(probabilities: Probabilities, recipe: Recipe) -> Probabilities:
+    """Probability of each learnt region `(H, W, D, K)` from a network's output."""
+    if recipe.network.output == "regions":
         return probabilities
-    members = labels.REGIONS.values()
-    return np.stack(
-        [probabilities[..., list(classes)].sum(axis=-1) for classes in members], axis=-1
-    )
+    members = [list(region.classes) for region in recipe.targets.learnt]
+    return np.stack([probabilities[..., classes].sum(axis=-1) for classes in members], axis=-1)
 
 
 def drop_small_components(index: LabelMap, least_vox: int) -> None:

@@ -1,6 +1,6 @@
 """The folder of predictions: what lies in it, how that is called, and what determines it.
 
-predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the release's labels
+predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the task's labels
 predictions/<case_id>.json      the sidecar
 predictions/scores.parquet      the ledger: one row a case
 predictions/score.json          what made them; written last
@@ -11,6 +11,7 @@ goes on where another ended.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 import ray_brats
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
@@ -29,7 +30,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import ledger, local, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.model.predict import STAGE_VERSION, Prediction
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig
@@ -39,9 +40,7 @@ _SHOWN = 3
 _MASK = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 TABLE = "scores.parquet"
 DESCRIPTION = "score.json"
-VOLUMES = {region: f"{region.lower()}_ml" for region in labels.REGIONS}
-"""Region to the column of its volume."""
-COLUMNS = {
+_COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
     "reason": pa.string(),
@@ -49,8 +48,18 @@ COLUMNS = {
     "attempts": pa.int64(),
     "seconds": pa.float64(),
     "remarks": pa.string(),
-    **{column: pa.float64() for column in VOLUMES.values()},
 }
+
+
+def volume_column(region: str) -> str:
+    """The ledger's column of a region's volume."""
+    return f"{region.lower()}_ml"
+
+
+def columns_of(targets: Targets) -> dict[str, pa.DataType]:
+    """The ledger's columns, with their types."""
+    volumes = {volume_column(region): pa.float64() for region in targets.region_names}
+    return {**_COLUMNS, **volumes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +67,8 @@ class ScoreSummary(Summary):
     """What scoring a cohort did."""
 
     predictions: str = field(metadata=ledger.PLACE)
-    release: str
+    task: str
+    """Its name."""
     processed: int
     skipped: int
     notes: Sequence[str] = ()
@@ -75,19 +85,19 @@ class Predictions:
     identity: Mapping[str, Any]
     """What makes the masks: bundles by sha256, options."""
     preprocessing: PreprocessConfig
-    release: str
+    task: Task
     """Whose labels the masks carry."""
 
     def work_of(self, case: Case) -> Work:
         """One case, and the key of all that its mask depends on."""
         inputs = case.inputs(self.preprocessing.modalities)
         inputs.pop("seg", None)
-        stage = {"release": self.release, "stage": STAGE_VERSION}
+        stage = {"task": tasks.as_json(self.task), "stage": STAGE_VERSION}
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
             key=jsonform.fingerprint(inputs, dict(self.identity), stage, self.preprocessing),
-            payload={"case": case.as_row(), "release": self.release},
+            payload={"case": case.as_row(), "task": json.dumps(tasks.as_json(self.task))},
             outputs=(mask_name(case.case_id),),
         )
 
@@ -109,11 +119,11 @@ class Predictions:
             done: rows of those that were done now.
         """
         rows = ledger.in_order([*finished, *done, *cohort.rejected])
-        ledger.write_table(storage.join(self.uri, TABLE), rows, COLUMNS)
+        ledger.write_table(storage.join(self.uri, TABLE), rows, columns_of(self.task.targets))
         counts = ledger.counts(rows)
         description = {
             "identity": dict(self.identity),
-            "release": self.release,
+            "task": tasks.as_json(self.task),
             "counts": counts,
             "versions": {"ray_brats": ray_brats.__version__},
         }
@@ -121,7 +131,7 @@ class Predictions:
         ownership.end(self.uri)
         return ScoreSummary(
             predictions=self.uri,
-            release=self.release,
+            task=self.task.name,
             counts=counts,
             processed=len(done),
             skipped=len(finished),
@@ -233,19 +243,19 @@ def case_of(item: Work) -> Case:
     return Case.from_row(item.payload["case"])
 
 
-def release_of(item: Work) -> str:
+def task_of(item: Work) -> Task:
     """Whose labels the mask of a work carries."""
-    release: str = item.payload["release"]
-    return release
+    return tasks.from_json(json.loads(item.payload["task"]))
 
 
 def save(
     item: Work, index: LabelMap, geometry: Geometry, remarks: Sequence[str] = ()
 ) -> tuple[CaseRow, list[str]]:
     """Write the mask of class indices on the crop of a geometry; what `put` returns."""
-    mask = geometry.to_native(index)
-    raw = labels.from_class_index(mask, release_of(item))
-    volumes_ml = Prediction(mask_native=mask, geometry=geometry).region_ml()
+    mask, task = geometry.to_native(index), task_of(item)
+    raw = labels.from_class_index(mask, task)
+    prediction = Prediction(mask_native=mask, geometry=geometry, targets=task.targets)
+    volumes_ml = prediction.region_ml()
     return put(item, encode_mask(raw, geometry), volumes_ml, remarks)
 
 
@@ -263,5 +273,5 @@ def put(
     name = mask_name(item.case_id)
     # The sidecar vouches for its size.
     storage.write_bytes(storage.join(item.folder, name), content, synced=False)
-    facts: dict[str, Any] = {VOLUMES[region]: round(ml, 6) for region, ml in volumes_ml.items()}
+    facts: dict[str, Any] = {volume_column(region): round(ml, 6) for region, ml in volumes_ml.items()}
     return CaseRow(case_id=item.case_id, facts=facts | ledger.remarked(remarks)), [name]

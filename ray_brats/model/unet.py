@@ -12,26 +12,26 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from ray_brats.labels import CLASS_COUNT, REGIONS
-from ray_brats.recipes.config import NetworkConfig
+from ray_brats.recipes.config import Recipe
 
 NEGATIVE_SLOPE = 0.01
 REFINING_CHANNELS = 8
 """A multiple of eight: what oneDNN's kernels work in."""
 
 
-def build(config: NetworkConfig, channels: int, *, seed: int) -> Any:
-    """A `keras.Model`, initialised from `seed` alone: the same on every rank.
+def build(recipe: Recipe, *, seed: int) -> Any:
+    """A recipe's `keras.Model`, initialised from `seed` alone: the same on every rank.
+
+    Its input has a channel for each modality, its output one for each of `Recipe.outputs`.
 
     With deep supervision its output is a list, finest first; `for_inference` gives the
     network that has the first alone.
     """
     keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config.precision)
+    keras.config.set_dtype_policy(recipe.network.precision)
     try:
-        make = _baseline if config.kind == "baseline" else _standard
-        return make(config, channels)
+        return (_baseline if recipe.network.kind == "baseline" else _standard)(recipe)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -41,17 +41,20 @@ def for_inference(model: Any) -> Any:
     return model if len(model.outputs) == 1 else keras.Model(model.inputs[0], model.outputs[0])
 
 
-def _logits(features: Any, config: NetworkConfig) -> Any:
-    channels = CLASS_COUNT if config.output == "classes" else len(REGIONS)
-    return layers.Conv3D(channels, 1, dtype="float32")(features)
+def _input(recipe: Recipe) -> Any:
+    return keras.Input((None, None, None, len(recipe.preprocess.modalities)), name="image")
 
 
-def _probabilities(logits: Any, config: NetworkConfig) -> Any:
-    activation = "softmax" if config.output == "classes" else "sigmoid"
+def _logits(features: Any, recipe: Recipe) -> Any:
+    return layers.Conv3D(len(recipe.outputs), 1, dtype="float32")(features)
+
+
+def _probabilities(logits: Any, recipe: Recipe) -> Any:
+    activation = "softmax" if recipe.network.output == "classes" else "sigmoid"
     return layers.Activation(activation, dtype="float32")(logits)
 
 
-def _baseline(config: NetworkConfig, channels: int) -> Any:
+def _baseline(recipe: Recipe) -> Any:
     """The original's blocks: conv, dropout, conv; max-pooling down, transposed conv up."""
 
     def block(x: Any, width: int, dropout: float) -> Any:
@@ -60,8 +63,9 @@ def _baseline(config: NetworkConfig, channels: int) -> Any:
         x = layers.Dropout(dropout)(x)
         return layers.Conv3D(width, 3, **kwargs)(x)
 
+    config = recipe.network
     dropouts = [min(0.1 * (1 + level // 2), 0.3) for level in range(len(config.widths))]
-    inputs = keras.Input((None, None, None, channels), name="image")
+    inputs = _input(recipe)
     x, skips = inputs, []
     for width, dropout in zip(config.widths[:-1], dropouts[:-1], strict=True):
         x = block(x, width, dropout)
@@ -73,11 +77,11 @@ def _baseline(config: NetworkConfig, channels: int) -> Any:
     ):
         x = layers.Conv3DTranspose(width, 2, strides=2, padding="same")(x)
         x = block(layers.Concatenate()([x, skip]), width, dropout)
-    probabilities = _probabilities(_logits(x, config), config)
+    probabilities = _probabilities(_logits(x, recipe), recipe)
     return keras.Model(inputs, probabilities, name="baseline_unet")
 
 
-def _standard(config: NetworkConfig, channels: int) -> Any:
+def _standard(recipe: Recipe) -> Any:
     """Instance norm, leaky ReLU, strided convolutions down, transposed ones up."""
 
     def unit(x: Any, width: int, stride: int = 1) -> Any:
@@ -87,7 +91,7 @@ def _standard(config: NetworkConfig, channels: int) -> Any:
         x = InstanceNorm()(x)
         return layers.LeakyReLU(negative_slope=NEGATIVE_SLOPE)(x)
 
-    inputs = keras.Input((None, None, None, channels), name="image")
+    config, inputs = recipe.network, _input(recipe)
     seen, skips = inputs, []
     if config.local_contrast_vox:
         local = LocalContrast(config.local_contrast_vox, dtype="float32")(inputs)
@@ -106,11 +110,11 @@ def _standard(config: NetworkConfig, channels: int) -> Any:
         x = layers.Conv3DTranspose(width, 2, strides=2, padding="same", use_bias=False)(x)
         x = layers.Concatenate()([x, skips[level]])
         x = unit(unit(x, width), width)
-    logits = _logits(x, config)
+    logits = _logits(x, recipe)
     if config.stem_stride == 2:
         logits = _refine(Upsample()(logits), seen)
-    outputs = [logits, *(_logits(features, config) for features in coarse)]
-    outputs = [_probabilities(logits, config) for logits in outputs]
+    outputs = [logits, *(_logits(features, recipe) for features in coarse)]
+    outputs = [_probabilities(logits, recipe) for logits in outputs]
     return keras.Model(
         inputs, outputs if config.deep_supervision else outputs[0], name="standard_unet"
     )

@@ -12,6 +12,8 @@ from typing import Literal
 
 from ray_brats.arrays import Shape, Spacing
 from ray_brats.errors import UsageError
+from ray_brats.labels import Targets
+from ray_brats.tasks import GLIOMA
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
 LATER = {"later": True}
@@ -41,7 +43,8 @@ class PreprocessConfig:
     min_labelled_share: float = 0.0
     """A case with a mask is kept only where more than this share of the crop is labelled."""
     raw_3_is_enhancing: bool = False
-    """Read label 3 of a release until 2021 as enhancing tumour (the original project's rule)."""
+    """Read a label 3 that the task does not define as enhancing tumour (the original project's
+    rule)."""
     allow_skull: bool = field(default=False, metadata=LATER)
     """Take also scans that do not look like a brain alone; see `cases.background`."""
 
@@ -85,7 +88,8 @@ class NetworkConfig:
     stem_stride: Literal[1, 2] = 1
     """2: the finest level works at half of the resolution (cheap; coarser outlines)."""
     output: Literal["classes", "regions"] = "regions"
-    """`classes`: softmax over background and three tissues; `regions`: sigmoid per WT, TC, ET."""
+    """`classes`: softmax over background and the task's classes; `regions`: a sigmoid for each
+    region that is learnt."""
     local_contrast_vox: int | None = None
     """The network also sees each modality relative to its surroundings, averaged with weights that
     fall to half at half of this distance; None: as it is alone."""
@@ -134,8 +138,8 @@ class TrainConfig:
     foreground_share: float = 0.5
     """Share of the patches that are centred on a tumour voxel."""
     foreground: Literal["tumour", "region"] = "tumour"
-    """`tumour`: any of them is as likely; `region`: first WT, TC or ET is drawn, then a voxel of
-    it, so that small cores are seen as often as large edemas."""
+    """`tumour`: any of them is as likely; `region`: first a region is drawn, then a voxel of it, so
+    that small cores are seen as often as large edemas."""
     flip: bool = True
     """Mirror each axis with probability one half."""
     intensity_jitter: float = 0.1
@@ -143,7 +147,7 @@ class TrainConfig:
     carve_probability: float = 0.0
     """Share of the patches that get the tumour of another case as well; see `samples.carve`."""
     tumour_probability: float = 0.0
-    """Share of the patches whose WT, TC and ET become brighter or darker, each in each channel."""
+    """Share of the patches whose regions become brighter or darker, each in each channel."""
     zoom_probability: float = 0.0
     """Share of the patches that are magnified or shrunk; how far: see `augmentation`."""
     noise_probability: float = 0.0
@@ -223,7 +227,7 @@ class InferenceConfig:
     threshold: float = 0.5
     """Probability from which a voxel belongs to a region (`output="regions"`)."""
     min_enhancing_vox: int = 0
-    """Fewer enhancing voxels than this in a whole case are taken for necrotic core."""
+    """Fewer enhancing voxels than this in a whole case are taken for the class around them."""
     min_component_vox: int = 0
     """Connected pieces (26 neighbours) of tumour smaller than this are background. A graph
     cannot find them: a bundle with this rule has no `segment` signature."""
@@ -244,6 +248,15 @@ class Recipe:
     network: NetworkConfig
     train: TrainConfig
     inference: InferenceConfig
+    targets: Targets = field(default=GLIOMA, metadata=LATER)
+    """What is learnt and segmented: those of the dataset's task."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each channel of the network's output is: a class, or a region that is learnt."""
+        if self.network.output == "classes":
+            return self.targets.class_names
+        return tuple(region.name for region in self.targets.learnt)
 
     def __post_init__(self) -> None:
         divisor = self.network.divisor_vox

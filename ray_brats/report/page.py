@@ -253,10 +253,10 @@ def _original(summary: Mapping[str, Any]) -> str:
     )
 
 
-def notes(release: str | None, rules: str, rejected: bool) -> list[str]:
+def notes(task: str | None, rules: str, rejected: bool) -> list[str]:
     """Sentences under the answer: how labels were read, and what is left out."""
-    sentences = [f"Labels read as {release}.", f"Rules: {rules}."]
-    if release == "brats2024":
+    sentences = [f"Labels read as {task}.", f"Rules: {rules}."]
+    if task == "brats2024":
         sentences.append("The resection cavity (label 4) belongs to no region here.")
     if rejected:
         sentences.append("Cases that could not be used are listed and not scored.")

@@ -25,7 +25,7 @@ def pictures(
     scored: Sequence[Row],
     cases: Mapping[str, Case],
     predictions: Mapping[str, str],
-    release: str | None,
+    task: str | None,
     *,
     raw_3_is_enhancing: bool = False,
 ) -> list[Picture]:
@@ -36,7 +36,7 @@ def pictures(
             has a prediction.
         cases: by `case_id`.
         predictions: URI of the mask, by `case_id`.
-        release: whose labels the masks carry.
+        task: whose labels the masks carry.
         raw_3_is_enhancing: of the references; see `labels.to_class_index`.
     """
     ranked = sorted(scored, key=lambda row: (_mean_dice(row), row["case_id"]))
@@ -52,7 +52,7 @@ def pictures(
         dices = ", ".join(f"{item['region']} {item[key]:.3f}" for item in row["regions"])
         title = f"{row['case_id']}, {kind}: {words} {dices}"
         case, mask_uri = cases[row["case_id"]], predictions[row["case_id"]]
-        picture = _picture(case, mask_uri, release, title, raw_3_is_enhancing)
+        picture = _picture(case, mask_uri, task, title, raw_3_is_enhancing)
         shown += [picture] if picture else []
     return shown
 
@@ -68,7 +68,7 @@ def _mean_dice(row: Row) -> float:
 
 
 def _picture(
-    case: Case, prediction_uri: str, release: str | None, title: str, raw_3_is_enhancing: bool
+    case: Case, prediction_uri: str, task: str | None, title: str, raw_3_is_enhancing: bool
 ) -> Picture | None:
     """None where the case has no image, or one that cannot be drawn behind its masks."""
     name = next((kind for kind in _BACKGROUNDS if kind in case.images), None)
@@ -76,10 +76,10 @@ def _picture(
         return None
     try:
         reference = volume.read_mask(
-            case.segmentation, release, raw_3_is_enhancing=raw_3_is_enhancing
+            case.segmentation, task, raw_3_is_enhancing=raw_3_is_enhancing
         )
         grid = volume.read_header(case.segmentation).geometry
-        prediction = volume.read_mask(prediction_uri, release, grid=grid)
+        prediction = volume.read_mask(prediction_uri, task, grid=grid)
         image = volume.read(case.images[name])
     except CaseError:
         return None  # the case is scored on its masks; only the picture is missing

@@ -24,6 +24,7 @@ from ray.serve.schema import LoggingConfig
 
 from ray_brats.engine import cluster
 from ray_brats.errors import StageFailed, UsageError
+from ray_brats.labels import Task
 from ray_brats.serve import replica
 from ray_brats.serve.handles import RemoteJobs, segment_by
 from ray_brats.serve.http.access import Keys, Pseudonyms, deployment_key
@@ -48,7 +49,9 @@ READY_SECONDS = 5.0
 class ModelReplica(replica.Model):
     """`replica.Model` over the bundles of a name."""
 
-    def __init__(self, settings: ServeSettings, name: str, pinned: tuple[str, ...]) -> None:
+    def __init__(
+        self, settings: ServeSettings, name: str, pinned: tuple[str, ...], task: Task
+    ) -> None:
         load = functools.partial(
             replica.load,
             settings.models[name],
@@ -56,7 +59,7 @@ class ModelReplica(replica.Model):
             asked=settings.asked,
             threads=max(1, math.floor(settings.cpus)),
         )
-        super().__init__(load, pinned, settings.limits)
+        super().__init__(load, pinned, settings.limits, task)
 
 
 class JobsReplica:
@@ -174,7 +177,7 @@ def application(args: Mapping[str, Any] | ServeSettings) -> Any:
             health_check_period_s=5,
             **scaled,
             **drained,
-        ).bind(settings, name, model.bundles)
+        ).bind(settings, name, model.bundles, model.task)
         for name, model in described.items()
     }
     light = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": INGRESS_ONGOING}

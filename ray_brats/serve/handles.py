@@ -20,11 +20,11 @@ def segment_by(handles: Mapping[str, Any]) -> Segment:
     """Asks models through their Serve handles."""
 
     async def segment(
-        name: str, images: Mapping[str, bytes | str], release: str
+        name: str, images: Mapping[str, bytes | str], task: str
     ) -> Answer | Refusal:
         for _ in range(ATTEMPTS):
             try:
-                answer: Answer | Refusal = await handles[name].segment.remote(dict(images), release)
+                answer: Answer | Refusal = await handles[name].segment.remote(dict(images), task)
                 return answer
             except BackPressureError as error:
                 raise Refusal(429, "all places are taken: try again later", "", 10) from error

@@ -6,6 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_brats import tasks
+from ray_brats.cases import naming
+from ray_brats.errors import UsageError
+from ray_brats.labels import Task
 from ray_brats.serve.limits import Refusal
 
 
@@ -26,7 +30,7 @@ class Answer:
 
 
 Segment = Callable[[str, Mapping[str, bytes | str], str], Awaitable[Answer | Refusal]]
-"""Model name, images (canonical modality to bytes or URI) and release to a replica's answer.
+"""Model name, images (canonical modality to bytes or URI) and task's name to a replica's answer.
 
 A replica returns the refusal of a case and does not raise it: Serve logs what is raised, with the
 names of files. Who asks may raise one, where there is no replica to answer.
@@ -35,11 +39,11 @@ names of files. Who asks may raise one, where there is no replica to answer.
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """An answer, with the model that was asked and the release whose labels its mask carries."""
+    """An answer, with the model that was asked and the name of the task of its mask."""
 
     answer: Answer
     model: str
-    release: str
+    task: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +52,34 @@ class ServedModel:
 
     name: str
     modalities: tuple[str, ...]
-    release: str
+    task: Task
+    """Whose labels it writes where nothing else is asked for."""
     card: Mapping[str, Any]
     default: bool = False
     capacity: int = 2
     """Cases that its replicas work on at a time."""
+
+    def task_named(self, name: str) -> Task:
+        """Its own task or one of the field; raises `Refusal` 422 for one that it has not learnt."""
+        try:
+            task = self.task if name == self.task.name else tasks.named(name)
+        except UsageError as error:
+            raise Refusal(422, str(error), "task") from error
+        if task.targets != self.task.targets:
+            raise Refusal(
+                422,
+                f"the model {self.name} segments {', '.join(self.task.targets.region_names)} as in "
+                f"{self.task.name}, and has not learnt {task.name}",
+                "task",
+            )
+        return task
+
+    def task_of(self, case_id: str) -> Task:
+        """The task of a case by its name, else its own; raises `Refusal` 422 as `task_named`."""
+        possible = naming.tasks_of(case_id)
+        if not possible:
+            return self.task
+        return tasks.fitting(possible, self.task.targets) or self.task_named(possible[0])
 
     @property
     def bundles(self) -> tuple[str, ...]:
@@ -69,5 +96,5 @@ class Submission:
     """Canonical modality to the bytes of its file or its URI."""
     cohort: str | None = None
     output: str | None = None
-    release: str | None = None
+    task: str | None = None
     """Whose labels the body asks for; the query may do so too, and comes first."""

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed
+from ray_brats.labels import Task
 from ray_brats.model import predict
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Prediction, Predictor
@@ -61,21 +62,25 @@ class Model:
     """
 
     def __init__(
-        self, make: MakePredictor, bundles: Sequence[str] = (), limits: Limits | None = None
+        self,
+        make: MakePredictor,
+        bundles: Sequence[str] = (),
+        limits: Limits | None = None,
+        task: Task = tasks.DEFAULT,
     ) -> None:
         self._predictor, self._recipe = make()
         self._limits = limits or Limits()
-        self._bundles = tuple(bundles)
+        self._bundles, self._task = tuple(bundles), task
         # A lock of threads: a request that is cancelled does not end the pass that it began.
         self._one_pass = threading.Lock()
         self._began: float | None = None
 
-    async def segment(self, images: Mapping[str, bytes | str], release: str) -> Answer | Refusal:
+    async def segment(self, images: Mapping[str, bytes | str], task: str) -> Answer | Refusal:
         """The mask of one case, or why there is none.
 
         Args:
             images: canonical modality to the bytes of a file, or its URI.
-            release: whose labels the mask carries.
+            task: name of the one whose labels the mask carries.
         """
         began, gone = time.monotonic(), threading.Event()
         uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
@@ -85,7 +90,7 @@ class Model:
             read = time.monotonic()
             prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
             segmented = time.monotonic()
-            mask = await asyncio.to_thread(_encoded, prediction, release)
+            mask = await asyncio.to_thread(_encoded, prediction, self._task_named(task))
         except asyncio.CancelledError:
             gone.set()
             raise
@@ -131,6 +136,9 @@ class Model:
             finally:
                 self._began = None
 
+    def _task_named(self, name: str) -> Task:
+        return self._task if name == self._task.name else tasks.named(name)
+
     def check_health(self) -> None:
         """Raises where a forward pass hangs."""
         began = self._began
@@ -148,6 +156,6 @@ def _header(source: bytes | str, kind: str) -> Header:
     return nifti.read_header(source[: nifti.HEAD_BYTES], kind)
 
 
-def _encoded(prediction: Prediction, release: str) -> bytes:
-    raw = labels.from_class_index(prediction.mask_native, release)
+def _encoded(prediction: Prediction, task: Task) -> bytes:
+    raw = labels.from_class_index(prediction.mask_native, task)
     return encode_mask(raw, prediction.geometry)

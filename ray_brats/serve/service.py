@@ -158,13 +158,13 @@ class Service:
         # A client that goes away must not take the answer from the others.
         return await asyncio.shield(self._looked)
 
-    async def segment(self, model: ServedModel, submission: Submission, release: str) -> Answer:
+    async def segment(self, model: ServedModel, submission: Submission, task: str) -> Answer:
         """The answer of a model; raises `Refusal` where it has none."""
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
-                answer = await self._segment(model.name, submission.images, release)
+                answer = await self._segment(model.name, submission.images, task)
         except TimeoutError:
             raise Refusal(503, "the model did not answer in time", "", 60) from None
         if isinstance(answer, Refusal):

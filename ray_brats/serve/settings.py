@@ -103,7 +103,7 @@ def describe(settings: ServeSettings) -> dict[str, ServedModel]:
         models[name] = ServedModel(
             name=name,
             modalities=tuple(chosen.recipe.preprocess.modalities),
-            release=chosen.release,
+            task=chosen.task,
             card={**facts, "identity": chosen.identity},
             default=not models,
             capacity=ONGOING * settings.replicas,

@@ -54,7 +54,7 @@ OUTLINES = {name: f"{name}_outline" for name in ("references", "predictions")}
 class Options:
     """How masks are read, and what is measured."""
 
-    release: str | None = None
+    task: str | None = None
     """Whose labels masks carry, where the cohort's names do not tell."""
     rules: str = "both"
     """`legacy`, `lesionwise` or `both`."""
@@ -118,9 +118,9 @@ class _Scored:
         """The cases that were scored on a mask, not for the want of one."""
         return [row for row in self.cases if row.get("original")]
 
-    def warnings(self, of: str, release: str | None) -> list[str]:
+    def warnings(self, of: str, task: str | None) -> list[str]:
         """What looks like no glioma in the masks of `OUTLINES`."""
-        return anatomy.warnings(anatomy.of_rows(self.cases, OUTLINES[of]), of, release)
+        return anatomy.warnings(anatomy.of_rows(self.cases, OUTLINES[of]), of, task)
 
     def failures(self) -> list[CaseRow]:
         """The cases that are not as they should be, without scores."""
@@ -147,7 +147,7 @@ def evaluate(
         against: other folders of predictions for the same cases, to compare with.
         training: lines of `metrics.jsonl`, for the report's curves.
     """
-    options = dataclasses.replace(options, release=cohort.release_or(options.release))
+    options = dataclasses.replace(options, task=cohort.task_or(options.task))
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
     # All of them are there before any is scored.
@@ -170,7 +170,7 @@ def evaluate(
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
         comparison=comparison.compare(rows) if against else None,
-        notes=_notes(sets, options.release),
+        notes=_notes(sets, options.task),
     )
     keys = [item.keys for item in sets.values()]
     failures = [row.as_json() for row in result.failures]
@@ -217,13 +217,13 @@ def _score(
     )
 
 
-def _notes(sets: Mapping[str, _Scored], release: str | None) -> list[str]:
+def _notes(sets: Mapping[str, _Scored], task: str | None) -> list[str]:
     """What to say of the references, and of the masks of each set, by name where there are two."""
     # Every set is compared with the same references.
-    notes = next(iter(sets.values())).warnings("references", release)
+    notes = next(iter(sets.values())).warnings("references", task)
     for name, item in sets.items():
         prefix = f"{name}: " if len(sets) > 1 else ""
-        own = [*item.masks.notes(), *item.warnings("predictions", release)]
+        own = [*item.masks.notes(), *item.warnings("predictions", task)]
         notes += [prefix + note for note in own]
     return notes
 
@@ -241,7 +241,7 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
-    how = [options.release, options.rules, options.raw_3_is_enhancing]
+    how = [options.task, options.rules, options.raw_3_is_enhancing]
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(
         case_id=case.case_id,
@@ -259,7 +259,7 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
         raise CaseRejected("the case has no reference segmentation to score against")
     geometry = volume.read_header(case.segmentation).geometry
     reference = volume.read_mask(
-        case.segmentation, options.release, raw_3_is_enhancing=options.raw_3_is_enhancing
+        case.segmentation, options.task, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
     facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference).as_json()}
     how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
@@ -282,7 +282,7 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
 def _prediction(pair: _Pair, reference: Geometry) -> LabelMap:
     if pair.prediction_uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
-    return volume.read_mask(pair.prediction_uri, pair.options.release, grid=reference)
+    return volume.read_mask(pair.prediction_uri, pair.options.task, grid=reference)
 
 
 def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
@@ -318,7 +318,7 @@ def _page(
         [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
         {case_id: file.uri for case_id, file in main.masks.of_case.items()},
-        options.release,
+        options.task,
         raw_3_is_enhancing=options.raw_3_is_enhancing,
     )
     return report.render_html(
@@ -331,6 +331,6 @@ def _page(
             training=training,
             labels=summary.summarise_labels(main.rows("labels")),
             comparison=result.comparison or {},
-            notes=report.notes(options.release, options.rules, bool(cohort.rejected)),
+            notes=report.notes(options.task, options.rules, bool(cohort.rejected)),
         )
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import ray_brats
+from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
@@ -85,6 +86,7 @@ def preprocess(
         keep_filtered: do not apply the recipe's rule on the labelled share.
         limit_seconds: the longest that a case may take.
     """
+    task = cohort.task_or(None)
     work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
     output = ledger.Output(
         uri=dataset_uri,
@@ -93,8 +95,8 @@ def preprocess(
         inputs=cohort.files(),
     )
     finished, todo = ledger.split_finished(work, output)
-    tasks = mapping.Tasks(task=prepare, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
-    done = mapping.map_cases(todo, tasks, title="preprocess", limit_seconds=limit_seconds)
+    how = mapping.Tasks(task=prepare, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
+    done = mapping.map_cases(todo, how, title="preprocess", limit_seconds=limit_seconds)
     facts = {case.case_id: case for case in cases}
     rows = ledger.in_order(
         [_with_facts(row, facts[row.case_id]) for row in [*finished, *done]] + list(cohort.rejected)
@@ -106,7 +108,7 @@ def preprocess(
         "recipe": recipe.name,
         "preprocess": jsonform.as_json(recipe.preprocess),
         "modalities": list(recipe.preprocess.modalities),
-        "release": cohort.release_or(None),
+        "task": tasks.as_json(task) if task else None,
         "stage_version": STAGE_VERSION,
         "versions": {"ray_brats": ray_brats.__version__},
         "counts": counts,
@@ -128,9 +130,10 @@ def preprocess(
 
 
 def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
+    task = tasks.as_json(case.task) if case.task else None
     key = jsonform.fingerprint(
         case.inputs(options.modalities),
-        {"release": case.release, "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
+        {"task": task, "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
         options,
     )
     payload = {

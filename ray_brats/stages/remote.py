@@ -19,13 +19,14 @@ from typing import Any
 
 import httpx
 
-from ray_brats import labels
+from ray_brats import tasks
 from ray_brats.cases import preprocess
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
 from ray_brats.files import retry, storage
 from ray_brats.files.ledger import CaseRow, Work
-from ray_brats.model import predictions
+from ray_brats.labels import Task
+from ray_brats.model import card, predictions
 from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
 from ray_brats.recipes import jsonform
@@ -45,7 +46,8 @@ class Remote:
 
     client: httpx.Client
     model: str
-    release: str
+    task: Task
+    """Whose labels it writes where nothing else is asked for."""
     recipe: Recipe
     identity: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
@@ -85,7 +87,7 @@ def connect(url: str, model: str | None = None) -> Remote:
         return Remote(
             client=client,
             model=chosen["name"],
-            release=chosen["release"],
+            task=tasks.from_json(chosen["task_definition"]),
             recipe=jsonform.from_json(Recipe, chosen["card"]["recipe"]),
             identity=chosen["card"]["identity"],
         )
@@ -98,7 +100,7 @@ def score_through(
     cohort: Cohort,
     predictions_uri: str,
     *,
-    release: str | None = None,
+    task: Task | None = None,
     workers: int | None = None,
 ) -> ScoreSummary:
     """Segment every case that is not segmented yet; the summary of `score.score`.
@@ -107,15 +109,16 @@ def score_through(
         remote: who segments.
         cohort: the cases; its rejected rows enter the ledger.
         predictions_uri: where the masks go.
-        release: whose labels the masks carry, where the cohort's names do not tell.
+        task: whose labels the masks carry, where the cohort's names do not tell.
         workers: requests side by side.
     """
-    fallback = release or remote.release
+    wanted = task or cohort.task_or(remote.task) or remote.task
+    card.check_task(wanted, remote.recipe, f"the model {remote.model}")
     target = Predictions(
         uri=predictions_uri,
         identity=remote.identity,
         preprocessing=remote.recipe.preprocess,
-        release=cohort.release_or(fallback) or fallback,
+        task=wanted,
     )
     finished, todo = target.split_finished(cohort)
     concurrency = workers or CONCURRENCY
@@ -126,13 +129,13 @@ def score_through(
         Progress("score", len(todo)) as progress,
         ThreadPoolExecutor(concurrency) as pool,
     ):
-        tasks = [
+        calls = [
             pool.submit(retry.complete, item, lambda item: _segment(remote, item), timed=True)
             for item in todo
         ]
         try:
-            for task in as_completed(tasks):
-                done.append(task.result())
+            for call in as_completed(calls):
+                done.append(call.result())
                 progress.update(len(done))
         except KeyboardInterrupt:
             remote.stop.set()
@@ -147,14 +150,15 @@ def _segment(remote: Remote, item: Work) -> tuple[CaseRow, list[str]]:
     case, config = predictions.case_of(item), remote.recipe.preprocess
     uris = preprocess.files_of(case, config, with_mask=False)
     files = {kind: (f"{kind}.nii.gz", _content(uri)) for kind, uri in uris.items()}
-    answer = _knock(remote, files, predictions.release_of(item))
+    answer = _knock(remote, files, predictions.task_of(item).name)
     if answer.status_code != httpx.codes.OK:
         raise _refused(answer, uris)
     made_by = answer.headers.get("X-Ray-Brats-Bundle", "").split(",")
     if made_by != list(remote.identity["bundles"]):
         raise CaseGivenUp("the service has other bundles than at the start: score once more")
     volumes_ml = {
-        region: float(answer.headers[f"X-Ray-Brats-{region}-ML"]) for region in labels.REGIONS
+        region: float(answer.headers[f"X-Ray-Brats-{region}-ML"])
+        for region in remote.recipe.targets.region_names
     }
     return predictions.put(item, answer.content, volumes_ml)
 
@@ -166,9 +170,9 @@ def _content(uri: str) -> bytes:
         raise CaseRejected("no such file", uri) from error
 
 
-def _knock(remote: Remote, files: Mapping[str, Any], release: str) -> httpx.Response:
+def _knock(remote: Remote, files: Mapping[str, Any], task: str) -> httpx.Response:
     """The answer of a service that may be busy or starting again; it says itself when to ask."""
-    query = urllib.parse.urlencode({"model": remote.model, "release": release})
+    query = urllib.parse.urlencode({"model": remote.model, "task": task})
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
     while True:
         why, asked = "", 0.0

@@ -1,7 +1,7 @@
 """`submit`: the challenge's zip, which holds every case of a cohort or is not written.
 
-Since 2018 the challenges ask for one `<case>.nii.gz` a case, by the release's own case names, at
-the top of a zip, with the shape, the affine and the labels of the release.
+Since 2018 the challenges ask for one `<case>.nii.gz` a case, by the task's own case names, at
+the top of a zip, with the shape, the affine and the labels of the task.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.labels import Task
 from ray_brats.model import predictions
 from ray_brats.model.predictions import mask_name
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The first moment a zip can name: equal masks give equal bytes."""
-SAME_NAMES = {"brats2024": "brats2023"}
-"""Releases that name their cases as another one does."""
-
 _GZIP = b"\x1f\x8b"
 _COMMENT = b"ray-brats"
 """Of our zips: one of them may be replaced by the next."""
@@ -41,7 +39,8 @@ class SubmitSummary(Summary):
 
     submission: str | None = field(metadata=ledger.PLACE)
     """None where a mask has a problem."""
-    release: str
+    task: str
+    """Its name."""
     notes: Sequence[str]
 
 
@@ -50,7 +49,7 @@ def submit(
     predictions_uri: str,
     zip_uri: str,
     *,
-    release: str | None,
+    task: Task | None,
     overwrite: bool = False,
 ) -> SubmitSummary:
     """Check every mask against its case, then write the zip; a problem leaves no zip.
@@ -59,16 +58,16 @@ def submit(
         cohort: the cases the challenge asks for.
         predictions_uri: holds `<case_id>.nii.gz`, or as `predictions.find_masks` reads it.
         zip_uri: where the zip goes.
-        release: whose labels the masks carry, where the cohort's names do not tell.
+        task: whose labels the masks carry, where the cohort's names do not tell.
         overwrite: replace a zip that is there.
 
     Raises:
         UsageError: nobody says whose labels these are, the name is no zip's, there is such a file
             already, or no mask is there.
     """
-    chosen = cohort.release_or(release)
+    chosen = cohort.task_or(task)
     if chosen is None:
-        raise UsageError(f"the names in {cohort.uri} do not tell the release: pass --release")
+        raise UsageError(f"the names in {cohort.uri} do not tell the task: pass --task")
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
     masks = predictions.find_masks(predictions_uri, cohort)
@@ -80,7 +79,7 @@ def submit(
             case.case_id: storage.join(predictions_uri, mask_name(case.case_id))
             for case in cohort.cases
         } | {case_id: file.uri for case_id, file in masks.of_case.items()}
-        check = functools.partial(_check, uris=uris, release=chosen)
+        check = functools.partial(_check, uris=uris, task=chosen)
         checked = list(pool.map(check, cohort.cases))
     rows = [*(row for row, _ in checked), *cohort.rejected]
     failures = [row for row in rows if row.status != "ok"]
@@ -89,7 +88,7 @@ def submit(
         storage.write_bytes(zip_uri, zip_bytes(content))
     return SubmitSummary(
         submission=None if failures else zip_uri,
-        release=chosen,
+        task=chosen.name,
         all_or_nothing=True,
         counts={"ok": len(rows) - len(failures), "rejected": len(failures)},
         notes=masks.notes(),
@@ -97,19 +96,19 @@ def submit(
     )
 
 
-def _check(case: Case, uris: Mapping[str, str], release: str) -> tuple[CaseRow, bytes | None]:
+def _check(case: Case, uris: Mapping[str, str], task: Task) -> tuple[CaseRow, bytes | None]:
     """The row of a case, and the bytes of its mask where that may be handed in."""
     try:
-        content = _valid_mask(case, uris[case.case_id], release)
+        content = _valid_mask(case, uris[case.case_id], task)
         return CaseRow(case_id=case.case_id), content
     except CaseError as error:
         return retry.failed_row(case.case_id, error), None
 
 
-def _valid_mask(case: Case, uri: str, release: str) -> bytes:
+def _valid_mask(case: Case, uri: str, task: Task) -> bytes:
     """The bytes of a mask, gzipped; `CaseRejected` says what the challenge would not accept."""
-    if naming.release_of(case.case_id) != SAME_NAMES.get(release, release):
-        raise CaseRejected(f"{release} has no case of this name: the challenge would not match it")
+    if task.name not in naming.tasks_of(case.case_id):
+        raise CaseRejected(f"{task.name} has no case of this name: the challenge would not match it")
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -122,7 +121,7 @@ def _valid_mask(case: Case, uri: str, release: str) -> bytes:
     difference = same_grid(mask.geometry, grid)
     if difference:
         raise CaseRejected(f"the mask does not lie on the grid of its case: {difference}", uri)
-    volume.class_indices(mask, release, uri)
+    volume.class_indices(mask, task, uri)
     if (mask.geometry.axes, mask.geometry.flips) != (grid.axes, grid.flips):
         # The challenge compares voxels as they are stored.
         return volume.encode_mask(grid.to_native(mask.voxels_HWD.astype(np.uint8)), grid)

@@ -6,6 +6,7 @@ What a run holds stands in `training.run`. This module is the driver's side; eac
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -61,6 +62,8 @@ def train(
     check_seen(description_uri(data.uri), cluster)
     if hang_seconds <= 0:
         raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
+    if data.task is not None:
+        recipe = dataclasses.replace(recipe, targets=data.task.targets)
     claimed = run.begin(run_uri, run.describe(data, recipe, workers), existing=existing)
     if claimed is None:
         say(f"train: {run_uri} is finished; nothing to do")

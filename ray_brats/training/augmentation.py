@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from ray_brats.arrays import Shape
-from ray_brats.labels import REGIONS
+from ray_brats.labels import Targets
 from ray_brats.model.losses import region_targets
 from ray_brats.recipes.config import AUGMENTATIONS, TrainConfig
 from ray_brats.training.samples import ZOOM_RANGE
@@ -31,7 +31,7 @@ GAMMA_RANGE = (0.7, 1.5)
 
 
 def augment(
-    image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig
+    image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig, targets: Targets
 ) -> tuple[Tensor, Tensor]:
     """Change a batch at random; the same keys give the same result.
 
@@ -41,6 +41,7 @@ def augment(
         label: `(N, H, W, D)` uint8.
         keys: `(N, 2)` int32.
         train: how often what happens.
+        targets: what the labels are.
 
     Returns:
         Image and label, of `train.patch_vox`.
@@ -49,7 +50,8 @@ def augment(
     for number in range(train.batch_per_worker):
         patch, mask, key = image[number], label[number], keys[number]
         if train.tumour_probability > 0:
-            patch = _retoned(patch, mask, key, train)
+            wanted = region_targets(mask[None], targets)[0]
+            patch = _retoned(patch, wanted, key, train)
         if train.zoom_probability > 0:
             patch, mask = _zoomed(patch, mask, key, train)
         if train.flip:
@@ -93,18 +95,18 @@ def _sometimes(
 # --- tumour ----------------------------------------------------------------------------
 
 
-def _retoned(image: Tensor, label: Tensor, key: Tensor, train: TrainConfig) -> Tensor:
-    """The patch, or the patch with WT, TC and ET each brighter or darker in each channel.
+def _retoned(image: Tensor, regions: Tensor, key: Tensor, train: TrainConfig) -> Tensor:
+    """The patch, or the patch with its regions each brighter or darker in each channel.
 
     How much a tumour enhances, and how bright its edema is, differs from patient to patient by
     more than a few cases show.
     """
 
     def change(own: Tensor) -> Tensor:
-        shape = (len(REGIONS), image.shape[-1])
+        shape = (regions.shape[-1], image.shape[-1])
         offsets = TUMOUR_DEVIATION * tf.random.stateless_normal(shape, own)
         # Mean of the 27 neighbours: a step exactly at the border would give it away.
-        soft = tf.nn.avg_pool3d(region_targets(label[None]), 3, 1, "SAME")[0]
+        soft = tf.nn.avg_pool3d(regions[None], 3, 1, "SAME")[0]
         brain = tf.cast(tf.not_equal(image, 0.0), tf.float32)
         return image + tf.tensordot(soft, offsets, 1) * brain
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_brats.arrays import Array
-from ray_brats.recipes.config import TrainConfig
+from ray_brats.recipes.config import Recipe
 from ray_brats.training import samples
 from ray_brats.training.data import PreparedCase
 from ray_brats.training.samples import SampleStream, carve, draw_location
@@ -44,10 +44,11 @@ class BatchStream:
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], train: TrainConfig, *, rank: int, ranks: int
+        self, cases: Sequence[PreparedCase], recipe: Recipe, *, rank: int, ranks: int
     ) -> None:
         self._cases = list(cases)
-        self._train = train
+        self._train = train = recipe.train
+        self._regions = recipe.targets if train.foreground == "region" else None
         self._rank, self._ranks = rank, ranks
         self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
         self._size = train.batch_per_worker * train.accumulate
@@ -105,7 +106,7 @@ class BatchStream:
             label,
             train.patch_vox,
             foreground_share=foreground_share,
-            foreground=train.foreground,
+            regions=self._regions,
             rng=rng,
         )
         if train.zoom_probability:

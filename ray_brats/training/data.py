@@ -24,16 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_brats import tasks
 from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, local, storage
 from ray_brats.files.ledger import Row
+from ray_brats.labels import Task
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 
 IMAGE, LABEL, GEOMETRY, SIDECAR = "image.npy", "label.npy", "case.json", "done.json"
 """The files of one case, in `case_uri`."""
-_REQUIRED = ("preprocess", "recipe", "fingerprint", "release")
+_REQUIRED = ("preprocess", "recipe", "fingerprint")
 
 
 def description_uri(dataset_uri: str) -> str:
@@ -73,8 +75,8 @@ class Dataset:
     uri: str
     fingerprint: str
     """Hash of all that training sees; other cases may come and go."""
-    release: str | None
-    """The release whose labels the masks carried."""
+    task: Task | None
+    """What the masks hold; None where no case has one, or nothing told."""
     training: tuple[DatasetCase, ...]
     validation: tuple[DatasetCase, ...]
     unlabelled: int
@@ -120,12 +122,12 @@ def read_dataset(uri: str, recipe: Recipe, *, fold: int | None = None) -> Datase
     if all(labelled_vox[case.case_id] == 0 for case in training):
         raise UsageError(
             f"{uri}: none of the {len(training)} case(s) to train on has a voxel of tumour: check "
-            "that the masks are those of these cases and that --release tells what they mean"
+            "that the masks are those of these cases and that --task tells what they mean"
         )
     return Dataset(
         uri=uri,
         fingerprint=description["fingerprint"],
-        release=description["release"],
+        task=tasks.told_by(description),
         training=training,
         validation=tuple(case for case in members if case.split == "val"),
         unlabelled=len(usable) - len(labelled),

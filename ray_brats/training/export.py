@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import ray_brats
-from ray_brats import arrays, labels
+from ray_brats import arrays, labels, tasks
 from ray_brats.cases import volume
 from ray_brats.errors import ArtefactError
 from ray_brats.files import folders, storage
+from ray_brats.labels import Task
 from ray_brats.metrics import summary
 from ray_brats.model import bundle, graph, unet
 from ray_brats.model import card as modelcard
@@ -59,7 +60,7 @@ def export_run(
         ArtefactError: the checkpoint is damaged, or a reloaded model differs.
     """
     recipe, chosen = source.recipe, source.checkpoint
-    model = unet.build(recipe.network, len(recipe.preprocess.modalities), seed=0)
+    model = unet.build(recipe, seed=0)
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
     card = {**source.facts, "measured": measured}
@@ -73,8 +74,7 @@ def _measured(facts: Mapping[str, Any]) -> dict[str, Any]:
     by_case = list(facts.get("dice_by_case", {}).values())
     if by_case:
         measured["dice_ci95"] = {
-            region: summary.interval([case[region] for case in by_case])
-            for region in labels.REGIONS
+            region: summary.interval([case[region] for case in by_case]) for region in by_case[0]
         }
         measured["dice_of_cases"] = by_case
     return measured
@@ -104,31 +104,31 @@ def write(
         model: a `keras.Model`.
         recipe: goes into the card whole.
         uri: where the bundle goes; a bundle already there is replaced.
-        facts: more of the card: label release, training cases by hash, measured scores.
+        facts: more of the card: label task, training cases by hash, measured scores.
         put: what carries the bundle there, as `folders.put` does.
         slim: the SavedModel alone, two fifths of the bytes.
 
     Raises:
         ArtefactError: a reloaded model does not give the outputs of the one in memory.
     """
-    release = facts.get("release") or labels.DEFAULT_RELEASE
+    task = tasks.told_by(facts) or tasks.DEFAULT
     with tempfile.TemporaryDirectory(prefix="ray-brats-bundle-") as name:
         folder = Path(name) / "bundle"
         folder.mkdir()
-        _save_model(model, recipe, release, folder / "saved_model")
+        _save_model(model, recipe, task, folder / "saved_model")
         if not slim:
             model.save(folder / "model.keras")
             model.save(folder / "model.h5", include_optimizer=False)
         _compare(model, folder, recipe)
-        _compare_segment(folder, recipe, release)
-        card = {
+        _compare_segment(folder, recipe, task)
+        card: dict[str, Any] = {
             "format_version": modelcard.FORMAT_VERSION,
             "architecture": jsonform.as_json(recipe.network),
             "recipe": jsonform.as_json(recipe),
             "modalities": list(recipe.preprocess.modalities),
             "patch_vox": list(recipe.train.patch_vox),
             "parameters": int(model.count_params()),
-            "signatures": _describe_signatures(recipe, release, facts.get("spacing_mm")),
+            "signatures": _describe_signatures(recipe, task, facts.get("spacing_mm")),
             "versions": versions(),
             "intended_use": INTENDED_USE,
             "limits": list(LIMITS),
@@ -141,7 +141,7 @@ def write(
     return card
 
 
-def _save_model(model: Any, recipe: Recipe, release: str, folder: Path) -> None:
+def _save_model(model: Any, recipe: Recipe, task: Task, folder: Path) -> None:
     channels = len(recipe.preprocess.modalities)
 
     def network(batch: Any) -> Any:
@@ -154,22 +154,21 @@ def _save_model(model: Any, recipe: Recipe, release: str, folder: Path) -> None:
     signatures = {"serve": module.serve, "serving_default": module.serve}
     if not graph.obstacle(recipe):
         case = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
-        whole = graph.segmenter(network, recipe, release)
+        whole = graph.segmenter(network, recipe, task)
         module.segment = tf.function(whole, input_signature=[case], autograph=False)
         signatures["segment"] = module.segment
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def _describe_signatures(
-    recipe: Recipe, release: str, learnt_mm: Sequence[float] | None
+    recipe: Recipe, task: Task, learnt_mm: Sequence[float] | None
 ) -> dict[str, Any]:
     """What goes into and comes out of the SavedModel, for those who load it without ray_brats."""
     names = ", ".join(recipe.preprocess.modalities)
-    outputs = labels.REGIONS if recipe.network.output == "regions" else labels.CLASS_NAMES
     serve = {
         "input": f"image: float32 (N, H, W, D, C), preprocessed {names}; sides that are multiples "
         f"of {recipe.network.divisor_vox}",
-        "output": f"float32 (N, H, W, D, {len(outputs)}): probabilities of {', '.join(outputs)}",
+        "output": f"float32 (N, H, W, D, {len(recipe.outputs)}): probabilities of {', '.join(recipe.outputs)}",
     }
     obstacle = graph.obstacle(recipe)
     if obstacle:
@@ -180,8 +179,8 @@ def _describe_signatures(
         "input": f"image: float32 (H, W, D, C), raw intensities of {names} of one case in "
         "canonical orientation (LPS: indices grow to the left, to posterior, to superior)"
         f"{spacing}",
-        "output": f"labels: uint8 (H, W, D) on the same grid, the integers of {release}",
-        "labels": labels.legend(release),
+        "output": f"labels: uint8 (H, W, D) on the same grid, the integers of {task.name}",
+        "labels": task.legend,
     }
     return {"serve": serve, "segment": segment}
 
@@ -207,7 +206,7 @@ def _compare(model: Any, folder: Path, recipe: Recipe) -> None:
             )
 
 
-def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
+def _compare_segment(folder: Path, recipe: Recipe, task: Task) -> None:
     """The reloaded `segment` must give the Predictor's mask of a made-up head."""
     loaded = tf.saved_model.load(str(folder / "saved_model"))
     if "segment" not in loaded.signatures:
@@ -224,7 +223,7 @@ def _compare_segment(folder: Path, recipe: Recipe, release: str) -> None:
     case = {name: volume.from_array(head[..., k], lps) for k, name in enumerate(names)}
     mask = Predictor([bundle.forward_of(loaded)], recipe).segment(case).mask_native
     given = loaded.signatures["segment"](image=tf.constant(head))["labels"].numpy()
-    agreeing = float(np.mean(given == labels.from_class_index(mask, release)))
+    agreeing = float(np.mean(given == labels.from_class_index(mask, task)))
     if agreeing < SEGMENT_AGREES:
         raise ArtefactError(
             f"the SavedModel's `segment` gives the Predictor's mask in {agreeing:.4%} of the "

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import labels
 from ray_brats.errors import StageFailed
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint, validation
@@ -82,7 +81,7 @@ class Loop:
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
         self.trainee = Trainee(strategy, recipe)
-        self.stream = BatchStream(data.training, recipe.train, rank=rank, ranks=self.ranks)
+        self.stream = BatchStream(data.training, recipe, rank=rank, ranks=self.ranks)
         self.step = 0
         self.loss = math.nan
         self.pace = Pace(
@@ -154,14 +153,11 @@ class Loop:
     def _report_step(self, result: StepResult, rate: float) -> None:
         seconds = self.pace.step_seconds[-1]
         patches = self.ranks * self.recipe.train.batch_per_worker * self.recipe.train.accumulate
-        channels = (
-            list(labels.REGIONS) if self.recipe.network.output == "regions" else labels.CLASS_NAMES
-        )
         self.hooks.event(
             {
                 "step": self.step,
                 "loss": result.loss,
-                "soft_dice": dict(zip(channels, result.dice, strict=True)),
+                "soft_dice": dict(zip(self.recipe.outputs, result.dice, strict=True)),
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": rate,
                 "step_seconds": round(seconds, 4),

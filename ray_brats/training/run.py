@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray_brats
+from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, ledger, storage
@@ -125,7 +126,7 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
-        "release": data.release,
+        "task": tasks.as_json(data.task) if data.task else None,
         "spacing_mm": data.spacing_mm and list(data.spacing_mm),
         "tumours": sorted({name for name in tumours if name}) or None,
         "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
@@ -272,7 +273,7 @@ class Trained:
     cases: Mapping[str, int]
     """How many, for `training` and `validation`."""
     facts: Mapping[str, Any]
-    """What the model card says of the data: `release`, and the sha256 of each case's image;
+    """What the model card says of the data: `task`, and the sha256 of each case's image;
     later also the size of voxels and which tumours."""
     checkpoint: Checkpoint
 
@@ -303,15 +304,21 @@ def choose(run_uri: str, name: str | None = None) -> Trained:
 
 
 def _facts(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
-    if "release" not in description:
+    if not _tells_task(description):
         # Runs of before that was written down, of which exporting again mends an old bundle.
         description = storage.read_json_or_none(storage.join(run.bundle_uri, CARD)) or {}
-    if "release" not in description:
+    if not _tells_task(description):
         raise UsageError(
             f"{run.uri} does not say whose labels it was trained on, and has no bundle that does: "
             "go on with it by `ray-brats train DATASET RUN --resume`, which writes both"
         )
-    names = ("release", "training_cases_sha256", "validation_cases_sha256")
+    names = ("training_cases_sha256", "validation_cases_sha256")
     # Runs of before do not tell the size of their voxels, nor do all names tell a tumour.
     later = [name for name in ("spacing_mm", "tumours") if description.get(name) is not None]
-    return {name: description.get(name) for name in (*names, *later)}
+    task = tasks.told_by(description)
+    facts = {name: description.get(name) for name in (*names, *later)}
+    return {"task": tasks.as_json(task) if task else None, **facts}
+
+
+def _tells_task(description: Mapping[str, Any]) -> bool:
+    return "task" in description or "release" in description

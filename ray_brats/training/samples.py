@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
 import edt
 import numpy as np
 
 from ray_brats.arrays import Array, PatchLocation, Shape
-from ray_brats.labels import REGIONS
+from ray_brats.labels import Targets
 
 ZOOM_RANGE = (0.85, 1.2)
 """How far a patch is shrunk or magnified at most."""
@@ -44,7 +42,7 @@ def draw_location(
     *,
     foreground_share: float,
     rng: np.random.Generator,
-    foreground: Literal["tumour", "region"] = "tumour",
+    regions: Targets | None = None,
 ) -> PatchLocation:
     """A random patch; with probability `foreground_share` centred on a labelled voxel.
 
@@ -53,14 +51,14 @@ def draw_location(
         patch_vox: size of the patch.
         foreground_share: 0–1.
         rng: draws everything.
-        foreground: which labelled voxel; see `config.TrainConfig`.
+        regions: each of whose regions is as likely to be met; None: each labelled voxel is.
     """
     shape = label_HWD.shape
     if rng.random() < foreground_share:
         labelled = np.flatnonzero(label_HWD)
-        if foreground == "region":
-            members = list(REGIONS.values())[rng.integers(len(REGIONS))]
-            within = labelled[np.isin(label_HWD.reshape(-1)[labelled], members)]
+        if regions is not None:
+            region = regions.learnt[rng.integers(len(regions.learnt))]
+            within = labelled[np.isin(label_HWD.reshape(-1)[labelled], region.classes)]
             labelled = within if within.size else labelled
         if labelled.size:
             centre = np.unravel_index(labelled[rng.integers(labelled.size)], shape)

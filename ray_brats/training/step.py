@@ -44,14 +44,14 @@ class Trainee:
 
     def __init__(self, strategy: Any, recipe: Recipe) -> None:
         self._strategy, self._train = strategy, recipe.train
+        self._targets = recipe.targets
         self._ranks = int(strategy.num_replicas_in_sync)
-        channels = len(recipe.preprocess.modalities)
         with strategy.scope():
-            self.model = unet.build(recipe.network, channels, seed=recipe.train.seed)
+            self.model = unet.build(recipe, seed=recipe.train.seed)
             self.optimizer = _optimizer(recipe.train)
             self.optimizer.build(self.model.trainable_variables)
         # Outside the scope: a plain copy on each rank, for validation and export.
-        self.averaged = unet.build(recipe.network, channels, seed=recipe.train.seed)
+        self.averaged = unet.build(recipe, seed=recipe.train.seed)
         self._forward: Callable[[Any], Any] = functools.partial(self.model, training=True)
         if recipe.train.xla:
             # The network alone: collectives cannot be inside, and losses are cheap.
@@ -103,13 +103,14 @@ class Trainee:
         return local(measures)[0], [local(gradient)[0] for gradient in gradients]
 
     def _replica_gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
-        image, label = augment(image, label, keys, self._train)
+        image, label = augment(image, label, keys, self._train, self._targets)
         with tf.GradientTape() as tape:
             outputs = self._forward(image)
             loss, dice = losses.supervised(
                 self._train.loss,
                 label,
                 outputs if isinstance(outputs, list | tuple) else [outputs],
+                self._targets,
                 losses.sum_over_replicas,
             )
             # Keras sums gradients over replicas, and each holds the loss of all.

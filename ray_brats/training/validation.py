@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ray_brats import labels
 from ray_brats.labels import LabelMap
 from ray_brats.metrics import original
 from ray_brats.metrics import scores as metrics
@@ -41,7 +40,7 @@ def forward_of(model: Any) -> Callable[[Any], Any]:
 def score_names(recipe: Recipe) -> list[str]:
     """What `scores` measures of each case: Dice of the regions, and the original's figures."""
     soft = recipe.network.output == "classes"
-    return [*labels.REGIONS, *(original.ORIGINAL_FIGURES if soft else ())]
+    return [*recipe.targets.region_names, *(original.ORIGINAL_FIGURES if soft else ())]
 
 
 def scores(
@@ -66,7 +65,9 @@ def scores(
         image, label = np.asarray(case.image()), np.asarray(case.label())
         probabilities = predictor.probabilities(image)
         index = predictor.decode(probabilities)
-        values = [metrics.region_dice(label, index, region) for region in labels.REGIONS]
+        values = [
+            metrics.region_dice(label, index, region) for region in recipe.targets.regions
+        ]
         if soft:
             values += original.original_figures_soft(label, probabilities).values()
         row[:] = values
@@ -88,12 +89,13 @@ def summary(recipe: Recipe, case_ids: Sequence[str], rows: np.ndarray[Any, Any])
     """
     names = score_names(recipe)
     by_name = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
-    dice = {region: by_name.pop(region) for region in labels.REGIONS}
+    regions = recipe.targets.region_names
+    dice = {region: by_name.pop(region) for region in regions}
     means: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
     if by_name:
         means["original_soft_on_crops"] = by_name
     means["dice_by_case"] = {
-        case_id: dict(zip(labels.REGIONS, row[: len(labels.REGIONS)].tolist(), strict=True))
+        case_id: dict(zip(regions, row[: len(regions)].tolist(), strict=True))
         for case_id, row in zip(case_ids, rows, strict=True)
     }
     return means

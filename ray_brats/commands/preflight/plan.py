@@ -19,7 +19,8 @@ from ray_brats.commands.arguments import (
     FileOption,
     Length,
     RecipeChoice,
-    ReleaseOption,
+    TaskOption,
+    task_of,
     found,
 )
 from ray_brats.commands.preflight import rates as tables
@@ -78,8 +79,8 @@ class PlanOptions:
     """Training processes; by default as train chooses."""
     rates: FileOption = None
     """TOML table of rates, instead of the one that ships with ray-brats."""
-    release: ReleaseOption = None
-    """What the labels mean, where file names do not tell: brats2018 to brats2024."""
+    task: TaskOption = None
+    """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
 
 
 def plan(options: PlanOptions) -> Summary:
@@ -112,7 +113,7 @@ def _usable(options: PlanOptions, recipe: Recipe) -> int:
     """How many cases of the cohort have all modalities of the recipe."""
     assert options.cohort is not None
     wanted = set(recipe.preprocess.modalities)
-    cohort = found(options.cohort, options.release)
+    cohort = found(options.cohort, task_of(options.task))
     cases = sum(wanted <= set(case.images) for case in cohort.cases)
     left_out = len(cohort.cases) + len(cohort.rejected) - cases
     if left_out:

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 import ray_brats
-from ray_brats.cases import naming
+from ray_brats import tasks
 from ray_brats.cases.phantom import phantom_archive
 from ray_brats.serve import niivue
 from ray_brats.serve.http import documents, multipart, uploads
@@ -53,21 +53,25 @@ async def read_submission(request: Request, model: ServedModel, limits: Limits) 
     )
 
 
-def _asked_release(request: Request) -> str | None:
-    """Whose labels the query asks for; raises `Refusal` 422 for a release that there is not."""
-    release = request.query_params.get("release")
-    return None if release is None else uploads.checked_release(release)
+def _asked_task(request: Request) -> str | None:
+    """Whose labels the query asks for, as `task` or, of old, `release`."""
+    return request.query_params.get("task") or request.query_params.get("release")
 
 
-def _release(asked: str | None, submission: Submission, model: ServedModel) -> str:
-    """The release that is asked for, else that of the case's name, else the bundle's."""
-    return asked or naming.release_of(submission.case_id or "") or model.release
+def _task(asked: str | None, submission: Submission, model: ServedModel) -> str:
+    """The task that is asked for, else that of the case's name, else the bundle's; its name.
+
+    Raises `Refusal` 422 for one that the model has not learnt.
+    """
+    if asked is not None:
+        return model.task_named(asked).name
+    return model.task_of(submission.case_id or "").name
 
 
 def _mask(segmentation: Segmentation) -> Response:
     """A mask, with what made it and what its integers mean."""
     answer, model = segmentation.answer, segmentation.model
-    headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Release": segmentation.release}
+    headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Task": segmentation.task}
     headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
     headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
     if answer.remarks:
@@ -100,28 +104,28 @@ def _add_cases(app: FastAPI, service: Service) -> None:
     async def segment(request: Request) -> Response:
         """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
         model = service.model(request)
-        asked_release = _asked_release(request)
+        asked_task = _asked_task(request)
         service.check_place(model)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
         if submission.cohort is not None:
             raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
         request.state.case = submission.case_id
-        release = _release(asked_release or submission.release, submission, model)
+        task = _task(asked_task or submission.task, submission, model)
         async with service.admitted(model):
-            answer = await service.segment(model, submission, release)
+            answer = await service.segment(model, submission, task)
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(
                 {
                     "model": model.name,
                     "bundles": answer.bundles,
-                    "release": release,
+                    "task": task,
                     "volumes_ml": answer.volumes_ml,
                     "remarks": answer.remarks,
                     "case_id": submission.case_id,
                 }
             )
-        return _mask(Segmentation(answer=answer, model=model.name, release=release))
+        return _mask(Segmentation(answer=answer, model=model.name, task=task))
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
@@ -129,15 +133,15 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     async def submit(request: Request) -> Response:
         """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
         model = service.model(request)
-        asked_release = _asked_release(request)
+        asked_task = _asked_task(request)
         await service.jobs.check_room(promised_bytes(request.headers) or 0)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
-            asked_release = asked_release or submission.release
-            release = _release(asked_release, submission, model)
+            asked_task = asked_task or submission.task
+            task = _task(asked_task, submission, model)
             job_request, files = request_of(
-                submission, model.name, release, asked_release, request.state.caller
+                submission, model.name, task, asked_task, request.state.caller
             )
             job = await service.jobs.submit(job_request, files)
         accepted = {"id": job.id, "state": job.state}
@@ -181,7 +185,9 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "name": model.name,
                 "default": model.default,
                 "modalities": list(model.modalities),
-                "release": model.release,
+                "task": model.task.name,
+                "task_definition": tasks.as_json(model.task),
+                "targets": tasks.targets_as_json(model.task.targets, model.task.integers),
                 "card": dict(model.card),
             }
             for model in service.models.values()

@@ -11,7 +11,7 @@ DESCRIPTION = (
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _NUMBER = {"type": "number"}
-_VOLUMES = {"type": "object", "properties": dict.fromkeys(("WT", "TC", "ET"), _NUMBER)}
+_VOLUMES = {"type": "object", "additionalProperties": _NUMBER}
 _ERROR = {"type": "object", "properties": {"error": _TEXT, "file": _TEXT}, "required": ["error"]}
 _BINARY = {"type": "string", "format": "binary"}
 _JOB = {
@@ -72,13 +72,13 @@ _IMAGES = {
         "images": {"type": "object", "additionalProperties": _TEXT},
         "cohort": _TEXT,
         "output": _TEXT,
-        "release": _TEXT,
+        "task": _TEXT,
     },
 }
 _FORM = {
     "type": "object",
     "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY)
-    | {"case_id": _TEXT, "release": _TEXT},
+    | {"case_id": _TEXT, "task": _TEXT},
 }
 _BODY = {
     "requestBody": {
@@ -91,7 +91,7 @@ _BODY = {
     },
     "parameters": [
         {"name": name, "in": "query", "required": False, "schema": _TEXT}
-        for name in ("model", "release")
+        for name in ("model", "task")
     ],
 }
 _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
@@ -99,7 +99,7 @@ _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
 _DONE = {
     "model": _TEXT,
     "bundles": _TEXTS,
-    "release": _TEXT,
+    "task": _TEXT,
     "volumes_ml": _VOLUMES,
     "remarks": _TEXTS,
     "case_id": {"type": ["string", "null"]},

@@ -75,7 +75,7 @@ class _Form:
         self._first, self._field = b"", None
         if self._name == "model":
             raise Refusal(400, uploads.MODEL_IN_QUERY, self._name)
-        if self._name in ("case_id", "release"):
+        if self._name in ("case_id", "task", "release"):
             self._kind = None
             if self._name in self.fields:
                 raise Refusal(400, "the field came twice", self._name)
@@ -166,8 +166,8 @@ async def read(
         await asyncio.to_thread(uploads.unzip, content, form.files, limits)
     given = {name: text.decode("utf-8", "replace") for name, text in form.fields.items() if text}
     case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else form.files.case_id
-    release = uploads.checked_release(given["release"]) if "release" in given else None
-    return Submission(case_id=case_id, images=form.files.whole(), release=release)
+    task = given.get("task", given.get("release"))
+    return Submission(case_id=case_id, images=form.files.whole(), task=task)
 
 
 async def read_archive(body: Body, modalities: Sequence[str], limits: Limits) -> Submission:

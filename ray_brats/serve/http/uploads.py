@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from ray_brats import labels
 from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
@@ -58,14 +57,6 @@ def checked_id(value: object) -> str:
     if problem := naming.problem_of_name(value):
         raise Refusal(422, f"case_id: {problem[0]}")
     return naming.id_of_name(value)
-
-
-def checked_release(value: object) -> str:
-    """A release that a client gives; raises `Refusal` 422 where there is no such."""
-    try:
-        return labels.check_release(str(value))
-    except UsageError as error:
-        raise Refusal(422, str(error), "release") from error
 
 
 class Files:
@@ -231,14 +222,14 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     """A case by URIs, or a cohort; raises `Refusal` 422."""
     if "model" in value:
         raise Refusal(422, MODEL_IN_QUERY, "model")
-    asked = value.get("release")
-    release = None if asked is None else checked_release(asked)
+    asked = value.get("task", value.get("release"))
+    task = None if asked is None else str(asked)
     if "cohort" in value:
         cohort = check_uri(value["cohort"], limits, "cohort")
         return Submission(
             cohort=cohort,
             output=check_output(value.get("output"), cohort, limits, "output"),
-            release=release,
+            task=task,
         )
     images = value.get("images")
     if not isinstance(images, dict):
@@ -258,20 +249,20 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     return Submission(
         case_id=next(named, None) if case_id is None else checked_id(case_id),
         images={kind: uris[kind] for kind in modalities},
-        release=release,
+        task=task,
     )
 
 
 def request_of(
-    submission: Submission, model: str, release: str, asked_release: str | None, owner: str
+    submission: Submission, model: str, task: str, asked_task: str | None, owner: str
 ) -> tuple[JobRequest, dict[str, bytes]]:
     """A submission as what `JobsStore.add` keeps: the request, and the bytes of files."""
     files = {k: v for k, v in submission.images.items() if isinstance(v, bytes)}
     uris = {k: v for k, v in submission.images.items() if isinstance(v, str)}
     request = JobRequest(
         model=model,
-        release=release,
-        asked_release=asked_release,
+        task=task,
+        asked_task=asked_task,
         case_id=submission.case_id,
         images=uris,
         cohort=submission.cohort,

@@ -21,6 +21,8 @@ from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model import predictions
 from ray_brats.model.predictions import TABLE, Predictions
 from ray_brats.recipes import jsonform
+from ray_brats.labels import Task
+from ray_brats.model.card import check_task
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.jobs.leases import Lost
 from ray_brats.serve.jobs.records import Change, JobRequest
@@ -60,13 +62,16 @@ async def run(
     Raises:
         Lost: the job is another process's.
     """
-    cohort = await asyncio.to_thread(_find, request, limits)
-    release = request.asked_release or model.release
+    asked = model.task_named(request.asked_task) if request.asked_task else None
+    cohort = await asyncio.to_thread(_find, request, asked, limits)
+    task = asked or cohort.task_or(model.task) or model.task
+    recipe = jsonform.from_json(Recipe, model.card["recipe"])
+    check_task(task, recipe, f"the model {model.name}")
     target = Predictions(
         uri=str(request.output),
         identity=model.card["identity"],
-        preprocessing=jsonform.from_json(Recipe, model.card["recipe"]).preprocess,
-        release=cohort.release_or(release) or release,
+        preprocessing=recipe.preprocess,
+        task=task,
     )
     finished, todo = await asyncio.to_thread(target.split_finished, cohort)
 
@@ -128,7 +133,7 @@ class _Scorer:
         """The task: what the model's replicas make of one case."""
         case = predictions.case_of(item)
         uris = preprocess.files_of(case, self._target.preprocessing, with_mask=False)
-        asking = _asking(self._segment, self._model.name, uris, predictions.release_of(item))
+        asking = _asking(self._segment, self._model.name, uris, predictions.task_of(item).name)
         future = asyncio.run_coroutine_threadsafe(asking, self._loop)
         self._under_way.add(future)
         try:
@@ -148,7 +153,7 @@ class _Scorer:
         return predictions.put(item, answer.mask, answer.volumes_ml, answer.remarks)
 
 
-def _find(request: JobRequest, limits: Limits) -> Cohort:
+def _find(request: JobRequest, task: Task | None, limits: Limits) -> Cohort:
     def refusal(uri: str) -> str | None:
         try:
             check_uri(uri, limits)
@@ -159,14 +164,14 @@ def _find(request: JobRequest, limits: Limits) -> Cohort:
     guard = Guard(
         refusal=refusal, most_bytes=CSV_BYTES, most_rows=CSV_ROWS, most_columns=CSV_COLUMNS
     )
-    return cohorts.find(str(request.cohort), release=request.asked_release, guard=guard)
+    return cohorts.find(str(request.cohort), task=task, guard=guard)
 
 
 async def _asking(
-    segment: Segment, model: str, uris: Mapping[str, str], release: str
+    segment: Segment, model: str, uris: Mapping[str, str], task: str
 ) -> Answer | Refusal:
     try:
-        return await segment(model, uris, release)
+        return await segment(model, uris, task)
     except Refusal as error:
         return error
 

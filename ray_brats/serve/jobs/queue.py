@@ -173,9 +173,9 @@ class Jobs:
         return self._telemetry.text()
 
     async def _counted(
-        self, model: str, images: Mapping[str, bytes | str], release: str
+        self, model: str, images: Mapping[str, bytes | str], task: str
     ) -> Answer | Refusal:
-        answer = await self._segment(model, images, release)
+        answer = await self._segment(model, images, task)
         if isinstance(answer, Answer):
             self._telemetry.case_done(model, answer)
         return answer
@@ -251,7 +251,7 @@ class Jobs:
         images: Mapping[str, bytes | str] = request.images
         if request.files:
             images = await asyncio.to_thread(self._store.files, job_id, request.files)
-        answer = await self._patiently(request.model, images, request.release)
+        answer = await self._patiently(request.model, images, request.task)
         await asyncio.to_thread(self._store.put_mask, job_id, answer.mask, lease)
         self._quota.add(len(answer.mask))
         return Change(
@@ -273,12 +273,12 @@ class Jobs:
         return await cohort.run(request, model, self._counted, self._limits, note, fence)
 
     async def _patiently(
-        self, model: str, images: Mapping[str, bytes | str], release: str
+        self, model: str, images: Mapping[str, bytes | str], task: str
     ) -> Answer:
         """Ask a model, again where a process died or the storage did not answer."""
         for pause in (*PAUSES_SECONDS, None):
             try:
-                answer = await self._counted(model, images, release)
+                answer = await self._counted(model, images, task)
             except Refusal as error:
                 if error.status < 429 or pause is None:
                     raise

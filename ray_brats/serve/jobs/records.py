@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ray_brats import tasks
+
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MASK = "mask.nii.gz"
 ENDED = ("done", "failed", "cancelled")
@@ -18,10 +20,10 @@ class JobRequest:
     """What a job is to do: `request.json`."""
 
     model: str
-    release: str
-    """Whose labels the mask of a case carries."""
-    asked_release: str | None = None
-    """The release that the client named, if any; a cohort may tell another."""
+    task: str
+    """Name of the one whose labels the mask of a case carries."""
+    asked_task: str | None = None
+    """Name of the one that the client asked for, if any; a cohort may tell another."""
     case_id: str | None = None
     images: Mapping[str, str] = field(default_factory=dict)
     """Canonical modality to URI."""
@@ -93,7 +95,12 @@ class Look:
 
 def kept(value: Job | JobRequest) -> dict[str, Any]:
     """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
-    return without_empty(dataclasses.asdict(value))
+    values = without_empty(dataclasses.asdict(value))
+    if isinstance(value, JobRequest):
+        # For a service of before on the same state, which may take the job.
+        old = {"release": value.task, "asked_release": value.asked_task}
+        values |= {name: task and tasks.old_name(task) for name, task in old.items()}
+    return values
 
 
 def without_empty(values: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +111,9 @@ def without_empty(values: dict[str, Any]) -> dict[str, Any]:
 def rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
     """A dataclass from the JSON of this version or an earlier one; other values are left out."""
     names = {attribute.name for attribute in dataclasses.fields(kind)}
+    if kind is JobRequest and "task" not in values:
+        old = {"task": values.get("release"), "asked_task": values.get("asked_release")}
+        values = {**values, **{name: task and tasks.named(task).name for name, task in old.items()}}
     return kind(**{name: value for name, value in values.items() if name in names})
 
 

@@ -238,7 +238,7 @@ class JobsStore:
             bundles=tuple(bundles),
             remarks=tuple(job.get("remarks") or ()),
         )
-        return Segmentation(answer=answer, model=request.model, release=request.release)
+        return Segmentation(answer=answer, model=request.model, task=request.task)
 
     def remove(self, job_id: str) -> None:
         """Forget a job and its mask.

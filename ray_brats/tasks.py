@@ -1,0 +1,370 @@
+"""The tasks of the field by name, and anybody's own as text.
+
+Sources: the data pages of the BraTS challenges of 2018 to 2026 and `dataset.json` of the Medical
+Segmentation Decathlon (Antonelli et al. 2022, Nature Communications 13:4128). The names of cases
+(`cases.naming`) leave open which of some tasks a cohort is of; then `--task` says it.
+
+A task of somebody's own is a TOML or JSON file:
+
+    name = "stroke"
+    modalities = ["flair", "t1"]
+
+    [[classes]]
+    name = "lesion"
+    integer = 1
+
+    [[regions]]
+    name = "LES"
+    title = "lesion"
+    classes = ["lesion"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from ray_brats.errors import UsageError
+from ray_brats.labels import ENHANCING_TUMOUR, Region, Targets, Task, TumourClass
+
+WHOLE_TUMOUR: Final = "WT"
+TUMOUR_CORE: Final = "TC"
+
+_ORANGE, _SKY, _YELLOW = "#D55E00", "#56B4E9", "#F0E442"
+_GREEN, _PINK, _BLUE = "#009E73", "#CC79A7", "#0072B2"
+PALETTE: Final = (_ORANGE, _SKY, _YELLOW, _GREEN, _PINK, _BLUE)
+"""Colours that people who see colours differently tell apart (Wong 2011, Nature Methods 8:441)."""
+_MOST_BYTES: Final = 1 << 20
+
+
+def _whole(*classes: int) -> Region:
+    return Region(name=WHOLE_TUMOUR, title="whole tumour", classes=classes)
+
+
+def _core(*classes: int) -> Region:
+    return Region(name=TUMOUR_CORE, title="tumour core", classes=classes)
+
+
+def _enhancing(*classes: int) -> Region:
+    return Region(name=ENHANCING_TUMOUR, title="enhancing tumour", classes=classes)
+
+
+_CAVITY: Final = Region(name="RC", title="resection cavity", classes=(4,))
+_EDEMA: Final = TumourClass(name="edema", colour=_SKY)
+_ENHANCING: Final = TumourClass(name="enhancing tumour", colour=_YELLOW)
+_NON_ENHANCING: Final = TumourClass(name="non-enhancing tumour core", colour=_ORANGE)
+
+GLIOMA: Final = Targets(
+    classes=(TumourClass(name="necrotic core", colour=_ORANGE), _EDEMA, _ENHANCING),
+    regions=(_whole(1, 2, 3), _core(1, 3), _enhancing(3)),
+)
+"""Tumours before treatment, of all challenges until 2023 and of most since."""
+_TREATED_CLASSES: Final = (
+    _NON_ENHANCING,
+    _EDEMA,
+    _ENHANCING,
+    TumourClass(name="resection cavity", colour=_GREEN),
+)
+TREATED_GLIOMA: Final = Targets(
+    classes=_TREATED_CLASSES,
+    regions=(
+        *GLIOMA.regions,
+        Region(name="NETC", title="non-enhancing tumour core", classes=(1,), learnt=False),
+        Region(name="SNFH", title="edema", classes=(2,), learnt=False),
+        _CAVITY,
+    ),
+)
+METASTASES: Final = Targets(classes=_TREATED_CLASSES, regions=(*GLIOMA.regions, _CAVITY))
+CHILDREN: Final = Targets(
+    classes=(
+        _ENHANCING,
+        TumourClass(name="non-enhancing tumour", colour=_ORANGE),
+        TumourClass(name="cystic component", colour=_PINK),
+        _EDEMA,
+    ),
+    regions=(
+        _whole(1, 2, 3, 4),
+        _core(1, 2, 3),
+        _enhancing(1),
+        Region(name="NET", title="non-enhancing tumour", classes=(2,), learnt=False),
+        Region(name="CC", title="cystic component", classes=(3,)),
+        Region(name="ED", title="edema", classes=(4,), learnt=False),
+    ),
+)
+RADIOTHERAPY: Final = Targets(
+    classes=(TumourClass(name="gross tumour volume", colour=_ORANGE),),
+    regions=(Region(name="GTV", title="gross tumour volume", classes=(1,)),),
+)
+
+FOUR_MODALITIES: Final = ("t1", "t1ce", "t2", "flair")
+
+
+def _task(
+    name: str,
+    targets: Targets,
+    integers: Sequence[int],
+    modalities: Sequence[str] = FOUR_MODALITIES,
+) -> Task:
+    return Task(
+        name=name, targets=targets, integers=tuple(integers), modalities=tuple(modalities)
+    )
+
+
+_UNTIL_2021: Final = (1, 2, 4)
+_FROM_2023: Final = (1, 2, 3)
+TASKS: Final[Mapping[str, Task]] = {
+    task.name: task
+    for task in (
+        *(_task(f"gli-{year}", GLIOMA, _UNTIL_2021) for year in range(2018, 2022)),
+        *(_task(name, GLIOMA, _FROM_2023) for name in ("gli-2023", "ssa", "goat", "men-pre")),
+        _task("gli-post", TREATED_GLIOMA, (1, 2, 3, 4)),
+        _task("met", METASTASES, (1, 2, 3, 4)),
+        _task("ped", CHILDREN, (1, 2, 3, 4)),
+        _task("men-rt", RADIOTHERAPY, (1,), ("t1ce",)),
+        # There, 1 is edema and 2 the non-enhancing core.
+        _task("msd-task01", GLIOMA, (2, 1, 3), ("flair", "t1", "t1ce", "t2")),
+    )
+}
+"""Name to task."""
+DEFAULT: Final = TASKS["gli-2023"]
+"""Whose integers are written where neither an option, a name nor a bundle tells."""
+OLD_NAMES: Final[Mapping[str, str]] = {
+    **{f"brats{year}": f"gli-{year}" for year in (*range(2018, 2022), 2023)},
+    "brats2024": "gli-post",
+}
+"""What `--release` called them."""
+
+
+def old_name(name: str) -> str:
+    """The release that a task was called by, for programs of before; the name where by none."""
+    return next((old for old, new in OLD_NAMES.items() if new == name), name)
+
+
+def fitting(possible: Iterable[str], targets: Targets) -> Task | None:
+    """The first of some tasks that has these targets, or None."""
+    return next((TASKS[name] for name in possible if TASKS[name].targets == targets), None)
+
+
+def names() -> str:
+    """All names, for sentences."""
+    return ", ".join(TASKS)
+
+
+def named(text: str) -> Task:
+    """The task of a name, also of an old one.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    task = TASKS.get(OLD_NAMES.get(text, text))
+    if task is None:
+        raise UsageError(
+            f"no task {text!r}: expected one of {names()}, or a .toml or .json file that says "
+            "what the labels mean (`ray-brats guide tasks`)"
+        )
+    return task
+
+
+def that_define(values: Iterable[float], targets: Targets | None = None) -> list[str]:
+    """Names of the tasks that define all of some integers, of some targets or of any."""
+    wanted = set(values)
+    return [
+        task.name
+        for task in TASKS.values()
+        if wanted <= set(task.meaning) and targets in (None, task.targets)
+    ]
+
+
+def told_by(description: Mapping[str, Any]) -> Task | None:
+    """The task that a `dataset.json`, `run.json`, `score.json` or model card tells, if any.
+
+    Those of before tell a release; with 2024's a cavity was background.
+    """
+    if description.get("task") is not None:
+        return from_json(description["task"])
+    release = description.get("release")
+    if release is None:
+        return None
+    return DEFAULT if release == "brats2024" else named(str(release))
+
+
+# --- as JSON, and as a file ------------------------------------------------------------------
+
+
+def as_json(task: Task) -> str | dict[str, Any]:
+    """What files and rows hold: the name, or all of a task of somebody's own."""
+    if TASKS.get(task.name) == task:
+        return task.name
+    return {
+        "name": task.name,
+        "modalities": list(task.modalities),
+        **targets_as_json(task.targets, task.integers),
+    }
+
+
+def targets_as_json(targets: Targets, integers: Sequence[int] = ()) -> dict[str, Any]:
+    """Classes and regions for those who do not have the task, with integers where given."""
+    classes = [dataclasses.asdict(item) for item in targets.classes]
+    for values, integer in zip(classes, integers, strict=False):
+        values["integer"] = integer
+    regions = [
+        {
+            "name": region.name,
+            "title": region.title,
+            "classes": [targets.class_names[index] for index in region.classes],
+            "learnt": region.learnt,
+        }
+        for region in targets.regions
+    ]
+    return {"classes": classes, "regions": regions}
+
+
+def from_json(value: object, source: str = "") -> Task:
+    """The task of `as_json`'s value, or of what a file holds.
+
+    Args:
+        value: as a name, or a table as above.
+        source: the text it was read from: what is wrong is told with its line there.
+
+    Raises:
+        UsageError: what is missing, unknown or contradicts itself.
+    """
+    if isinstance(value, str):
+        return named(value)
+    reader = _Reader(source)
+    table = reader.table(value, "the task", ("name", "classes", "regions"), ("modalities",))
+    classes = reader.rows(table, "classes", ("name", "integer"), ("colour",))
+    regions = reader.rows(table, "regions", ("name", "classes"), ("title", "learnt"))
+    modalities = table.get("modalities", [])
+    if not isinstance(modalities, list) or not all(name in FOUR_MODALITIES for name in modalities):
+        reader.refuse("modalities", f"{modalities!r}: expected a list of {FOUR_MODALITIES}")
+    if not isinstance(table["name"], str) or TASKS.get(table["name"]):
+        reader.refuse("name", f"{table['name']!r}: expected a name of its own, as text")
+    try:
+        return Task(
+            name=table["name"],
+            targets=_targets(reader, classes, regions),
+            integers=tuple(reader.integer(row) for row in classes),
+            modalities=tuple(modalities),
+        )
+    except UsageError as error:
+        raise UsageError(reader.placed(str(error))) from error
+
+
+def _targets(
+    reader: _Reader, classes: Sequence[Mapping[str, Any]], regions: Sequence[Mapping[str, Any]]
+) -> Targets:
+    made = []
+    for number, row in enumerate(classes):
+        colour = row.get("colour", PALETTE[number % len(PALETTE)])
+        if not isinstance(row["name"], str) or not isinstance(colour, str):
+            reader.refuse("classes", f"{row!r}: expected name and colour as text")
+        made.append(TumourClass(name=row["name"], colour=colour))
+    index_of = {item.name: index for index, item in enumerate(made, start=1)}
+    joined = []
+    for row in regions:
+        named = row["classes"] if isinstance(row["classes"], list) else [row["classes"]]
+        for name in named:
+            if name not in index_of:
+                reader.refuse(str(name), f"region {row['name']}: {name!r} is no class of this task")
+        learnt = row.get("learnt", True)
+        if not isinstance(row["name"], str) or not isinstance(learnt, bool):
+            reader.refuse("regions", f"{row!r}: expected name as text, learnt as true or false")
+        joined.append(
+            Region(
+                name=row["name"],
+                title=str(row.get("title", row["name"])),
+                classes=tuple(sorted(index_of[name] for name in named)),
+                learnt=learnt,
+            )
+        )
+    return Targets(classes=tuple(made), regions=tuple(joined))
+
+
+def parse(text: str, name: str) -> Task:
+    """The task of a TOML or JSON file.
+
+    Args:
+        text: its content.
+        name: of the file, whose ending tells which of the two it is.
+
+    Raises:
+        UsageError: it is neither, or as `from_json`; with the line where one can be told.
+    """
+    if len(text) > _MOST_BYTES:
+        raise UsageError(f"{name}: {len(text)} characters: expected a task, of {_MOST_BYTES} at most")
+    is_toml = name.lower().endswith(".toml")
+    try:
+        value = tomllib.loads(text) if is_toml else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is no {'TOML' if is_toml else 'JSON'}: {error}") from error
+    try:
+        if not isinstance(value, dict):
+            raise UsageError("expected a table with name, classes and regions")
+        return from_json(value, text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+class _Reader:
+    """What a table must hold; faults are told with the line that names them."""
+
+    def __init__(self, source: str) -> None:
+        self._lines = source.splitlines()
+
+    def refuse(self, word: str, why: str) -> None:
+        """A `UsageError` at the line that holds a word."""
+        raise UsageError(self._at(word) + why)
+
+    def placed(self, sentence: str) -> str:
+        """A sentence with the line of the first word of it that the source holds as a name."""
+        words = re.findall(r"[A-Za-z0-9#'\" _-]+", sentence)
+        quoted = re.findall(r"'([^']+)'", sentence)
+        tokens = [*quoted, *(part for word in words for part in word.split())]
+        found = (self._at(word) for word in tokens if self._quoted(word))
+        return next(found, "") + sentence
+
+    def table(
+        self, value: object, what: str, required: Sequence[str], others: Sequence[str]
+    ) -> dict[str, Any]:
+        """A table with all of some keys, and no unknown one."""
+        if not isinstance(value, dict):
+            raise UsageError(f"{what}: {value!r}: expected a table with {', '.join(required)}")
+        for key in value:
+            if key not in (*required, *others):
+                self.refuse(
+                    str(key), f"{what} has no {key!r}: expected {', '.join((*required, *others))}"
+                )
+        for key in required:
+            if key not in value:
+                raise UsageError(f"{what} lacks {key!r}")
+        return value
+
+    def rows(
+        self, table: Mapping[str, Any], key: str, required: Sequence[str], others: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """A list of tables, of one at least."""
+        rows = table[key]
+        if not isinstance(rows, list) or not rows:
+            self.refuse(key, f"{key}: expected [[{key}]], one table each")
+        return [self.table(row, f"{key} {n}", required, others) for n, row in enumerate(rows, 1)]
+
+    def integer(self, row: Mapping[str, Any]) -> int:
+        """The integer of a class."""
+        value = row["integer"]
+        if type(value) is not int:
+            self.refuse("integer", f"{row['name']}: integer {value!r}: expected a whole number")
+        return int(value)
+
+    def _quoted(self, word: str) -> bool:
+        return any(f'"{word}"' in line or f"'{word}'" in line for line in self._lines)
+
+    def _at(self, word: str) -> str:
+        for number, line in enumerate(self._lines, start=1):
+            if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line):
+                return f"line {number}: "
+        return ""
