@@ -15,7 +15,6 @@ they become classes. A region within another is *nested* in it; two that share n
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -226,7 +225,10 @@ class Task:
     @property
     def meaning(self) -> dict[int, int]:
         """Integer on disk to class index."""
-        return {BACKGROUND: BACKGROUND, **dict(zip(self.integers, itertools.count(1), strict=False))}
+        return {
+            BACKGROUND: BACKGROUND,
+            **dict(zip(self.integers, itertools.count(1), strict=False)),
+        }
 
     @property
     def legend(self) -> dict[str, str]:

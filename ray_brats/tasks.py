@@ -109,9 +109,7 @@ def _task(
     integers: Sequence[int],
     modalities: Sequence[str] = FOUR_MODALITIES,
 ) -> Task:
-    return Task(
-        name=name, targets=targets, integers=tuple(integers), modalities=tuple(modalities)
-    )
+    return Task(name=name, targets=targets, integers=tuple(integers), modalities=tuple(modalities))
 
 
 _UNTIL_2021: Final = (1, 2, 4)
@@ -137,6 +135,11 @@ OLD_NAMES: Final[Mapping[str, str]] = {
     "brats2024": "gli-post",
 }
 """What `--release` called them."""
+
+
+def region_titles() -> dict[str, str]:
+    """What the regions of all tasks are."""
+    return {region.name: region.title for task in TASKS.values() for region in task.targets.regions}
 
 
 def old_name(name: str) -> str:
@@ -296,7 +299,9 @@ def parse(text: str, name: str) -> Task:
         UsageError: it is neither, or as `from_json`; with the line where one can be told.
     """
     if len(text) > _MOST_BYTES:
-        raise UsageError(f"{name}: {len(text)} characters: expected a task, of {_MOST_BYTES} at most")
+        raise UsageError(
+            f"{name}: {len(text)} characters: expected a task, of {_MOST_BYTES} at most"
+        )
     is_toml = name.lower().endswith(".toml")
     try:
         value = tomllib.loads(text) if is_toml else json.loads(text)

@@ -140,7 +140,7 @@ class Double:
     async def not_up(self) -> list[str]:
         return self.missing
 
-    async def segment(self, name: str, images: Mapping[str, Any], release: str) -> Answer | Refusal:
+    async def segment(self, name: str, images: Mapping[str, Any], task: str) -> Answer | Refusal:
         self.waiting += 1
         await self.hold.wait()
         if self.broken:

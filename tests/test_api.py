@@ -14,7 +14,7 @@ import pytest
 from commands.test_help import imported_by
 from conftest import file_of
 
-from ray_brats import api, labels
+from ray_brats import api, labels, tasks
 from ray_brats.cases.volume import read_mask
 from ray_brats.model import card
 from ray_brats.model.predict import Prediction
@@ -31,7 +31,7 @@ try:
     prediction: api.Prediction = predictor.segment(case)
 except api.CaseRejected as error:
     sys.exit(error.reason)
-api.save_mask(prediction, "mask.nii.gz", release="brats2020")
+api.save_mask(prediction, "mask.nii.gz", task=tasks.TASKS["gli-2020"])
 scores: api.RegionScores = api.evaluate(prediction, case.segmentation or "")["WT"]
 print(f"{case.case_id}: {scores.predicted_ml:.1f} ml, Dice {scores.dice:.2f}")
 """
@@ -77,9 +77,9 @@ def test_importing_it_is_cheap_and_finding_needs_little(cohort_folder: Path) -> 
 
 
 def test_a_folder_a_path_and_a_release(cohort_folder: Path) -> None:
-    cohort = api.find(cohort_folder, release="brats2023")
+    cohort = api.find(cohort_folder, task=tasks.TASKS["gli-2023"])
     assert isinstance(cohort, api.Cohort)
-    assert {case.release for case in cohort.cases} == {"brats2023"}
+    assert {case.task for case in cohort.cases} == {"brats2023"}
     with pytest.raises(api.UsageError):
         api.find(cohort_folder / "nowhere")
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_scored_is_told(one_case: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shape"):
         api.evaluate(index[1:], seg(one_case))
     (tmp_path / "mask.nii.gz").write_bytes(seg(one_case).read_bytes())
-    with pytest.raises(api.CaseRejected, match="--release"):
+    with pytest.raises(api.CaseRejected, match="--task"):
         api.evaluate(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz")
     with pytest.raises(api.CaseRejected, match="no such file"):
         api.evaluate(tmp_path / "none.nii.gz", seg(one_case))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.errors import UsageError
 
 
-@pytest.mark.parametrize("release", labels.RELEASES)
+@pytest.mark.parametrize("release", tasks.TASKS)
 def test_class_indices_survive_a_round_trip_through_every_release(release: str) -> None:
     index = np.arange(labels.CLASS_COUNT, dtype=np.uint8)
     raw = labels.from_class_index(index, release)

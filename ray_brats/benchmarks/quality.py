@@ -34,8 +34,8 @@ from ray_brats.model.card import Asked
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
-from ray_brats.training.data import PreparedCase, fetch
 from ray_brats.tasks import GLIOMA
+from ray_brats.training.data import PreparedCase, fetch
 
 Scores = dict[str, dict[str, float]]
 """Dice by region by case."""
@@ -190,9 +190,7 @@ def _scores(dataset: str, recipe: Recipe, masks: Mapping[str, LabelMap]) -> Scor
     _, validation = _cases(dataset, recipe)
     return {
         case.case_id: {
-            region.name: scores.region_dice(
-                np.asarray(case.label()), masks[case.case_id], region
-            )
+            region.name: scores.region_dice(np.asarray(case.label()), masks[case.case_id], region)
             for region in GLIOMA.regions
         }
         for case in validation
@@ -202,7 +200,9 @@ def _scores(dataset: str, recipe: Recipe, masks: Mapping[str, LabelMap]) -> Scor
 def _means(by_seed: Mapping[int, Scores]) -> dict[str, float]:
     """Mean over seeds and cases, of each region and of the regions' mean."""
     rows = [dice for scores in by_seed.values() for dice in scores.values()]
-    means = {region: statistics.fmean(row[region] for row in rows) for region in GLIOMA.region_names}
+    means = {
+        region: statistics.fmean(row[region] for row in rows) for region in GLIOMA.region_names
+    }
     return {**means, "mean": statistics.fmean(means.values())}
 
 
@@ -233,7 +233,11 @@ def differences(ours: Mapping[int, Scores], theirs: Mapping[int, Scores]) -> dic
 
 
 def _value(dice: Mapping[str, float], name: str) -> float:
-    return statistics.fmean(dice[region] for region in GLIOMA.region_names) if name == "mean" else dice[name]
+    return (
+        statistics.fmean(dice[region] for region in GLIOMA.region_names)
+        if name == "mean"
+        else dice[name]
+    )
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:

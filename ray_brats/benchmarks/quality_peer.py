@@ -8,6 +8,7 @@ cases and draws its patches from the same stream as ours.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ import numpy as np
 from ray_brats import labels
 from ray_brats.labels import LabelMap
 from ray_brats.progress import Progress
+from ray_brats.recipes import named
 from ray_brats.recipes.config import TrainConfig
+from ray_brats.tasks import GLIOMA
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
-from ray_brats.tasks import GLIOMA
 
 WIDTHS = (16, 32, 64, 128, 256)
 PATCH_VOX = (96, 96, 96)

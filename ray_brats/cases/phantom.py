@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import nibabel as nib
 import numpy as np
@@ -176,7 +176,9 @@ def write_cohort(
         paths = {kind: folder / case_id / _file_name(case_id, kind) for kind in kinds}
         if all(path.exists() for path in paths.values()):
             continue
-        phantom = make_phantom(index, shape_vox=shape_vox, seed=seed, modalities=modalities, task=task)
+        phantom = make_phantom(
+            index, shape_vox=shape_vox, seed=seed, modalities=modalities, task=task
+        )
         volumes: dict[str, Array] = dict(phantom.images)
         volumes[SEGMENTATION] = from_class_index(phantom.label, task)
         for kind, voxels in volumes.items():

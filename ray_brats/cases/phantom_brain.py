@@ -72,6 +72,7 @@ def lowest(score: Field, where: Mask, share: float) -> float:
     rank = min(int(values.size * share), values.size - 1)
     return float(np.partition(values, rank)[rank])
 
+
 @dataclass(frozen=True)
 class Anatomy:
     """A healthy brain: its mask, the shares of its tissues (their sum is 1), and depths."""

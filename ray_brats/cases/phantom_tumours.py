@@ -14,7 +14,7 @@ import numpy as np
 
 from ray_brats import labels, tasks
 from ray_brats.arrays import Mask
-from ray_brats.cases.phantom_brain import Anatomy, Canvas, Field, Shares, lowest, soft
+from ray_brats.cases.phantom_brain import Anatomy, Canvas, Field, lowest, soft
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, LabelMap, Targets
 
@@ -30,7 +30,7 @@ class Growth:
 
     label: LabelMap
     """Class indices of the targets, (H, W, D)."""
-    shares: Shares
+    shares: Mapping[str, Field]
     """Of its tissues."""
     depth_mm: Field
     """Below its border."""
@@ -105,6 +105,7 @@ def _glioma(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues) -> 
     shares = {"edema": edema, "enhancing": enhancing, "necrotic": necrotic}
     return Growth(label=label, shares=shares, depth_mm=whole_mm)
 
+
 def _blob(
     canvas: Canvas, purpose: str, centre_mm: Field, radius_mm: float, rough: float = 0.12
 ) -> Field:
@@ -168,9 +169,7 @@ def _childs(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues) -> 
         tissue: share * (1 - within) if tissue != "edema" else share
         for tissue, share in growth.shares.items()
     }
-    return Growth(
-        label=label, shares=shares | {CYST: in_core * within}, depth_mm=growth.depth_mm
-    )
+    return Growth(label=label, shares=shares | {CYST: in_core * within}, depth_mm=growth.depth_mm)
 
 
 def _metastases(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues) -> Growth:
@@ -220,7 +219,8 @@ _DRAWN: Final[Mapping[Targets, Draw]] = {
 
 def bright_share(canvas: Canvas, anatomy: Anatomy, growth: Growth, targets: Targets) -> Field:
     """Share of what is as bright on FLAIR as the tumour is outside its necrotic core."""
-    assert targets.edema is not None and targets.enhancing is not None
+    assert targets.edema is not None
+    assert targets.enhancing is not None
     bright = (targets.edema, targets.enhancing[0])
     rng, tumour_mm = canvas.rng("bright"), growth.depth_mm
     rim = np.clip(1 + anatomy.ventricle_mm / rng.uniform(5, 9), 0, 1)

@@ -165,13 +165,9 @@ def class_indices(
 ) -> LabelMap:
     """The class indices of a mask that has been read; arguments and errors as of `read_mask`."""
     if task is None:
-        raise CaseRejected(
-            "the names do not tell which task the labels follow: pass --task", uri
-        )
+        raise CaseRejected("the names do not tell which task the labels follow: pass --task", uri)
     try:
-        return labels.to_class_index(
-            mask.voxels_HWD, task, raw_3_is_enhancing=raw_3_is_enhancing
-        )
+        return labels.to_class_index(mask.voxels_HWD, task, raw_3_is_enhancing=raw_3_is_enhancing)
     except labels.UnknownLabelsError as error:
         others = tasks.that_define(error.values) if error.values else []
         advice = f"; {' and '.join(others)} would: pass --task if it is one of them"

@@ -195,7 +195,8 @@ def demo(options: DemoOptions) -> RunSummary:
     )
     table = storage.join(storage.absolute(options.out), "report", "metrics.parquet")
     rows = ledger.read_table(table)
-    pictured = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
+    first = rows[0]["region"]
+    pictured = min(rows, key=lambda row: (row["region"] != first, row["dice"]))["case_id"]
     mask = out / "predictions" / mask_name(pictured)
     reports.show(
         reports.ShowOptions(

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
     FileOption,
     PredictionsArgument,
-    TaskOption,
-    task_of,
     ReportArgument,
     Rules,
     Selection,
+    TaskOption,
     one_case,
     selected,
+    task_of,
 )
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, storage
@@ -160,6 +161,7 @@ def draw(case: Case, options: ShowOptions) -> None:
         "plane": options.plane,
         "title": case.case_id,
         "spacing_mm": spacing_mm,
+        "targets": (case.task or tasks.DEFAULT).targets,
     }
     if target.lower().endswith(figures.ANIMATED):
         storage.write_bytes(target, figures.animate_case(images, label, other, **view))
@@ -187,7 +189,5 @@ def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
     if not any(item.voxels_HWD.any() for item in images.values()):
         raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
     uris = (case.segmentation, storage.absolute(prediction) if prediction else None)
-    label, other = (
-        volume.read_mask(uri, case.task, grid=grid) if uri else None for uri in uris
-    )
+    label, other = (volume.read_mask(uri, case.task, grid=grid) if uri else None for uri in uris)
     return {name: item.voxels_HWD for name, item in images.items()}, label, other, grid.spacing_mm

@@ -8,7 +8,7 @@ sets are ranked, ties share their mean rank, and the mean of all ranks is a set'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from scipy import stats
 
 from ray_brats.errors import UsageError
-from ray_brats.labels import REGIONS
 
 Row = Mapping[str, Any]
 Table = Mapping[tuple[str, str], Row]
@@ -53,7 +52,10 @@ def compare(sets: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     tables = {name: {(r["case_id"], r["region"]): r for r in rows} for name, rows in sets.items()}
     first, *others = tables
     common = set.intersection(*(set(table) for table in tables.values()))
-    tables = {name: {key: table[key] for key in common} for name, table in tables.items()}
+    tables = {
+        name: {key: row for key, row in table.items() if key in common}
+        for name, table in tables.items()
+    }
     return {
         "set": first,
         "ranking": _ranking(tables),
@@ -82,12 +84,18 @@ def _values(table: Table, region: str, metric: str) -> npt.NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
+def _regions(tables: Iterable[Table]) -> list[str]:
+    """The regions that were scored, in their order."""
+    return list(dict.fromkeys(region for table in tables for _, region in table))
+
+
 def _ranking(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    regions = _regions(tables.values())
     means: dict[str, dict[str, dict[str, float]]] = {
-        name: {region: {} for region in REGIONS} for name in tables
+        name: {region: {} for region in regions} for name in tables
     }
     ranks = []
-    for region in REGIONS:
+    for region in regions:
         for metric, higher in HIGHER_IS_BETTER.items():
             values = np.array([_values(table, region, metric) for table in tables.values()])
             complete = values[:, ~np.isnan(values).any(axis=0)]
@@ -104,7 +112,7 @@ def _ranking(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
 
 def _tests(first: Table, other: Table, name: str) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
-    for region in REGIONS:
+    for region in _regions([first]):
         for metric in HIGHER_IS_BETTER:
             differences = _values(first, region, metric) - _values(other, region, metric)
             differences = differences[~np.isnan(differences)]

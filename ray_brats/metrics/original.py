@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 
 from ray_brats.arrays import Array, Floats
-from ray_brats.labels import CLASS_COUNT, LabelMap
+from ray_brats.labels import LabelMap
+from ray_brats.tasks import GLIOMA
 
 ORIGINAL_FIGURES: Final = (
     "accuracy",
@@ -41,12 +42,15 @@ CLASS_WEIGHT: Final = 0.25
 THRESHOLD: Final = 0.5
 
 
-def original_figures(reference: LabelMap, prediction: LabelMap) -> dict[str, float]:
+def original_figures(
+    reference: LabelMap, prediction: LabelMap, class_count: int = GLIOMA.class_count
+) -> dict[str, float]:
     """The original project's figures from hard masks.
 
     Args:
         reference: class indices of any shape.
         prediction: class indices of the same shape.
+        class_count: how many there are, with the background.
 
     Returns:
         `ORIGINAL_FIGURES` to their values.
@@ -54,7 +58,7 @@ def original_figures(reference: LabelMap, prediction: LabelMap) -> dict[str, flo
     Raises:
         ValueError: the shapes differ, nothing is in them, or a value is no class index.
     """
-    confusion = _confusion(reference, prediction)
+    confusion = _confusion(reference, prediction, class_count)
     hits, predicted = confusion.diagonal(), confusion.sum(axis=0)
     return _figures(confusion, hits, predicted, hits, predicted)
 
@@ -68,8 +72,8 @@ def original_figures_soft(
     Dice losses at the probabilities themselves. A leading batch axis is summed over.
 
     Args:
-        reference_one_hot_or_index: one-hot classes `(…, 4)`, or class indices `(…)`.
-        probabilities: `(…, 4)`, the classes on the last axis.
+        reference_one_hot_or_index: one-hot classes `(…, K)`, or class indices `(…)`.
+        probabilities: `(…, K)`, the classes on the last axis.
 
     Returns:
         `ORIGINAL_FIGURES` to their values.
@@ -77,13 +81,14 @@ def original_figures_soft(
     Raises:
         ValueError: the shapes do not fit, nothing is in them, or a value is no class index.
     """
-    if probabilities.ndim == 0 or probabilities.shape[-1] != CLASS_COUNT:
-        raise ValueError(f"expected (…, {CLASS_COUNT}) probabilities, not {probabilities.shape}")
+    if probabilities.ndim == 0 or probabilities.shape[-1] < 2:
+        raise ValueError(f"expected (…, K) probabilities, not {probabilities.shape}")
+    class_count = probabilities.shape[-1]
     index = reference_one_hot_or_index
     if index.shape == probabilities.shape:
         index = index.argmax(axis=-1)
-    confusion = _confusion(index, probabilities.argmax(axis=-1))
-    columns = [(index == c, probabilities[..., c]) for c in range(CLASS_COUNT)]
+    confusion = _confusion(index, probabilities.argmax(axis=-1), class_count)
+    columns = [(index == c, probabilities[..., c]) for c in range(class_count)]
     sure = [(mask, values > THRESHOLD) for mask, values in columns]
     return _figures(
         confusion,
@@ -94,7 +99,7 @@ def original_figures_soft(
     )
 
 
-def _confusion(reference: Array, prediction: Array) -> Floats:
+def _confusion(reference: Array, prediction: Array, class_count: int) -> Floats:
     """Voxels of each reference class (row) with each predicted class (column)."""
     if reference.shape != prediction.shape or not reference.size:
         raise ValueError(
@@ -102,11 +107,11 @@ def _confusion(reference: Array, prediction: Array) -> Floats:
             "expected the same, and not empty"
         )
     for part in (reference, prediction):
-        if not 0 <= part.min() <= part.max() < CLASS_COUNT:
-            raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
-    pairs = reference.astype(np.uint8) * np.uint8(CLASS_COUNT) + prediction.astype(np.uint8)
-    counts = np.bincount(pairs.ravel(order="K"), minlength=CLASS_COUNT**2)
-    return counts.reshape(CLASS_COUNT, CLASS_COUNT).astype(np.float64)
+        if not 0 <= part.min() <= part.max() < class_count:
+            raise ValueError(f"expected class indices from 0 to {class_count - 1}, found others")
+    pairs = reference.astype(np.uint8) * np.uint8(class_count) + prediction.astype(np.uint8)
+    counts = np.bincount(pairs.ravel(order="K"), minlength=class_count**2)
+    return counts.reshape(class_count, class_count).astype(np.float64)
 
 
 def _figures(

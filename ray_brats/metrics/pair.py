@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ray_brats.arrays import Mask, Spacing
-from ray_brats.labels import CLASS_COUNT, LabelMap
+from ray_brats.labels import LabelMap, mask_of
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import lesionwise_scores
 from ray_brats.metrics.surfaces import Surface, surface_of
@@ -22,7 +22,7 @@ class _Side:
 
     def __init__(self, index: LabelMap, spacing_mm: Spacing) -> None:
         self._index, self._spacing_mm = index, spacing_mm
-        counts = np.bincount(index.ravel(), minlength=CLASS_COUNT)
+        counts = np.bincount(index.ravel())
         self.present = frozenset(np.flatnonzero(counts).tolist())
         self._surfaces: dict[frozenset[int], Surface] = {}
         self._masks: dict[frozenset[int], Mask] = {}
@@ -30,9 +30,7 @@ class _Side:
     def mask(self, classes: frozenset[int]) -> Mask:
         """Voxels of some classes; bool, in the crop."""
         if classes not in self._masks:
-            table = np.zeros(CLASS_COUNT, bool)
-            table[list(classes)] = True
-            self._masks[classes] = table[self._index]
+            self._masks[classes] = mask_of(self._index, classes)
         return self._masks[classes]
 
     def surface(self, classes: frozenset[int]) -> Surface:

@@ -15,10 +15,11 @@ import numpy as np
 
 from ray_brats.arrays import Array, Mask, Spacing, bounding_box
 from ray_brats.errors import UsageError
-from ray_brats.labels import BACKGROUND, CLASS_COUNT, CLASS_NAMES, REGIONS, LabelMap, region_mask
+from ray_brats.labels import LabelMap, Region, Targets, mask_of
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import PENALTY_MM
 from ray_brats.metrics.pair import MapPair
+from ray_brats.tasks import GLIOMA
 
 RULES: Final = ("legacy", "lesionwise", "both")
 MISSING_HD95_MM: Final = 373.12866
@@ -39,16 +40,18 @@ VOLUME_COLUMNS: Final = ("reference_ml", "predicted_ml", "volume_difference_ml")
 SCORE_COLUMNS: Final = (*LEGACY_COLUMNS, *LESIONWISE_COLUMNS, *VOLUME_COLUMNS)
 """Every numeric column of a row, in order."""
 
-LABEL_NAMES: Final = {index: name for index, name in enumerate(CLASS_NAMES) if index != BACKGROUND}
-"""Class index to its name, for every label that is scored."""
-
 _MM3_PER_ML: Final = 1000.0
 
 Row = dict[str, Any]
 
 
 def case_metrics(
-    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+    reference: LabelMap,
+    prediction: LabelMap,
+    spacing_mm: Spacing,
+    *,
+    targets: Targets = GLIOMA,
+    rules: str = "both",
 ) -> list[Row]:
     """Score one case in every region.
 
@@ -60,57 +63,78 @@ def case_metrics(
         reference: class indices of the expert, `(H, W, D)`.
         prediction: class indices of the model, on the same grid.
         spacing_mm: size of a voxel along each axis.
+        targets: what the indices mean.
         rules: `legacy` for the scores of the whole mask, `lesionwise` for those per lesion, or
             `both`; scores not asked for are None. Volumes are always there.
 
     Returns:
-        One row per region in the order of `labels.REGIONS`: `region`, then `SCORE_COLUMNS`.
+        One row per region in the order of the targets: `region`, then `SCORE_COLUMNS`.
         `volume_difference_ml` is predicted minus reference.
 
     Raises:
         ValueError: the shapes differ, or a map does not hold class indices.
         UsageError: unknown rules.
     """
-    return all_metrics(reference, prediction, spacing_mm, rules=rules)[0]
+    return all_metrics(reference, prediction, spacing_mm, targets=targets, rules=rules)[0]
 
 
 def label_metrics(
-    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+    reference: LabelMap,
+    prediction: LabelMap,
+    spacing_mm: Spacing,
+    *,
+    targets: Targets = GLIOMA,
+    rules: str = "both",
 ) -> list[Row]:
     """Score one case in every label but the background.
 
-    As `case_metrics`, with `label` in the place of `region`: a value of `LABEL_NAMES`.
+    As `case_metrics`, with `label` in the place of `region`: the name of a class.
     Lesion-wise scores are defined for regions and are None here.
     """
-    return all_metrics(reference, prediction, spacing_mm, rules=rules)[1]
+    return all_metrics(reference, prediction, spacing_mm, targets=targets, rules=rules)[1]
 
 
 def all_metrics(
-    reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+    reference: LabelMap,
+    prediction: LabelMap,
+    spacing_mm: Spacing,
+    *,
+    targets: Targets = GLIOMA,
+    rules: str = "both",
 ) -> tuple[list[Row], list[Row]]:
     """Rows of `case_metrics` and of `label_metrics`, in less time than the two apart.
 
     Regions and labels that come to the same mask, as ET and the enhancing label always do,
     are measured once.
     """
-    pair = _cropped(reference, prediction, spacing_mm, rules)
+    pair = _cropped(reference, prediction, spacing_mm, targets, rules)
     kind = "legacy" if rules != "lesionwise" else "volumes"
     regions = [
-        {"region": region, **_scores(pair, classes, rules)} for region, classes in REGIONS.items()
+        {"region": region.name, **_scores(pair, region.classes, rules)}
+        for region in targets.regions
     ]
     labels = [
-        {"label": name, **_scores(pair, (index,), kind)} for index, name in LABEL_NAMES.items()
+        {"label": targets.class_names[index], **_scores(pair, (index,), kind)}
+        for index in targets.indices
     ]
     return regions, labels
 
 
-def _cropped(reference: LabelMap, prediction: LabelMap, spacing_mm: Spacing, rules: str) -> MapPair:
+def _cropped(
+    reference: LabelMap,
+    prediction: LabelMap,
+    spacing_mm: Spacing,
+    targets: Targets,
+    rules: str,
+) -> MapPair:
     _check(reference, prediction, spacing_mm, rules)
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     box = bounding_box(reference | prediction)
     maps = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
-    if any(part.size and not 0 <= part.min() <= part.max() < CLASS_COUNT for part in maps):
-        raise ValueError(f"expected class indices from 0 to {CLASS_COUNT - 1}, found others")
+    if any(part.size and not 0 <= part.min() <= part.max() < targets.class_count for part in maps):
+        raise ValueError(
+            f"expected class indices from 0 to {targets.class_count - 1}, found others"
+        )
     return MapPair(maps, spacing, reference.size)
 
 
@@ -126,7 +150,7 @@ def _scores(pair: MapPair, classes: Collection[int], rules: str) -> Row:
 
 
 def missing_prediction_metrics(
-    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+    reference: LabelMap, spacing_mm: Spacing, *, targets: Targets = GLIOMA, rules: str = "both"
 ) -> list[Row]:
     """Rows of a case that has no usable prediction; nothing in them rewards its absence.
 
@@ -134,14 +158,18 @@ def missing_prediction_metrics(
     every distance its penalty, 373.12866 mm (lesion-wise 374 mm), also where the reference
     region is empty. Arguments, order and errors are those of `case_metrics`.
     """
-    return _punished(case_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+    return _punished(
+        case_metrics(reference, np.zeros_like(reference), spacing_mm, targets=targets, rules=rules)
+    )
 
 
 def missing_prediction_label_metrics(
-    reference: LabelMap, spacing_mm: Spacing, *, rules: str = "both"
+    reference: LabelMap, spacing_mm: Spacing, *, targets: Targets = GLIOMA, rules: str = "both"
 ) -> list[Row]:
     """`missing_prediction_metrics` by label."""
-    return _punished(label_metrics(reference, np.zeros_like(reference), spacing_mm, rules=rules))
+    return _punished(
+        label_metrics(reference, np.zeros_like(reference), spacing_mm, targets=targets, rules=rules)
+    )
 
 
 def _punished(rows: list[Row]) -> list[Row]:
@@ -209,8 +237,8 @@ def _volumes(reference: Mask, prediction: Mask, spacing_mm: Spacing) -> Row:
     return dict(zip(VOLUME_COLUMNS, values, strict=True))
 
 
-def region_dice(reference: LabelMap, prediction: LabelMap, region: str) -> float:
+def region_dice(reference: LabelMap, prediction: LabelMap, region: Region) -> float:
     """Dice of one region of two class-index maps of one shape; 1 where both are empty."""
-    truth, predicted = region_mask(reference, region), region_mask(prediction, region)
+    truth, predicted = (mask_of(index, region.classes) for index in (reference, prediction))
     total = int(np.count_nonzero(truth)) + int(np.count_nonzero(predicted))
     return 2.0 * int(np.count_nonzero(truth & predicted)) / total if total else 1.0

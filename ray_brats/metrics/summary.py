@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from ray_brats.labels import REGIONS
+from ray_brats.labels import Targets
 from ray_brats.metrics.original import ORIGINAL_FIGURES
-from ray_brats.metrics.scores import LABEL_NAMES, SCORE_COLUMNS
+from ray_brats.metrics.scores import SCORE_COLUMNS
+from ray_brats.tasks import GLIOMA
 
 _RESAMPLES: Final = 2000
 _SEED: Final = 20230601
@@ -19,13 +20,16 @@ _RESAMPLE_BLOCK: Final = 4_000_000
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], originals: Sequence[Mapping[str, float]]
+    rows: Sequence[Mapping[str, Any]],
+    originals: Sequence[Mapping[str, float]],
+    targets: Targets = GLIOMA,
 ) -> dict[str, Any]:
     """Sum up a cohort; the order of rows does not matter.
 
     Args:
         rows: rows of `case_metrics`, each with its `case_id` added.
         originals: `original_figures` of each case.
+        targets: what was scored.
 
     Returns:
         `{"cases": n, "regions": {region: {column: {"mean", "median", "ci95": [low, high]},
@@ -38,17 +42,19 @@ def summarise(
         "cases": len({row["case_id"] for row in rows}),
         "regions": {
             region: _summary_of([row for row in rows if row["region"] == region])
-            for region in REGIONS
+            for region in targets.region_names
         },
         "original": {name: _mean(_existing(originals, name)) for name in ORIGINAL_FIGURES},
     }
 
 
-def summarise_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_labels(
+    rows: Sequence[Mapping[str, Any]], targets: Targets = GLIOMA
+) -> dict[str, Any]:
     """Sum up the rows of `label_metrics` as `summarise` does regions: label to its numbers."""
     return {
         name: _summary_of([row for row in rows if row["label"] == name])
-        for name in LABEL_NAMES.values()
+        for name in targets.class_names[1:]
     }
 
 

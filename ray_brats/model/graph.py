@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from ray_brats import labels
-from ray_brats.labels import Task
 from ray_brats.cases import background as background_rules
+from ray_brats.labels import Task
 from ray_brats.model import windows
 from ray_brats.model.predict import background
 from ray_brats.recipes.config import InferenceConfig, PreprocessConfig, Recipe

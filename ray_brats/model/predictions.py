@@ -273,5 +273,7 @@ def put(
     name = mask_name(item.case_id)
     # The sidecar vouches for its size.
     storage.write_bytes(storage.join(item.folder, name), content, synced=False)
-    facts: dict[str, Any] = {volume_column(region): round(ml, 6) for region, ml in volumes_ml.items()}
+    facts: dict[str, Any] = {
+        volume_column(region): round(ml, 6) for region, ml in volumes_ml.items()
+    }
     return CaseRow(case_id=item.case_id, facts=facts | ledger.remarked(remarks)), [name]

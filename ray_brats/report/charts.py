@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ray_brats.labels import REGION_TITLES, REGIONS
+from ray_brats import tasks
 
 Row = Mapping[str, Any]
 
@@ -110,7 +110,8 @@ def finite(value: object) -> float | None:
 
 def region_title(region: str) -> str:
     """A region in words, for example "WT, whole tumour"."""
-    return f"{region}, {REGION_TITLES[region]}" if region in REGION_TITLES else region
+    title = tasks.region_titles().get(region)
+    return f"{region}, {title}" if title else region
 
 
 def distribution(rows: Sequence[Row], regions: Sequence[str], key: str, heading: str) -> str:
@@ -210,7 +211,7 @@ def validation_curve(training: Sequence[Row]) -> str:
 
 
 def _kind(region: str) -> str:
-    return region.lower() if region in REGIONS else "other"
+    return region.lower() if region in tasks.GLIOMA.region_names else "other"
 
 
 def _pairs(rows: Sequence[Row], region: str, key: str) -> list[tuple[float, str]]:

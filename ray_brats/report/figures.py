@@ -21,10 +21,9 @@ from ray_brats import labels
 from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Targets
 from ray_brats.report import panels
 from ray_brats.report.panels import (
-    CLASS_COLOURS,
     OUTLINES,
     PANEL_ORDER,
     PLANE_NAMES,
@@ -33,6 +32,7 @@ from ray_brats.report.panels import (
     Plane,
     PlaneName,
 )
+from ray_brats.tasks import GLIOMA
 
 ANIMATED: Final = ".gif"
 _FRAME_MS: Final = 90
@@ -63,6 +63,7 @@ def draw_case(
     slice_index: int | None = None,
     title: str = "",
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
+    targets: Targets = GLIOMA,
 ) -> Figure:
     """Draw one slice: each modality in grey, then the mask in colour.
 
@@ -74,6 +75,7 @@ def draw_case(
             has any, else of the prediction, else the middle one.
         title: text above the picture.
         spacing_mm: voxel size along the three axes.
+        targets: what the class indices mean.
 
     Raises:
         UsageError: no image, arrays that differ in shape, a plane that is none, or a slice out
@@ -82,7 +84,7 @@ def draw_case(
     masks = _named(label, prediction)
     shape = _checked_shape(images, masks, plane)
     index = _chosen_slice(shape, masks.values(), PLANES[plane], slice_index)
-    return _case_figure(images, masks, PLANES[plane], index, title, spacing_mm)[0]
+    return _case_figure(images, masks, PLANES[plane], index, title, spacing_mm, targets)[0]
 
 
 def animate_case(
@@ -93,6 +95,7 @@ def animate_case(
     plane: PlaneName = "axial",
     title: str = "",
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
+    targets: Targets = GLIOMA,
 ) -> bytes:
     """A GIF that goes through all slices with signal, each drawn as by `draw_case`.
 
@@ -102,7 +105,9 @@ def animate_case(
     shape = _checked_shape(images, masks, plane)
     box = panels.shown_box([*images.values(), *masks.values()], shape)
     within = box[PLANES[plane].axis]
-    figure, move = _case_figure(images, masks, PLANES[plane], within.start, title, spacing_mm)
+    figure, move = _case_figure(
+        images, masks, PLANES[plane], within.start, title, spacing_mm, targets
+    )
     figure.set_dpi(_FRAME_DPI)
     frames = []
     for pixels in _frames(figure, move, range(within.start, within.stop)):
@@ -123,6 +128,7 @@ def draw_planes(
     planes: Sequence[PlaneName] = PLANE_NAMES,
     title: str = "",
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
+    targets: Targets = GLIOMA,
 ) -> Figure:
     """Draw planes through the centre of the tumour with the outlines of both masks.
 
@@ -143,10 +149,11 @@ def draw_planes(
         index = centre[plane.axis]
         panels.show_grey(ax, image, plane, index)
         for name, mask in masks.items():
-            panels.show_outlines(ax, plane.cut(mask, index), *OUTLINES[name])
+            panels.show_outlines(ax, plane.cut(mask, index), *OUTLINES[name], targets)
         ax.set_title(f"{plane.name} {index}", **TEXT)
     lines = [Line2D([], [], color=c, ls=s, label=n) for n, (c, s) in OUTLINES.items() if n in masks]
-    panels.finish(figure, title, lines, "outlines, thick to thin: " + ", ".join(labels.REGIONS))
+    names = ", ".join(region.name for region in targets.learnt)
+    panels.finish(figure, title, lines, f"outlines, thick to thin: {names}")
     return figure
 
 
@@ -202,6 +209,7 @@ def _case_figure(
     index: int,
     title: str,
     spacing_mm: Spacing,
+    targets: Targets,
 ) -> tuple[Figure, Callable[[int], None]]:
     """The figure of one slice, and a function that moves it to another."""
     shape = _common_shape([*images.values(), *masks.values()])
@@ -215,16 +223,14 @@ def _case_figure(
         ax.set_title(name.upper(), **TEXT)
     for ax, (name, mask) in zip(axes[len(names) :], masks.items(), strict=True):
         moves.append(panels.show_grey(ax, images[names[0]], plane, index))
-        moves.append(panels.show_classes(ax, mask, plane, index))
+        moves.append(panels.show_classes(ax, mask, plane, index, targets))
         ax.set_title(name, **TEXT)
 
     def headline(at: int) -> str:
         position = f"{plane.name} slice {at} (0–{shape[plane.axis] - 1})"
         return f"{title} · {position}" if title else position
 
-    patches = [
-        Patch(color=c, label=labels.CLASS_NAMES[i]) for i, c in CLASS_COLOURS.items() if masks
-    ]
+    patches = [Patch(color=item.colour, label=item.name) for item in targets.classes if masks]
     panels.finish(figure, headline(index), patches)
 
     def move(at: int) -> None:

@@ -21,11 +21,12 @@ from numbers import Real
 from string import Template
 from typing import Any
 
-from ray_brats.labels import REGION_TITLES, REGIONS
+from ray_brats.labels import Targets, Task
 from ray_brats.metrics.original import ORIGINAL_TITLES
 from ray_brats.report import charts, markup, ranking
 from ray_brats.report.charts import finite
 from ray_brats.report.markup import METRICS
+from ray_brats.tasks import GLIOMA
 
 Row = Mapping[str, Any]
 
@@ -56,6 +57,8 @@ class Report:
     """Lines of a run's log: `step`, `loss`, and validation events."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Name of a label to numbers such as `summary` holds by region."""
+    targets: Targets = GLIOMA
+    """What was scored."""
     comparison: Mapping[str, Any] = field(default_factory=dict)
     """What `comparison.compare` returns."""
     notes: Sequence[str] = ()
@@ -80,7 +83,12 @@ def render_html(report: Report) -> str:
     rows, summary, training = report.rows, report.summary, report.training
     regions = _regions(rows, summary)
     sections = (
-        _answer(summary, regions, len({str(row["case_id"]) for row in report.statuses})),
+        _answer(
+            summary,
+            regions,
+            len({str(row["case_id"]) for row in report.statuses}),
+            report.targets,
+        ),
         "".join(f"<p>{escape(note)}</p>\n" for note in report.notes),
         markup.section("Compared", ranking.render(report.comparison)),
         markup.section("Distributions", _distributions(rows, regions)),
@@ -116,13 +124,14 @@ def _policy(template: str) -> str:
 
 
 def _regions(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
-    """All regions named, the known ones first, from the widest to the innermost."""
+    """All regions named, in the order in which they were scored."""
     named = dict.fromkeys([*(summary.get("regions") or {}), *(str(row["region"]) for row in rows)])
-    return [name for name in REGIONS if name in named] + [n for n in named if n not in REGIONS]
+    return list(named)
 
 
-def _region_head(region: str) -> str:
-    return markup.row_head(region, REGION_TITLES.get(region, ""))
+def _region_head(region: str, targets: Targets) -> str:
+    titles = {item.name: item.title for item in targets.regions}
+    return markup.row_head(region, titles.get(region, ""))
 
 
 def _distributions(rows: Sequence[Row], regions: Sequence[str]) -> str:
@@ -148,7 +157,9 @@ def _summary_cell(numbers: Mapping[str, Any], key: str) -> str:
     return f"<td><b>{mean}</b><small>{interval}</small><small>median {median}</small></td>"
 
 
-def _answer(summary: Mapping[str, Any], regions: Sequence[str], problems: int) -> str:
+def _answer(
+    summary: Mapping[str, Any], regions: Sequence[str], problems: int, targets: Targets
+) -> str:
     """The first thing to read: how good, how sure, over how many cases."""
     numbers = [_numbers(summary, region) for region in regions]
     whole = any(finite((part.get("dice") or {}).get("mean")) is not None for part in numbers)
@@ -157,7 +168,10 @@ def _answer(summary: Mapping[str, Any], regions: Sequence[str], problems: int) -
     if lesionwise and not whole:
         keys = ("lesionwise_dice", "lesionwise_hd95_mm")
     lines = [
-        [_region_head(region), *(_summary_cell(_numbers(summary, region), key) for key in keys)]
+        [
+            _region_head(region, targets),
+            *(_summary_cell(_numbers(summary, region), key) for key in keys),
+        ]
         for region in regions
     ]
     cases = summary.get("cases") or 0
@@ -253,11 +267,9 @@ def _original(summary: Mapping[str, Any]) -> str:
     )
 
 
-def notes(task: str | None, rules: str, rejected: bool) -> list[str]:
+def notes(task: Task | None, rules: str, rejected: bool) -> list[str]:
     """Sentences under the answer: how labels were read, and what is left out."""
-    sentences = [f"Labels read as {task}.", f"Rules: {rules}."]
-    if task == "brats2024":
-        sentences.append("The resection cavity (label 4) belongs to no region here.")
+    sentences = [f"Labels read as {task.name if task else 'nobody says'}.", f"Rules: {rules}."]
     if rejected:
         sentences.append("Cases that could not be used are listed and not scored.")
     return sentences

@@ -9,7 +9,7 @@ Colours are from the palette of Okabe and Ito, which colour-blind readers tell a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -20,17 +20,12 @@ from matplotlib.figure import Figure
 
 from ray_brats import arrays, labels
 from ray_brats.arrays import Array, Box, Shape, Spacing
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Targets
 
 PlaneName = Literal["axial", "coronal", "sagittal"]
 Move = Callable[[int], None]
 """Takes a panel to another slice."""
 
-CLASS_COLOURS: Final[Mapping[int, str]] = {
-    labels.NECROTIC: "#D55E00",
-    labels.EDEMA: "#56B4E9",
-    labels.ENHANCING: "#F0E442",
-}
 OUTLINES: Final = {"reference": ("#56B4E9", "-"), "prediction": ("#E69F00", "--")}
 
 PANEL_ORDER: Final = ("flair", "t1ce", "t2", "t1")
@@ -38,7 +33,8 @@ PANEL_ORDER: Final = ("flair", "t1ce", "t2", "t1")
 _OVERLAY_ALPHA: Final = 0.65
 _WINDOW_PERCENTILES: Final = (1.0, 99.5)
 _MARGIN_VOX: Final = 6
-_OUTLINE_WIDTHS: Final = (1.7, 1.1, 0.7)
+_OUTLINE_WIDTHS: Final = (1.7, 0.7)
+"""Of the first region and of the last."""
 _PANEL_INCHES: Final = 3.0
 _LEGEND_INCHES: Final = 4.8
 _RATIO_LIMITS: Final = (0.4, 2.5)
@@ -117,9 +113,9 @@ def show_grey(ax: Axes, image: Array, plane: Plane, index: int) -> Move:
     return lambda at: drawn.set_data(cut(at))
 
 
-def show_classes(ax: Axes, mask: LabelMap, plane: Plane, index: int) -> Move:
+def show_classes(ax: Axes, mask: LabelMap, plane: Plane, index: int, targets: Targets) -> Move:
     """Draw the classes of a cut in their colours."""
-    colours = [CLASS_COLOURS.get(i, "none") for i in range(labels.CLASS_COUNT)]
+    colours = ["none", *(item.colour for item in targets.classes)]
     table = to_rgba_array(colours, [_OVERLAY_ALPHA * (c != "none") for c in colours])
     drawn = ax.imshow(
         table[plane.cut(mask, index)],
@@ -130,10 +126,11 @@ def show_classes(ax: Axes, mask: LabelMap, plane: Plane, index: int) -> Move:
     return lambda at: drawn.set_data(table[plane.cut(mask, at)])
 
 
-def show_outlines(ax: Axes, cut: LabelMap, colour: str, dashes: str) -> None:
-    """Draw the border of each region in a cut."""
-    for region, width in zip(labels.REGIONS, _OUTLINE_WIDTHS, strict=True):
-        mask = labels.region_mask(cut, region)
+def show_outlines(ax: Axes, cut: LabelMap, colour: str, dashes: str, targets: Targets) -> None:
+    """Draw the border of each learnt region in a cut, thinner the later it comes."""
+    widths = np.linspace(*_OUTLINE_WIDTHS, num=len(targets.learnt)).tolist()
+    for region, width in zip(targets.learnt, widths, strict=True):
+        mask = labels.mask_of(cut, region.classes)
         # A region that is absent from the cut, or fills it, has no outline.
         if mask.any() and not mask.all() and min(mask.shape) > 1:
             ax.contour(mask, levels=[0.5], colors=[colour], linestyles=[dashes], linewidths=width)

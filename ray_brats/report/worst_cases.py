@@ -9,9 +9,11 @@ from ray_brats.cases import volume
 from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError
+from ray_brats.labels import Task
 from ray_brats.report import figures
 from ray_brats.report.page import Picture
 from ray_brats.report.panels import PLANE_NAMES
+from ray_brats.tasks import GLIOMA
 
 Row = Mapping[str, Any]
 
@@ -25,7 +27,7 @@ def pictures(
     scored: Sequence[Row],
     cases: Mapping[str, Case],
     predictions: Mapping[str, str],
-    task: str | None,
+    task: Task | None,
     *,
     raw_3_is_enhancing: bool = False,
 ) -> list[Picture]:
@@ -68,16 +70,14 @@ def _mean_dice(row: Row) -> float:
 
 
 def _picture(
-    case: Case, prediction_uri: str, task: str | None, title: str, raw_3_is_enhancing: bool
+    case: Case, prediction_uri: str, task: Task | None, title: str, raw_3_is_enhancing: bool
 ) -> Picture | None:
     """None where the case has no image, or one that cannot be drawn behind its masks."""
     name = next((kind for kind in _BACKGROUNDS if kind in case.images), None)
     if name is None or case.segmentation is None:
         return None
     try:
-        reference = volume.read_mask(
-            case.segmentation, task, raw_3_is_enhancing=raw_3_is_enhancing
-        )
+        reference = volume.read_mask(case.segmentation, task, raw_3_is_enhancing=raw_3_is_enhancing)
         grid = volume.read_header(case.segmentation).geometry
         prediction = volume.read_mask(prediction_uri, task, grid=grid)
         image = volume.read(case.images[name])
@@ -88,7 +88,12 @@ def _picture(
     panels = []
     for plane in PLANE_NAMES:
         figure = figures.draw_planes(
-            image.voxels_HWD, reference, prediction, planes=[plane], spacing_mm=grid.spacing_mm
+            image.voxels_HWD,
+            reference,
+            prediction,
+            planes=[plane],
+            spacing_mm=grid.spacing_mm,
+            targets=task.targets if task else GLIOMA,
         )
         alt = (
             f"{title}. {plane.capitalize()} {name.upper()} slice through the tumour with the "

@@ -19,9 +19,7 @@ ATTEMPTS = 2
 def segment_by(handles: Mapping[str, Any]) -> Segment:
     """Asks models through their Serve handles."""
 
-    async def segment(
-        name: str, images: Mapping[str, bytes | str], task: str
-    ) -> Answer | Refusal:
+    async def segment(name: str, images: Mapping[str, bytes | str], task: str) -> Answer | Refusal:
         for _ in range(ATTEMPTS):
             try:
                 answer: Answer | Refusal = await handles[name].segment.remote(dict(images), task)

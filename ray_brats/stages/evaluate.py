@@ -13,12 +13,14 @@ report/against/<n>/cases/              the same for each further set of predicti
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from ray_brats import tasks
 from ray_brats.cases import anatomy, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
@@ -27,7 +29,7 @@ from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow, Row, Summary, Work
 from ray_brats.files.local import FileInfo
-from ray_brats.labels import LabelMap
+from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.metrics import comparison, scores, summary
 from ray_brats.metrics.original import original_figures
 from ray_brats.model import predictions
@@ -54,12 +56,17 @@ OUTLINES = {name: f"{name}_outline" for name in ("references", "predictions")}
 class Options:
     """How masks are read, and what is measured."""
 
-    task: str | None = None
+    task: Task | None = None
     """Whose labels masks carry, where the cohort's names do not tell."""
     rules: str = "both"
     """`legacy`, `lesionwise` or `both`."""
     raw_3_is_enhancing: bool = False
     """Whether references have it so; see `labels.to_class_index`."""
+
+    @property
+    def targets(self) -> Targets:
+        """What is scored."""
+        return (self.task or tasks.DEFAULT).targets
 
     def __post_init__(self) -> None:
         if self.rules not in scores.RULES:
@@ -87,14 +94,22 @@ class _Pair:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse."""
-        options = dataclasses.asdict(self.options)
-        return {"case": self.case.as_row(), "prediction": self.prediction_uri, **options}
+        task = self.options.task
+        return {
+            "case": self.case.as_row(),
+            "prediction": self.prediction_uri,
+            "rules": self.options.rules,
+            "raw_3_is_enhancing": self.options.raw_3_is_enhancing,
+            "task": json.dumps(tasks.as_json(task)) if task else None,
+        }
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> _Pair:
         """The pair of a task."""
         rest = dict(values)
         case, prediction_uri = Case.from_row(rest.pop("case")), rest.pop("prediction")
+        if rest["task"] is not None:
+            rest["task"] = tasks.from_json(json.loads(rest["task"]))
         return _Pair(case=case, prediction_uri=prediction_uri, options=Options(**rest))
 
 
@@ -118,8 +133,10 @@ class _Scored:
         """The cases that were scored on a mask, not for the want of one."""
         return [row for row in self.cases if row.get("original")]
 
-    def warnings(self, of: str, task: str | None) -> list[str]:
-        """What looks like no glioma in the masks of `OUTLINES`."""
+    def warnings(self, of: str, task: Task | None) -> list[str]:
+        """What looks like no tumour of the task in the masks of `OUTLINES`."""
+        if task is None:
+            return []
         return anatomy.warnings(anatomy.of_rows(self.cases, OUTLINES[of]), of, task)
 
     def failures(self) -> list[CaseRow]:
@@ -147,11 +164,13 @@ def evaluate(
         against: other folders of predictions for the same cases, to compare with.
         training: lines of `metrics.jsonl`, for the report's curves.
     """
-    options = dataclasses.replace(options, task=cohort.task_or(options.task))
+    options = dataclasses.replace(options, task=options.task or cohort.task_or(None))
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
-    # All of them are there before any is scored.
+    # All of them are there, and of this task, before any is scored.
     masks = [predictions.find_masks(uri, cohort) for uri in uris]
+    for uri in uris:
+        _check_made_for(uri, options.task)
     folders = [report_uri] + [
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
@@ -160,11 +179,12 @@ def evaluate(
         for name, files, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
+    targets = options.targets
     rows = {name: item.rows("regions") for name, item in sets.items()}
     originals = [row.facts["original"] for row in main.with_prediction()]
     result = EvaluateSummary(
         report=storage.join(report_uri, "report.html"),
-        summary=summary.summarise(rows[names[0]], originals),
+        summary=summary.summarise(rows[names[0]], originals, targets),
         counts=ledger.counts(main.cases),
         processed=sum(item.processed for item in sets.values()),
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
@@ -189,6 +209,19 @@ def evaluate(
     return result
 
 
+def _check_made_for(predictions_uri: str, task: Task | None) -> None:
+    """`UsageError` for masks that say of themselves that they are of another task."""
+    described = storage.join(predictions_uri, predictions.DESCRIPTION)
+    made = tasks.told_by(storage.read_json_or_none(described) or {})
+    if made and task and made.targets != task.targets:
+        raise UsageError(
+            f"{predictions_uri} holds masks of the task {made.name} ("
+            f"{', '.join(made.targets.class_names[1:])}), the references are of {task.name} ("
+            f"{', '.join(task.targets.class_names[1:])}): expected masks of {task.name}; numbers "
+            "between the two would mean nothing"
+        )
+
+
 def _score(
     masks: Masks,
     cohort: Cohort,
@@ -207,8 +240,8 @@ def _score(
         inputs=[*cohort.files(), *masks.uris()],
     )
     finished, todo = ledger.split_finished(work, output)
-    tasks = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
-    done = mapping.map_cases(todo, tasks, title="evaluate")
+    how = mapping.Tasks(task=measure, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
+    done = mapping.map_cases(todo, how, title="evaluate")
     return _Scored(
         masks=masks,
         keys=[item.key for item in work],
@@ -217,7 +250,7 @@ def _score(
     )
 
 
-def _notes(sets: Mapping[str, _Scored], task: str | None) -> list[str]:
+def _notes(sets: Mapping[str, _Scored], task: Task | None) -> list[str]:
     """What to say of the references, and of the masks of each set, by name where there are two."""
     # Every set is compared with the same references.
     notes = next(iter(sets.values())).warnings("references", task)
@@ -241,7 +274,8 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
-    how = [options.task, options.rules, options.raw_3_is_enhancing]
+    task = tasks.as_json(options.task) if options.task else None
+    how = [task, options.rules, options.raw_3_is_enhancing]
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(
         case_id=case.case_id,
@@ -261,8 +295,13 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
     reference = volume.read_mask(
         case.segmentation, options.task, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
-    facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference).as_json()}
-    how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
+    targets = options.targets
+    facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference, targets).as_json()}
+    how: dict[str, Any] = {
+        "spacing_mm": geometry.spacing_mm,
+        "rules": options.rules,
+        "targets": targets,
+    }
     try:
         prediction = _prediction(pair, geometry)
     except CaseRejected as error:
@@ -273,9 +312,9 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
         }
         return dataclasses.replace(retry.failed_row(item.case_id, error), facts=facts), []
     regions, by_label = scores.all_metrics(reference, prediction, **how)
-    original = original_figures(reference, prediction)
+    original = original_figures(reference, prediction, targets.class_count)
     facts |= {"regions": regions, "labels": by_label, "original": original}
-    facts[OUTLINES["predictions"]] = anatomy.outline(prediction).as_json()
+    facts[OUTLINES["predictions"]] = anatomy.outline(prediction, targets).as_json()
     return CaseRow(case_id=item.case_id, facts=facts), []
 
 
@@ -314,6 +353,7 @@ def _page(
     options: Options,
     training: Sequence[Mapping[str, Any]],
 ) -> str:
+    targets = options.targets
     pictures = worst_cases.pictures(
         [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
@@ -324,12 +364,13 @@ def _page(
     return report.render_html(
         report.Report(
             title="Segmentation report",
+            targets=targets,
             rows=main.rows("regions"),
             summary=result.summary or {},
             statuses=[row.as_json() for row in result.failures],
             pictures=pictures,
             training=training,
-            labels=summary.summarise_labels(main.rows("labels")),
+            labels=summary.summarise_labels(main.rows("labels"), targets),
             comparison=result.comparison or {},
             notes=report.notes(options.task, options.rules, bool(cohort.rejected)),
         )

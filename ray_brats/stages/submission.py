@@ -108,7 +108,9 @@ def _check(case: Case, uris: Mapping[str, str], task: Task) -> tuple[CaseRow, by
 def _valid_mask(case: Case, uri: str, task: Task) -> bytes:
     """The bytes of a mask, gzipped; `CaseRejected` says what the challenge would not accept."""
     if task.name not in naming.tasks_of(case.case_id):
-        raise CaseRejected(f"{task.name} has no case of this name: the challenge would not match it")
+        raise CaseRejected(
+            f"{task.name} has no case of this name: the challenge would not match it"
+        )
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:

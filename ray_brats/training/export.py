@@ -168,7 +168,8 @@ def _describe_signatures(
     serve = {
         "input": f"image: float32 (N, H, W, D, C), preprocessed {names}; sides that are multiples "
         f"of {recipe.network.divisor_vox}",
-        "output": f"float32 (N, H, W, D, {len(recipe.outputs)}): probabilities of {', '.join(recipe.outputs)}",
+        "output": f"float32 (N, H, W, D, {len(recipe.outputs)}): probabilities of "
+        f"{', '.join(recipe.outputs)}",
     }
     obstacle = graph.obstacle(recipe)
     if obstacle:

@@ -65,9 +65,7 @@ def scores(
         image, label = np.asarray(case.image()), np.asarray(case.label())
         probabilities = predictor.probabilities(image)
         index = predictor.decode(probabilities)
-        values = [
-            metrics.region_dice(label, index, region) for region in recipe.targets.regions
-        ]
+        values = [metrics.region_dice(label, index, region) for region in recipe.targets.regions]
         if soft:
             values += original.original_figures_soft(label, probabilities).values()
         row[:] = values

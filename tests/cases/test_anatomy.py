@@ -73,7 +73,7 @@ def test_labels_in_another_order_are_told_with_their_integers() -> None:
         "warning: the references look as if label 1 were edema and label 2 necrotic core: "
         "necrotic core lies around the edema in 3 of 3 case(s) that have both (case-0 among them)"
     )
-    assert "--release" in warning
+    assert "--task" in warning
     assert "relabel" in warning
     (warning,) = told(ENHANCING_OUTSIDE[nested()])
     assert "label 4 were edema and label 2 enhancing tumour" in warning
@@ -148,7 +148,7 @@ def real(real_data: Path) -> dict[str, LabelMap]:
         for case in cohort.find(str(real_data / folder)).cases:
             if case.segmentation:
                 name = f"{case.grade or ''}/{case.case_id}"
-                masks[name] = volume.read_mask(case.segmentation, case.release)
+                masks[name] = volume.read_mask(case.segmentation, case.task)
     return masks
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
+from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import UsageError
 
@@ -37,7 +38,7 @@ def test_names_tell_release_patient_and_modality(
     tmp_path: Path, name: str, release: str | None, patient: str, modality: str
 ) -> None:
     (case,) = cohort.find(str(touch(tmp_path, name))).cases
-    assert (case.release, case.patient_id, list(case.images)) == (release, patient, [modality])
+    assert (case.task, case.patient_id, list(case.images)) == (release, patient, [modality])
 
 
 def test_grade_is_the_folders(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
     folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
     with pytest.raises(UsageError, match="mixes brats2021 and brats2023"):
         cohort.find(str(folder))
-    assert {case.release for case in cohort.find(str(folder), release="brats2023").cases} == {
+    assert {case.task for case in cohort.find(str(folder), task=tasks.TASKS["gli-2023"]).cases} == {
         "brats2023"
     }
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ray_brats import labels
+from ray_brats import tasks
 from ray_brats.cases import naming
 
 
@@ -110,7 +110,7 @@ def test_patient_and_release_are_those_of_the_name(
 ) -> None:
     case_id = naming.id_of_name(name)
     assert naming.patient_of(case_id) == naming.id_of_name(patient)
-    assert naming.release_of(case_id) == release
+    assert naming.tasks_of(case_id) == release
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_a_name_tells_which_tumour_a_case_is_of(name: str, tumour: str | None) -
 
 
 def test_a_release_tells_it_where_all_its_cases_are_of_one() -> None:
-    told = {release: naming.tumour_of_release(release) for release in labels.RELEASES}
+    told = {release: naming.tumour_of_task(release) for release in tasks.TASKS}
     assert [release for release, tumour in told.items() if tumour != "GLI"] == [
         "brats2023",
         "brats2024",
     ]
-    assert naming.tumour_of_release(None) is None
+    assert naming.tumour_of_task(None) is None
 
 
 def test_a_case_is_found_by_its_id_and_by_its_name() -> None:

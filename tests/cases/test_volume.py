@@ -138,7 +138,7 @@ def test_a_mask_is_read_as_class_indices_on_the_grid_of_its_case(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("release", "reason"), [(None, "pass --release"), ("brats2023", "the mask holds label 4")]
+    ("release", "reason"), [(None, "pass --task"), ("brats2023", "the mask holds label 4")]
 )
 def test_labels_that_nobody_explains_reject_the_mask_by_name(
     release: str | None, reason: str

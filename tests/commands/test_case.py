@@ -16,7 +16,7 @@ import pytest
 from conftest import file_of
 
 from commands.test_cli import ray_brats
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.commands import case as command
 from ray_brats.commands.arguments import Bundles, Inference
@@ -56,7 +56,7 @@ def test_files_and_their_folder_give_the_same_mask(one_case: Path, tmp_path: Pat
     again = command.segment(SegmentOptions(folder=str(one_case), out=str(second)))
     assert first.read_bytes() == second.read_bytes()
     assert told == dataclasses.replace(again, mask=str(first))
-    assert (told.case_id, told.release) == ("BraTS20_Training_001", "brats2020")
+    assert (told.case_id, told.task) == ("BraTS20_Training_001", "brats2020")
     mask, image = nib.load(first), nib.load(file_of(one_case, "flair"))
     assert mask.shape == image.shape
     assert (mask.affine == image.affine).all()
@@ -75,7 +75,7 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
     picture = tmp_path / "case.png"
     options = SegmentOptions(**given, out=str(tmp_path / "mask.nii.gz"), show=str(picture))
     told = command.segment(options)
-    assert (told.case_id, told.release, told.picture) == (
+    assert (told.case_id, told.task, told.picture) == (
         "mask",
         "brats2018",
         str(picture),
@@ -87,8 +87,10 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
 @pytest.mark.usefixtures("predicted")
 def test_the_labels_are_those_that_are_asked_for(one_case: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mask.nii.gz")
-    told = command.segment(SegmentOptions(folder=str(one_case), out=out, release="brats2023"))
-    assert told.release == "brats2023"
+    told = command.segment(
+        SegmentOptions(folder=str(one_case), out=out, task=tasks.TASKS["gli-2023"])
+    )
+    assert told.task == "brats2023"
 
 
 @pytest.mark.usefixtures("predicted")

@@ -9,7 +9,7 @@ import pytest
 
 from commands.test_cli import ray_brats
 from commands.test_help import imported_by
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.commands import guide, info, registry
 from ray_brats.commands.registry import COMMANDS
 from ray_brats.errors import UsageError
@@ -22,7 +22,7 @@ def test_info_tells_what_programs_ask_for() -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["commands"]) == set(COMMANDS)
-    assert set(told["releases"]) == set(labels.RELEASES)
+    assert set(told["releases"]) == set(tasks.TASKS)
     assert told["releases"]["brats2020"]["4"] == "enhancing tumour"
     assert set(told["recipes"]) == set(named.RECIPES)
     assert all(told["recipes"].values())

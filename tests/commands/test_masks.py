@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands import masks
 from ray_brats.files.ledger import CaseRow
@@ -23,7 +24,7 @@ def segmented(
     """What `score` leaves where the stage gives a summary with these facts."""
     cases = tuple(Case(case_id=name, patient_id=name, images={}) for name in case_ids)
     summary = ScoreSummary(
-        predictions="x", release="brats2018", processed=len(cases), skipped=0, **facts
+        predictions="x", task=tasks.TASKS["gli-2018"], processed=len(cases), skipped=0, **facts
     )
     monkeypatch.setattr(stage, "score", lambda *_, **__: summary)
     chosen = card.Chosen(
@@ -34,7 +35,7 @@ def segmented(
         asked=card.Asked(tta=tta),
     )
     resources: Any = None
-    return masks.segment(Cohort(uri="x", cases=cases), "x", chosen, resources, release=None)
+    return masks.segment(Cohort(uri="x", cases=cases), "x", chosen, resources, task=None)
 
 
 def test_numbers_are_said_of_the_masks_they_hold_for(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases import cohort, phantom, volume
 from ray_brats.cases.geometry import with_crop
 from ray_brats.errors import ArtefactError
@@ -302,7 +302,7 @@ def test_segment_gives_the_predictors_masks_of_real_cases(tmp_path: Path) -> Non
         mask = volume.from_array(given, np.diag([-1.0, -1.0, 1.0, 1.0])).voxels_HWD
         native = prediction.geometry
         whole = with_crop(native, (0, 0, 0), native.canonical_shape)
-        release = card["release"] or labels.DEFAULT_RELEASE
+        release = card["release"] or tasks.DEFAULT
         expected = labels.from_class_index(prediction.mask_native, release)
         share = np.mean(whole.to_native(mask) == expected)
         assert share >= 0.9999, f"{case.case_id}: {share:.6%} of {expected.size} voxels agree"

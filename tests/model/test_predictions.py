@@ -42,7 +42,7 @@ def test_masks_count_as_made_until_the_version_of_their_stage_changes() -> None:
     item = folder("s3://out").work_of(CASE)
     assert item.key == "22a3dbb4968c22bb59cc339de52f7ccc"
     assert (item.sidecar_uri, item.outputs) == ("s3://out/a.json", ("a.nii.gz",))
-    assert predictions.release_of(item) == "brats2020"
+    assert predictions.task_of(item) == "brats2020"
     assert predictions.case_of(item).images == CASE.images
 
 

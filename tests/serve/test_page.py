@@ -18,7 +18,7 @@ from page_server import PageServer, Script, zipped
 from PIL import Image
 from serve_doubles import Double, listening
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import naming, phantom
 from ray_brats.cases.volume import read, read_mask
@@ -569,9 +569,9 @@ def test_volumes_are_read_as_nibabel_reads_them(opened: Open) -> None:
 def test_tables_of_the_page_are_those_of_the_package(opened: Open) -> None:
     page = opened()
     tables = page.evaluate("async () => ({ ...(await import('/page/labels.js')) })")
-    integers = {name: {str(k): v for k, v in t.items()} for name, t in labels.RELEASES.items()}
+    integers = {name: {str(k): v for k, v in t.items()} for name, t in tasks.TASKS.items()}
     assert tables["RELEASES"] == integers
-    assert tables["DEFAULT_RELEASE"] == labels.DEFAULT_RELEASE
+    assert tables["DEFAULT_RELEASE"] == tasks.DEFAULT
     assert tuple(tables["CLASS_NAMES"]) == labels.CLASS_NAMES
     assert tables["REGIONS"] == {name: list(classes) for name, classes in labels.REGIONS.items()}
     assert tables["REGION_TITLES"] == labels.REGION_TITLES

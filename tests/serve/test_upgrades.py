@@ -43,7 +43,7 @@ STALE_SECONDS = 2.0
 class Stub(Double):
     """Makes a mask that says which process made it, in some tenths of a second."""
 
-    async def segment(self, name: str, images: Mapping[str, Any], release: str) -> Answer:
+    async def segment(self, name: str, images: Mapping[str, Any], task: str) -> Answer:
         await asyncio.sleep(random.uniform(0.02, 0.3))
         who = str(os.getpid())
         return Answer(mask=who.encode(), volumes_ml={}, bundles=(who,))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 
-from ray_brats import labels
+from ray_brats import labels, tasks
 from ray_brats.cases import cohort
 from ray_brats.cases.volume import encode_mask
 from ray_brats.files import ledger, ownership
@@ -28,7 +28,7 @@ def remote(made_by: str) -> endpoint.Remote:
     return endpoint.Remote(
         client=httpx.Client(base_url="http://played", transport=transport),
         model="default",
-        release="brats2020",
+        task=tasks.TASKS["gli-2020"],
         recipe=SMOKE,
         identity=SERVED.card["identity"],
     )

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import arrays
+from ray_brats import arrays, tasks
 from ray_brats.cases import cohort
 from ray_brats.engine import capacity, cluster, mapping
 from ray_brats.engine.cluster import Resources
@@ -72,12 +72,12 @@ def run(folder: Path, out: Path, names: list[str], **options: Any) -> ScoreSumma
     calls.mkdir(exist_ok=True)
     with cluster.running() as there:
         return score.score(
-            cohort.find(str(folder), release="brats2020"),
+            cohort.find(str(folder), task=tasks.TASKS["gli-2020"]),
             Predictions(
                 uri=str(out),
                 identity={"bundles": ["b"]},
                 preprocessing=PREPROCESSING,
-                release="brats2020",
+                task=tasks.TASKS["gli-2020"],
             ),
             make_segmenter=lambda threads: Troubled(names, calls),
             cluster=there,

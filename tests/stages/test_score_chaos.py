@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
 
-from ray_brats import arrays
+from ray_brats import arrays, tasks
 from ray_brats.cases import cohort
 from ray_brats.engine import cluster
 from ray_brats.files import ledger, storage
@@ -56,12 +56,12 @@ def score_all(
     notes.mkdir()
     with cluster.running() as there:
         return score.score(
-            cohort.find(folder, release="brats2020"),
+            cohort.find(folder, task=tasks.TASKS["gli-2020"]),
             Predictions(
                 uri=out,
                 identity={},
                 preprocessing=PREPROCESSING,
-                release="brats2020",
+                task=tasks.TASKS["gli-2020"],
             ),
             make_segmenter=lambda threads: make(notes),
             cluster=there,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from engine.test_blocks import Died, store  # noqa: F401 - a fixture
 
+from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import CaseFailed
 from ray_brats.files import ledger
@@ -25,7 +26,10 @@ FRAME = Frame(preprocessing=PREPROCESSING, limit_seconds=60)
 def work(tmp_path: Path) -> Work:
     write_cases(tmp_path / "cohort", ["a"])
     target = Predictions(
-        uri=str(tmp_path / "out"), identity={}, preprocessing=PREPROCESSING, release="brats2020"
+        uri=str(tmp_path / "out"),
+        identity={},
+        preprocessing=PREPROCESSING,
+        task=tasks.TASKS["gli-2020"],
     )
     (item,) = target.split_finished(cohort.find(str(tmp_path / "cohort")))[1]
     return item

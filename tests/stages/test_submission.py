@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import rewrite
 
+from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import UsageError
 from ray_brats.stages import submission
@@ -40,7 +41,7 @@ def test_a_valid_cohort_becomes_a_flat_zip_of_equal_bytes(
     found = cohort.find(str(cohort_folder))
     (predictions / "BraTS20_Training_099.nii.gz").write_bytes(b"of another cohort")
     out = tmp_path / "out.zip"
-    summary = submit(found, str(predictions), str(out), release=None)
+    summary = submit(found, str(predictions), str(out), task=None)
     assert summary.failures == []
     assert summary.submission == str(out)
     assert "BraTS20_Training_099" in summary.notes[0]
@@ -50,7 +51,7 @@ def test_a_valid_cohort_becomes_a_flat_zip_of_equal_bytes(
     for name in archive.namelist():
         assert archive.read(name) == (predictions / name).read_bytes()
     backwards = dataclasses.replace(found, cases=found.cases[::-1])
-    submit(backwards, str(predictions), str(tmp_path / "again.zip"), release=None)
+    submit(backwards, str(predictions), str(tmp_path / "again.zip"), task=None)
     assert (tmp_path / "again.zip").read_bytes() == out.read_bytes()
 
 
@@ -68,7 +69,7 @@ def test_every_problem_is_a_row_and_leaves_no_zip(
     path[5].write_bytes(path[5].read_bytes()[:200])
     out = tmp_path / "out.zip"
     found = cohort.find(str(cohort_folder))
-    summary = submit(found, str(predictions), str(out), release=None)
+    summary = submit(found, str(predictions), str(out), task=None)
     assert not out.exists()
     assert summary.submission is None
     reasons = {row.case_id[-1]: row.reason for row in summary.failures}
@@ -88,7 +89,7 @@ def test_a_mask_in_other_axes_is_handed_in_as_its_scan_is_stored(
     nib.save(plain.as_reoriented(turn), path)
     out = tmp_path / "out.zip"
     found = cohort.find(str(cohort_folder))
-    assert submit(found, str(predictions), str(out), release=None).failures == []
+    assert submit(found, str(predictions), str(out), task=None).failures == []
     content = zipfile.ZipFile(out).read(path.name)
     written = nib.Nifti1Image.from_bytes(gzip.decompress(content))
     assert np.array_equal(np.asarray(written.dataobj), expected)
@@ -96,8 +97,10 @@ def test_a_mask_in_other_axes_is_handed_in_as_its_scan_is_stored(
 
 
 def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
-    found = cohort.find(str(cohort_folder), release="brats2021")
-    summary = submit(found, str(predictions), str(tmp_path / "out.zip"), release="brats2021")
+    found = cohort.find(str(cohort_folder), task=tasks.TASKS["gli-2021"])
+    summary = submit(
+        found, str(predictions), str(tmp_path / "out.zip"), task=tasks.TASKS["gli-2021"]
+    )
     assert len(summary.failures) == 5
     assert "brats2021 has no case of this name" in summary.failures[0].reason
 
@@ -105,13 +108,13 @@ def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path
 def test_what_cannot_be_a_submission_is_said_first(cohort_folder: Path, tmp_path: Path) -> None:
     found = cohort.find(str(cohort_folder))
     with pytest.raises(UsageError, match=r"\.zip"):
-        submit(found, str(tmp_path), str(tmp_path / "out.tar"), release=None)
+        submit(found, str(tmp_path), str(tmp_path / "out.tar"), task=None)
     with pytest.raises(UsageError, match="holds no <case_id>"):
-        submit(found, str(tmp_path / "absent"), str(tmp_path / "out.zip"), release=None)
-    cases = tuple(dataclasses.replace(case, release=None) for case in found.cases)
+        submit(found, str(tmp_path / "absent"), str(tmp_path / "out.zip"), task=None)
+    cases = tuple(dataclasses.replace(case, task=None) for case in found.cases)
     unnamed = dataclasses.replace(found, cases=cases)
-    with pytest.raises(UsageError, match="--release"):
-        submit(unnamed, str(tmp_path), str(tmp_path / "out.zip"), release=None)
+    with pytest.raises(UsageError, match="--task"):
+        submit(unnamed, str(tmp_path), str(tmp_path / "out.zip"), task=None)
 
 
 def test_a_zip_holds_no_clock() -> None:
@@ -130,13 +133,13 @@ def test_a_zip_replaces_one_that_was_made_here_and_no_other(
     masks.mkdir()
     for case in found.cases:
         shutil.copy(str(case.segmentation), masks / f"{case.case_id}.nii.gz")
-    submit(found, str(masks), str(target), release=None)
+    submit(found, str(masks), str(target), task=None)
     first = target.read_bytes()
-    submit(found, str(masks), str(target), release=None)
+    submit(found, str(masks), str(target), task=None)
     assert target.read_bytes() == first
     target.write_bytes(theirs := first[:-1] + b"!")
     with pytest.raises(UsageError, match="there is such a file already"):
-        submit(found, str(masks), str(target), release=None)
+        submit(found, str(masks), str(target), task=None)
     assert target.read_bytes() == theirs
 
 
@@ -149,7 +152,7 @@ def test_masks_by_other_names_enter_the_zip_as_the_challenge_wants_them(
     ours[0].unlink()
     ours[1].rename(predictions / "BraTS20_Training_002-seg.nii.gz")
     out = tmp_path / "out.zip"
-    summary = submit(cohort.find(str(cohort_folder)), str(predictions), str(out), release=None)
+    summary = submit(cohort.find(str(cohort_folder)), str(predictions), str(out), task=None)
     assert summary.failures == []
     assert names(out) == [path.name for path in ours]
     for path, voxels in zip(ours, before, strict=True):

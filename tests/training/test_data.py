@@ -74,7 +74,7 @@ def test_the_split_says_what_is_trained_on_and_a_mask_is_needed(tmp_path: Path) 
     assert [case.case_id for case in read.validation] == ["p00-0"]
     assert read.validation[0].shape_vox == (20, 22, 18)
     assert (len(read.training), read.unlabelled) == (2 * PATIENTS - 5, 1)
-    assert (read.fingerprint, read.release) == ("f", "brats2020")
+    assert (read.fingerprint, read.task) == ("f", "brats2020")
 
 
 def test_a_table_without_what_training_needs_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import ray_brats
+from ray_brats import tasks
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, storage
 from ray_brats.recipes import jsonform, named
@@ -71,7 +72,7 @@ def test_the_tumours_of_its_cases_are_told_where_names_tell_them(tmp_path: Path)
         found = Dataset(
             uri="x",
             fingerprint="y",
-            release="brats2023",
+            task=tasks.TASKS["gli-2023"],
             training=tuple(cases),
             validation=(),
             unlabelled=0,

@@ -20,8 +20,8 @@ from ray_brats.commands.arguments import (
     Length,
     RecipeChoice,
     TaskOption,
-    task_of,
     found,
+    task_of,
 )
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates

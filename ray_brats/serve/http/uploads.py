@@ -15,7 +15,7 @@ from typing import Any
 from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
-from ray_brats.errors import CaseRejected, UsageError
+from ray_brats.errors import CaseRejected
 from ray_brats.serve.jobs.records import JobRequest
 from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri, check_voxels
 from ray_brats.serve.models import Submission

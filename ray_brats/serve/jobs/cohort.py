@@ -18,11 +18,11 @@ from ray_brats.cases.case import Cohort, Guard
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import retry
 from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.labels import Task
 from ray_brats.model import predictions
+from ray_brats.model.card import check_task
 from ray_brats.model.predictions import TABLE, Predictions
 from ray_brats.recipes import jsonform
-from ray_brats.labels import Task
-from ray_brats.model.card import check_task
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.jobs.leases import Lost
 from ray_brats.serve.jobs.records import Change, JobRequest

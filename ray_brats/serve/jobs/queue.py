@@ -272,9 +272,7 @@ class Jobs:
         model, fence = self._models[request.model], lease.check
         return await cohort.run(request, model, self._counted, self._limits, note, fence)
 
-    async def _patiently(
-        self, model: str, images: Mapping[str, bytes | str], task: str
-    ) -> Answer:
+    async def _patiently(self, model: str, images: Mapping[str, bytes | str], task: str) -> Answer:
         """Ask a model, again where a process died or the storage did not answer."""
         for pause in (*PAUSES_SECONDS, None):
             try:

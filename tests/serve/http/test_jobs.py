@@ -68,7 +68,7 @@ def test_a_job_outlives_its_server(
 async def test_a_starting_server_forgets_jobs_that_ended_long_ago(
     double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
 ) -> None:
-    old = double.store.add(JobRequest(model="default", release="brats2020"), {}).id
+    old = double.store.add(JobRequest(model="default", task="gli-2020"), {}).id
     double.store.update(old, Change(state="cancelled"))
     await asyncio.sleep(0.2)  # Two of its "days".
     await state_of(client, await submitted(client, files), "done")

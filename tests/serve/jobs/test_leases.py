@@ -22,7 +22,7 @@ from ray_brats.serve.limits import Limits
 from ray_brats.serve.models import Answer
 
 pytestmark = pytest.mark.anyio
-REQUEST = JobRequest(model="default", release="brats2020")
+REQUEST = JobRequest(model="default", task="gli-2020")
 STALE = 0.5
 
 
@@ -42,7 +42,7 @@ class Process:
         self.store = JobsStore(str(state))
         self.jobs = Jobs(self.store, {"default": SERVED}, self.segment, Limits())
 
-    async def segment(self, model: str, images: Mapping[str, Any], release: str) -> Answer:
+    async def segment(self, model: str, images: Mapping[str, Any], task: str) -> Answer:
         self.asked.append(images["t2"])
         await self.hold.wait()
         return Answer(mask=self.name.encode(), volumes_ml={}, bundles=(self.name,))

@@ -14,7 +14,7 @@ from ray_brats.files import storage
 from ray_brats.serve.jobs.records import Change, JobRequest
 from ray_brats.serve.jobs.store import JobsStore
 
-REQUEST = JobRequest(model="default", release="brats2020")
+REQUEST = JobRequest(model="default", task="gli-2020")
 
 
 def ended(store: JobsStore) -> str:
