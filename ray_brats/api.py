@@ -155,7 +155,7 @@ def volume_from_array(voxels: npt.NDArray[Any], affine: npt.NDArray[Any]) -> Vol
     return volume.from_array(voxels, np.asarray(affine, np.float64))
 
 
-def find(uri: Place, *, task: Task | str | None = None) -> Cohort:
+def find(uri: Place, *, task: Task | str | None = None, release: str | None = None) -> Cohort:
     """All cases below a folder or prefix, or in a CSV; no image is opened.
 
     Raises:
@@ -163,7 +163,7 @@ def find(uri: Place, *, task: Task | str | None = None) -> Cohort:
     """
     from ray_brats.cases import cohort
 
-    return cohort.find(os.fspath(uri), task=_task(task))
+    return cohort.find(os.fspath(uri), task=_task(task or release))
 
 
 def _task(asked: Task | str | None) -> Task | None:
@@ -176,7 +176,8 @@ def save_mask(
     prediction: Prediction,
     path: Place,
     *,
-    task: Task | str = "gli-2023",
+    task: Task | str | None = None,
+    release: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a mask as `.nii.gz` on the grid of the input, with the labels of a task.
@@ -190,11 +191,12 @@ def save_mask(
 
     target = storage.absolute(os.fspath(path))
     ownership.check_files({"path": target}, (), overwrite=overwrite)
-    meant = tasks.named(task) if isinstance(task, str) else task
-    if meant.targets != prediction.targets:
+    meant = _task(task or release) or tasks.usual(prediction.targets)
+    if meant is None or meant.targets != prediction.targets:
         raise UsageError(
-            f"the mask holds {', '.join(prediction.targets.class_names)}, and not what "
-            f"{meant.name} has: pass the task that its bundle has learnt"
+            f"the mask holds {', '.join(prediction.targets.class_names[1:])}, and not what "
+            f"{meant.name if meant else 'a task of the field'} has: pass the task that its bundle "
+            "has learnt"
         )
     raw = labels.from_class_index(prediction.mask_native, meant)
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
@@ -205,6 +207,7 @@ def evaluate(
     reference: Place | npt.NDArray[Any],
     *,
     task: Task | str | None = None,
+    release: str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
 ) -> dict[str, RegionScores]:
     """Scores of one mask against its reference, by region of their task.
@@ -216,6 +219,7 @@ def evaluate(
             array has LPS order: its axes grow to the left, to posterior and to superior.
         task: What the masks hold, by name or as a value, where neither the names of files nor the
             prediction tell; of arrays alone by default gli-2023.
+        release: The old name of `task`.
         spacing_mm: Size of a voxel along each axis; needed where both are arrays.
 
     Raises:
@@ -223,15 +227,24 @@ def evaluate(
         UsageError: Neither a file nor `spacing_mm` tells the size of a voxel.
         ValueError: The shapes differ, or an array does not hold class indices.
     """
+    from ray_brats import tasks
     from ray_brats.metrics import scores
 
-    meant = _task(task) or _told(prediction, reference)
+    meant = _task(task or release) or _told(prediction, reference)
     predicted, grid = _class_index(prediction, meant, None)
     truth, grid = _class_index(reference, meant, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
-    rows = scores.case_metrics(truth, predicted, spacing)
+    targets = meant.targets if meant else tasks.GLIOMA
+    if not isinstance(prediction, str | os.PathLike | np.ndarray):
+        if meant and prediction.targets != targets:
+            raise UsageError(
+                f"the prediction holds {', '.join(prediction.targets.class_names[1:])}, the "
+                f"reference is of {meant.name}: expected masks of one task"
+            )
+        targets = prediction.targets
+    rows = scores.case_metrics(truth, predicted, spacing, targets=targets)
     return {row.pop("region"): RegionScores(**row) for row in rows}
 
 
@@ -245,11 +258,13 @@ def _told(*masks: Prediction | Place | npt.NDArray[Any]) -> Task | None:
     possible = {
         name for file in files for name in naming.tasks_of(storage.name_of(os.fspath(file)))
     }
-    for mask in masks:
-        if not isinstance(mask, str | os.PathLike | np.ndarray):
-            return tasks.fitting(sorted(possible) or tasks.TASKS, mask.targets)
     if len(possible) == 1:
         return tasks.TASKS[possible.pop()]
+    for mask in masks:
+        if not isinstance(mask, str | os.PathLike | np.ndarray):
+            if files:
+                return tasks.fitting(sorted(possible), mask.targets)
+            return tasks.usual(mask.targets)
     return None if files else tasks.DEFAULT
 
 

@@ -225,9 +225,8 @@ class Task:
     @property
     def meaning(self) -> dict[int, int]:
         """Integer on disk to class index."""
-        return {
-            BACKGROUND: BACKGROUND,
-            **dict(zip(self.integers, itertools.count(1), strict=False)),
+        return {BACKGROUND: BACKGROUND} | {
+            integer: index for index, integer in enumerate(self.integers, start=1)
         }
 
     @property

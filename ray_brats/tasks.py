@@ -152,6 +152,11 @@ def fitting(possible: Iterable[str], targets: Targets) -> Task | None:
     return next((TASKS[name] for name in possible if TASKS[name].targets == targets), None)
 
 
+def usual(targets: Targets) -> Task | None:
+    """The task of these targets whose integers are written where nothing tells, or None."""
+    return fitting((DEFAULT.name, *TASKS), targets)
+
+
 def names() -> str:
     """All names, for sentences."""
     return ", ".join(TASKS)

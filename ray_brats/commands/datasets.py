@@ -108,6 +108,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
     cohort = with_splits(found(options.cohort, task_of(options.task)), options.split, options.seed)
+    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster
 

@@ -58,6 +58,7 @@ def score(options: ScoreOptions) -> Summary:
         raise UsageError("--model names a model of --endpoint, which is missing")
     chosen = options.bundles.choose()
     cohort = selected(options.cohort, options.selection)
+    task = chosen.task_of(cohort, options.selection.meant())
     target = storage.absolute(options.predictions)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
@@ -69,7 +70,7 @@ def score(options: ScoreOptions) -> Summary:
             target,
             chosen,
             resources,
-            task=options.selection.meant(),
+            task=task,
             workers=options.workers,
         )
 

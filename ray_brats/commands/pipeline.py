@@ -72,6 +72,7 @@ def run(options: RunOptions) -> RunSummary:
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     task = task_of(options.task)
     cohort = with_splits(found(options.cohort, task), options.split, options.seed)
+    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
@@ -157,6 +158,8 @@ class DemoOptions:
     workers: CountOption = None
     """Training processes; by default one a GPU, else two where two cores are free."""
     length: Length = field(default_factory=Length)
+    task: TaskOption = None
+    """What grows in the phantoms: gli-2020 (the default), gli-post, ped, met …"""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Decides the phantoms, the split, the initial weights and everything drawn."""
 
@@ -182,7 +185,10 @@ def demo(options: DemoOptions) -> RunSummary:
     ownership.check_files({"--out": str(picture.absolute())}, (), overwrite=finished)
     sides = "×".join(map(str, options.shape))
     say(f"demo: {options.cases} phantoms of {sides} voxels in {folder}")
-    phantom.write_cohort(folder, cases=options.cases, shape_vox=options.shape, seed=options.seed)
+    task = task_of(options.task) or phantom.DEFAULT_TASK
+    phantom.write_cohort(
+        folder, cases=options.cases, shape_vox=options.shape, seed=options.seed, task=task
+    )
     summary = run(
         RunOptions(
             cohort=str(folder),
@@ -191,6 +197,7 @@ def demo(options: DemoOptions) -> RunSummary:
             workers=options.workers,
             length=options.length,
             seed=options.seed,
+            task=options.task,
         )
     )
     table = storage.join(storage.absolute(options.out), "report", "metrics.parquet")
@@ -204,6 +211,7 @@ def demo(options: DemoOptions) -> RunSummary:
             picture=str(picture),
             prediction=str(mask),
             overwrite=True,
+            task=options.task,
         )
     )
     return dataclasses.replace(summary, picture=str(picture.absolute()))

@@ -72,6 +72,7 @@ def _mask(segmentation: Segmentation) -> Response:
     """A mask, with what made it and what its integers mean."""
     answer, model = segmentation.answer, segmentation.model
     headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Task": segmentation.task}
+    headers["X-Ray-Brats-Release"] = tasks.old_name(segmentation.task)
     headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
     headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
     if answer.remarks:
@@ -120,6 +121,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
                     "model": model.name,
                     "bundles": answer.bundles,
                     "task": task,
+                    "release": tasks.old_name(task),
                     "volumes_ml": answer.volumes_ml,
                     "remarks": answer.remarks,
                     "case_id": submission.case_id,
@@ -186,6 +188,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "default": model.default,
                 "modalities": list(model.modalities),
                 "task": model.task.name,
+                "release": tasks.old_name(model.task.name),
                 "task_definition": tasks.as_json(model.task),
                 "targets": tasks.targets_as_json(model.task.targets, model.task.integers),
                 "card": dict(model.card),

@@ -73,12 +73,13 @@ _IMAGES = {
         "cohort": _TEXT,
         "output": _TEXT,
         "task": _TEXT,
+        "release": _TEXT,
     },
 }
 _FORM = {
     "type": "object",
     "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY)
-    | {"case_id": _TEXT, "task": _TEXT},
+    | {"case_id": _TEXT, "task": _TEXT, "release": _TEXT},
 }
 _BODY = {
     "requestBody": {
@@ -91,7 +92,7 @@ _BODY = {
     },
     "parameters": [
         {"name": name, "in": "query", "required": False, "schema": _TEXT}
-        for name in ("model", "task")
+        for name in ("model", "task", "release")
     ],
 }
 _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
@@ -100,6 +101,7 @@ _DONE = {
     "model": _TEXT,
     "bundles": _TEXTS,
     "task": _TEXT,
+    "release": _TEXT,
     "volumes_ml": _VOLUMES,
     "remarks": _TEXTS,
     "case_id": {"type": ["string", "null"]},
