@@ -15,6 +15,7 @@ they become classes. A region within another is *nested* in it; two that share n
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -148,26 +149,24 @@ class Targets:
         It paints what its nested regions leave of it, on what the smallest region around it
         paints, else on background.
         """
+        members = [set(region.classes) for region in self.learnt]
+        for (wide, one), (later, other) in itertools.combinations(enumerate(members), 2):
+            if one & other and not other < one:
+                raise UsageError(
+                    f"region {self.learnt[later].name} is neither within {self.learnt[wide].name} "
+                    "nor apart from it: expected the wider of two learnt regions first"
+                )
         painted: list[tuple[int, int]] = []
-        for number, region in enumerate(self.learnt):
-            own, around = set(region.classes), BACKGROUND
-            for (paint, _), other in zip(painted, self.learnt[:number], strict=True):
-                if own < set(other.classes):
-                    around = paint
-                elif own & set(other.classes):
-                    raise UsageError(
-                        f"region {region.name} is neither within {other.name} nor apart from it: "
-                        "expected the wider of two learnt regions first"
-                    )
-            nested = (set(other.classes) for other in self.learnt[number + 1 :])
-            left = own.difference(*(inner for inner in nested if inner < own))
+        for number, own in enumerate(members):
+            around = [place for place, other in enumerate(members[:number]) if own < other]
+            left = own.difference(*(other for other in members[number + 1 :] if other < own))
             if len(left) != 1:
                 names = ", ".join(self.class_names[index] for index in sorted(left)) or "no class"
                 raise UsageError(
-                    f"region {region.name} leaves {names} beside the regions in it: expected one "
-                    "class, so that learnt regions tell every class"
+                    f"region {self.learnt[number].name} leaves {names} beside the regions in it: "
+                    "expected one class, so that learnt regions tell every class"
                 )
-            painted.append((left.pop(), around))
+            painted.append((left.pop(), painted[around[-1]][0] if around else BACKGROUND))
         if {paint for paint, _ in painted} != set(self.indices):
             told = {paint for paint, _ in painted}
             missing = [self.class_names[index] for index in self.indices if index not in told]

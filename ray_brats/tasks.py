@@ -22,6 +22,7 @@ A task of somebody's own is a TOML or JSON file:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 import tomllib
@@ -135,6 +136,7 @@ OLD_NAMES: Final[Mapping[str, str]] = {
     "brats2024": "gli-post",
 }
 """What `--release` called them."""
+_WITHOUT_CAVITY: Final = "brats2024"
 
 
 def region_titles() -> dict[str, str]:
@@ -143,8 +145,30 @@ def region_titles() -> dict[str, str]:
 
 
 def old_name(name: str) -> str:
-    """The release that a task was called by, for programs of before; the name where by none."""
+    """The release that a task was called by; the name itself where by none."""
     return next((old for old, new in OLD_NAMES.items() if new == name), name)
+
+
+def name_before(name: str) -> str:
+    """What earlier versions call a task, where `of_release` gives it back; else its name."""
+    old = old_name(name)
+    return old if of_release(old) == name else name
+
+
+def described(task: Task | None) -> dict[str, Any]:
+    """How files of ours tell a task, in the words of earlier versions where these know it."""
+    value = as_json(task) if task else None
+    if value is None or (isinstance(value, str) and name_before(value) != value):
+        return {"release": value and name_before(str(value))}
+    return {"task": value}
+
+
+def of_release(release: str) -> str:
+    """Name of the task that what was written before calls a release; inverse of `old_name`.
+
+    With 2024's a cavity was background, and masks had the labels of 2023; a task is no release.
+    """
+    return DEFAULT.name if release == _WITHOUT_CAVITY else OLD_NAMES.get(release, release)
 
 
 def fitting(possible: Iterable[str], targets: Targets) -> Task | None:
@@ -157,11 +181,6 @@ def usual(targets: Targets) -> Task | None:
     return fitting((DEFAULT.name, *TASKS), targets)
 
 
-def names() -> str:
-    """All names, for sentences."""
-    return ", ".join(TASKS)
-
-
 def named(text: str) -> Task:
     """The task of a name, also of an old one.
 
@@ -170,9 +189,11 @@ def named(text: str) -> Task:
     """
     task = TASKS.get(OLD_NAMES.get(text, text))
     if task is None:
+        close = difflib.get_close_matches(text, TASKS, n=1)
         raise UsageError(
-            f"no task {text!r}: expected one of {names()}, or a .toml or .json file that says "
-            "what the labels mean (`ray-brats guide tasks`)"
+            f"no task {text!r}: expected one of {', '.join(TASKS)}, or a .toml or .json file that "
+            "says what labels mean (`ray-brats guide tasks`)"
+            + (f"; do you mean {close[0]}?" if close else "")
         )
     return task
 
@@ -190,14 +211,12 @@ def that_define(values: Iterable[float], targets: Targets | None = None) -> list
 def told_by(description: Mapping[str, Any]) -> Task | None:
     """The task that a `dataset.json`, `run.json`, `score.json` or model card tells, if any.
 
-    Those of before tell a release; with 2024's a cavity was background.
+    Those of before tell a release.
     """
     if description.get("task") is not None:
         return from_json(description["task"])
     release = description.get("release")
-    if release is None:
-        return None
-    return DEFAULT if release == "brats2024" else named(str(release))
+    return None if release is None else named(of_release(str(release)))
 
 
 # --- as JSON, and as a file ------------------------------------------------------------------
@@ -273,6 +292,9 @@ def _targets(
             reader.refuse("classes", f"{row!r}: expected name and colour as text")
         made.append(TumourClass(name=row["name"], colour=colour))
     index_of = {item.name: index for index, item in enumerate(made, start=1)}
+    for item in made[::-1]:
+        if index_of[item.name] != made.index(item) + 1:
+            reader.refuse(item.name, f"classes: {item.name!r} is there twice")
     joined = []
     for row in regions:
         named = row["classes"] if isinstance(row["classes"], list) else [row["classes"]]
@@ -331,12 +353,10 @@ class _Reader:
         raise UsageError(self._at(word) + why)
 
     def placed(self, sentence: str) -> str:
-        """A sentence with the line of the first word of it that the source holds as a name."""
-        words = re.findall(r"[A-Za-z0-9#'\" _-]+", sentence)
-        quoted = re.findall(r"'([^']+)'", sentence)
-        tokens = [*quoted, *(part for word in words for part in word.split())]
-        found = (self._at(word) for word in tokens if self._quoted(word))
-        return next(found, "") + sentence
+        """A sentence with the line that names the region or class it is about."""
+        named = re.findall(r"region (\S+)|'([^']+)'|integer (\d+)", sentence)
+        words = [next(filter(None, groups)) for groups in named]
+        return next(filter(None, (self._at(word, last=True) for word in words)), "") + sentence
 
     def table(
         self, value: object, what: str, required: Sequence[str], others: Sequence[str]
@@ -370,11 +390,10 @@ class _Reader:
             self.refuse("integer", f"{row['name']}: integer {value!r}: expected a whole number")
         return int(value)
 
-    def _quoted(self, word: str) -> bool:
-        return any(f'"{word}"' in line or f"'{word}'" in line for line in self._lines)
-
-    def _at(self, word: str) -> str:
-        for number, line in enumerate(self._lines, start=1):
+    def _at(self, word: str, *, last: bool = False) -> str:
+        """The line that holds a word; of two that are equal, the last is one too many."""
+        numbered = list(enumerate(self._lines, start=1))
+        for number, line in reversed(numbered) if last else numbered:
             if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line):
                 return f"line {number}: "
         return ""

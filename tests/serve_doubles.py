@@ -33,6 +33,7 @@ from ray_brats.serve.models import Answer, ServedModel
 from ray_brats.serve.replica import Model
 from ray_brats.serve.service import Service
 from ray_brats.serve.telemetry import Telemetry
+from ray_brats.tasks import TASKS
 
 SMOKE = named.get("smoke")
 MODALITIES = tuple(SMOKE.preprocess.modalities)
@@ -41,7 +42,7 @@ BUNDLES = ["f" * 64]
 SERVED = ServedModel(
     name="default",
     modalities=MODALITIES,
-    release="brats2020",
+    task=TASKS["gli-2020"],
     card={
         "recipe": json.loads(json.dumps(jsonform.as_json(SMOKE))),
         "identity": {"bundles": BUNDLES, "options": {"tta": None, "overlap": None}},
@@ -68,10 +69,10 @@ def parts(files: Mapping[str, bytes]) -> dict[str, tuple[str, bytes]]:
     return {name: (f"{name}.nii.gz", content) for name, content in files.items()}
 
 
-def expected(files: Mapping[str, bytes], release: str = "brats2020") -> bytes:
+def expected(files: Mapping[str, bytes], task: str = "gli-2020") -> bytes:
     """The mask that the Predictor alone makes."""
     prediction = predictor().segment(files)
-    raw = labels.from_class_index(prediction.mask_native, release)
+    raw = labels.from_class_index(prediction.mask_native, TASKS[task])
     return encode_mask(raw, prediction.geometry)
 
 
@@ -147,7 +148,7 @@ class Double:
             raise MemoryError("something nobody expects")
         self.waiting -= 1
         self.asked.append(dict(images))
-        return await self.model.segment(images, release)
+        return await self.model.segment(images, task)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

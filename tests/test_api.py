@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import classes
 import nibabel as nib
 import numpy as np
 import pytest
 from commands.test_help import imported_by
 from conftest import file_of
 
-from ray_brats import api, labels, tasks
+from ray_brats import api, labels
 from ray_brats.cases.volume import read_mask
 from ray_brats.model import card
 from ray_brats.model.predict import Prediction
@@ -31,7 +32,7 @@ try:
     prediction: api.Prediction = predictor.segment(case)
 except api.CaseRejected as error:
     sys.exit(error.reason)
-api.save_mask(prediction, "mask.nii.gz", task=tasks.TASKS["gli-2020"])
+api.save_mask(prediction, "mask.nii.gz", task="gli-2020")
 scores: api.RegionScores = api.evaluate(prediction, case.segmentation or "")["WT"]
 print(f"{case.case_id}: {scores.predicted_ml:.1f} ml, Dice {scores.dice:.2f}")
 """
@@ -56,7 +57,7 @@ def test_what_is_offered_is_held() -> None:
         "Predictor",
         "RayBratsError",
         "RegionScores",
-        "Release",
+        "Task",
         "UsageError",
         "Volume",
         "evaluate",
@@ -65,7 +66,7 @@ def test_what_is_offered_is_held() -> None:
         "save_mask",
         "volume_from_array",
     ]
-    assert all(getattr(api, name).__doc__ for name in api.__all__ if name != "Release")
+    assert all(getattr(api, name).__doc__ for name in api.__all__ if name != "Task")
     with pytest.raises(AttributeError, match="nonsense"):
         _ = api.nonsense  # type: ignore[attr-defined]
 
@@ -77,9 +78,9 @@ def test_importing_it_is_cheap_and_finding_needs_little(cohort_folder: Path) -> 
 
 
 def test_a_folder_a_path_and_a_release(cohort_folder: Path) -> None:
-    cohort = api.find(cohort_folder, task=tasks.TASKS["gli-2023"])
+    cohort = api.find(cohort_folder, release="brats2023")
     assert isinstance(cohort, api.Cohort)
-    assert {case.task for case in cohort.cases} == {"brats2023"}
+    assert {case.task for case in cohort.cases} == {TASKS["gli-2023"]}
     with pytest.raises(api.UsageError):
         api.find(cohort_folder / "nowhere")
 
@@ -92,7 +93,7 @@ def test_a_file_scores_one_against_itself_and_less_against_others(
     one_case: Path, cohort_folder: Path
 ) -> None:
     own = api.evaluate(seg(one_case), seg(one_case))
-    assert list(own) == list(labels.REGIONS)
+    assert list(own) == list(classes.REGIONS)
     assert {scores.dice for scores in own.values()} == {1.0}
     other = api.evaluate(seg(cohort_folder / "BraTS20_Training_002"), str(seg(one_case)))
     assert 0 <= other["WT"].dice < 1
@@ -102,7 +103,7 @@ def test_a_file_scores_one_against_itself_and_less_against_others(
 
 
 def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
-    index = read_mask(str(seg(one_case)), "brats2020")
+    index = read_mask(str(seg(one_case)), TASKS["gli-2020"])
     shifted = np.roll(index, 2, axis=0)
     by_arrays = api.evaluate(shifted, index, spacing_mm=(1, 1, 1))
     assert by_arrays == api.evaluate(shifted, seg(one_case))
@@ -110,7 +111,7 @@ def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
         np.asarray(nib.load(seg(one_case)).dataobj), nib.load(seg(one_case)).affine
     ).geometry
     native = np.asarray(geometry.to_native(geometry.crop(shifted)))
-    prediction = Prediction(mask_native=native, geometry=geometry)
+    prediction = Prediction(mask_native=native, geometry=geometry, targets=GLIOMA)
     assert by_arrays == api.evaluate(prediction, index)
     assert by_arrays == api.evaluate(prediction, seg(one_case))
     assert by_arrays["WT"].dice < 1
@@ -119,8 +120,8 @@ def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
 def test_a_mask_is_saved_with_the_labels_of_a_release(one_case: Path, tmp_path: Path) -> None:
     image = nib.load(seg(one_case))
     volume = api.volume_from_array(np.asarray(image.dataobj), image.affine)
-    index = labels.to_class_index(np.asarray(image.dataobj), "brats2020")
-    prediction = Prediction(mask_native=index, geometry=volume.geometry)
+    index = labels.to_class_index(np.asarray(image.dataobj), TASKS["gli-2020"])
+    prediction = Prediction(mask_native=index, geometry=volume.geometry, targets=GLIOMA)
     for release in ("brats2020", "brats2023"):
         path = tmp_path / f"{release}.nii.gz"
         api.save_mask(prediction, path, release=release)
@@ -130,7 +131,7 @@ def test_a_mask_is_saved_with_the_labels_of_a_release(one_case: Path, tmp_path: 
 
 
 def test_what_cannot_be_scored_is_told(one_case: Path, tmp_path: Path) -> None:
-    index = read_mask(str(seg(one_case)), "brats2020")
+    index = read_mask(str(seg(one_case)), TASKS["gli-2020"])
     with pytest.raises(api.UsageError, match="spacing_mm"):
         api.evaluate(index, index)
     with pytest.raises(ValueError, match="shape"):
@@ -188,6 +189,9 @@ def test_convolutions_are_fast_unless_the_user_says_otherwise(
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     code = """
 from ray_brats import api
+from ray_brats.tasks import TASKS
+from ray_brats.tasks import TASKS
+from ray_brats.tasks import GLIOMA, TASKS
 api.load_predictor()
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())

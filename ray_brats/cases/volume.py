@@ -170,8 +170,8 @@ def class_indices(
         return labels.to_class_index(mask.voxels_HWD, task, raw_3_is_enhancing=raw_3_is_enhancing)
     except labels.UnknownLabelsError as error:
         others = tasks.that_define(error.values) if error.values else []
-        advice = f"; {' and '.join(others)} would: pass --task if it is one of them"
-        raise CaseRejected(f"{error}{advice if others else ''}", uri) from error
+        advice = f"; {', '.join(others)} would: pass --task if it is one of them" if others else ""
+        raise CaseRejected(f"{error}{advice}", uri) from error
 
 
 def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:

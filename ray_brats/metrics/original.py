@@ -64,7 +64,9 @@ def original_figures(
 
 
 def original_figures_soft(
-    reference_one_hot_or_index: Array, probabilities: Array
+    reference_one_hot_or_index: Array,
+    probabilities: Array,
+    class_count: int = GLIOMA.class_count,
 ) -> dict[str, float]:
     """The original project's figures from class probabilities.
 
@@ -74,6 +76,7 @@ def original_figures_soft(
     Args:
         reference_one_hot_or_index: one-hot classes `(…, K)`, or class indices `(…)`.
         probabilities: `(…, K)`, the classes on the last axis.
+        class_count: K.
 
     Returns:
         `ORIGINAL_FIGURES` to their values.
@@ -81,9 +84,8 @@ def original_figures_soft(
     Raises:
         ValueError: the shapes do not fit, nothing is in them, or a value is no class index.
     """
-    if probabilities.ndim == 0 or probabilities.shape[-1] < 2:
-        raise ValueError(f"expected (…, K) probabilities, not {probabilities.shape}")
-    class_count = probabilities.shape[-1]
+    if probabilities.ndim == 0 or probabilities.shape[-1] != class_count:
+        raise ValueError(f"expected (…, {class_count}) probabilities, not {probabilities.shape}")
     index = reference_one_hot_or_index
     if index.shape == probabilities.shape:
         index = index.argmax(axis=-1)

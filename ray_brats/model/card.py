@@ -260,7 +260,11 @@ def quality(card: Mapping[str, Any]) -> str:
         return "how good such masks are was not measured: the model has seen no validation case"
     intervals = validation.get("dice_ci95", {})
     measures = []
-    for region, value in validation["dice"].items():
+    # JSON sorts them by name.
+    order = list(tasks.region_titles())
+    known = [region for region in order if region in validation["dice"]]
+    for region in [*known, *(name for name in validation["dice"] if name not in order)]:
+        value = validation["dice"][region]
         low, high = intervals.get(region, (None, None))
         measures.append(
             f"{region} {value:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")

@@ -92,7 +92,7 @@ class Predictions:
         """One case, and the key of all that its mask depends on."""
         inputs = case.inputs(self.preprocessing.modalities)
         inputs.pop("seg", None)
-        stage = {"task": tasks.as_json(self.task), "stage": STAGE_VERSION}
+        stage = {**tasks.described(self.task), "stage": STAGE_VERSION}
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
@@ -123,7 +123,7 @@ class Predictions:
         counts = ledger.counts(rows)
         description = {
             "identity": dict(self.identity),
-            "task": tasks.as_json(self.task),
+            **tasks.described(self.task),
             "counts": counts,
             "versions": {"ray_brats": ray_brats.__version__},
         }

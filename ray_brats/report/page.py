@@ -21,6 +21,7 @@ from numbers import Real
 from string import Template
 from typing import Any
 
+from ray_brats import tasks
 from ray_brats.labels import Targets, Task
 from ray_brats.metrics.original import ORIGINAL_TITLES
 from ray_brats.report import charts, markup, ranking
@@ -124,9 +125,10 @@ def _policy(template: str) -> str:
 
 
 def _regions(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
-    """All regions named, in the order in which they were scored."""
+    """All regions named, the known ones first, from the widest to the innermost."""
     named = dict.fromkeys([*(summary.get("regions") or {}), *(str(row["region"]) for row in rows)])
-    return list(named)
+    known = [name for name in tasks.region_titles() if name in named]
+    return [*known, *(name for name in named if name not in known)]
 
 
 def _region_head(region: str, targets: Targets) -> str:

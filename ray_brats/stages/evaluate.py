@@ -274,7 +274,7 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
-    task = tasks.as_json(options.task) if options.task else None
+    task = next(iter(tasks.described(options.task).values()))
     how = [task, options.rules, options.raw_3_is_enhancing]
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(

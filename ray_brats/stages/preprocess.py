@@ -108,7 +108,7 @@ def preprocess(
         "recipe": recipe.name,
         "preprocess": jsonform.as_json(recipe.preprocess),
         "modalities": list(recipe.preprocess.modalities),
-        "task": tasks.as_json(task) if task else None,
+        **tasks.described(task),
         "stage_version": STAGE_VERSION,
         "versions": {"ray_brats": ray_brats.__version__},
         "counts": counts,
@@ -130,10 +130,9 @@ def preprocess(
 
 
 def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
-    task = tasks.as_json(case.task) if case.task else None
     key = jsonform.fingerprint(
         case.inputs(options.modalities),
-        {"task": task, "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
+        {**tasks.described(case.task), "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
         options,
     )
     payload = {

@@ -126,7 +126,7 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         "seed": recipe.train.seed,
         "workers": workers,
         "cases": {"training": len(data.training), "validation": len(data.validation)},
-        "task": tasks.as_json(data.task) if data.task else None,
+        **tasks.described(data.task),
         "spacing_mm": data.spacing_mm and list(data.spacing_mm),
         "tumours": sorted({name for name in tumours if name}) or None,
         "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
@@ -315,9 +315,8 @@ def _facts(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
     names = ("training_cases_sha256", "validation_cases_sha256")
     # Runs of before do not tell the size of their voxels, nor do all names tell a tumour.
     later = [name for name in ("spacing_mm", "tumours") if description.get(name) is not None]
-    task = tasks.told_by(description)
     facts = {name: description.get(name) for name in (*names, *later)}
-    return {"task": tasks.as_json(task) if task else None, **facts}
+    return tasks.described(tasks.told_by(description)) | facts
 
 
 def _tells_task(description: Mapping[str, Any]) -> bool:

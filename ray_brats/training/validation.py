@@ -67,7 +67,9 @@ def scores(
         index = predictor.decode(probabilities)
         values = [metrics.region_dice(label, index, region) for region in recipe.targets.regions]
         if soft:
-            values += original.original_figures_soft(label, probabilities).values()
+            values += original.original_figures_soft(
+                label, probabilities, recipe.targets.class_count
+            ).values()
         row[:] = values
         if example is None:
             example = Example(

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import classes
 import numpy as np
 import pytest
-
-from ray_brats import labels
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +20,7 @@ def test_differences_are_paired_by_case_and_averaged_over_seeds() -> None:
 
     def scores(first: float, second: float) -> dict[str, dict[str, float]]:
         return {
-            "a": dict.fromkeys(labels.REGIONS, first),
+            "a": dict.fromkeys(classes.REGIONS, first),
             "b": {"WT": second, "TC": 0.0, "ET": 0.0},
         }
 
@@ -40,7 +39,7 @@ def test_differences_are_paired_by_case_and_averaged_over_seeds() -> None:
 def test_one_case_has_no_interval() -> None:
     from ray_brats.benchmarks.quality import differences
 
-    one = {0: {"a": dict.fromkeys(labels.REGIONS, 0.5)}}
+    one = {0: {"a": dict.fromkeys(classes.REGIONS, 0.5)}}
     assert differences(one, one)["ET"] == {"mean": 0.0, "sd": None, "ci95": None}
 
 
@@ -48,7 +47,7 @@ def test_the_peer_s_augmentation_moves_image_and_masks_together() -> None:
     from ray_brats.benchmarks.quality_peer import augmented
 
     rng = np.random.default_rng(0)
-    label = rng.integers(0, labels.CLASS_COUNT, (4, 5, 6)).astype(np.uint8)
+    label = rng.integers(0, classes.CLASS_COUNT, (4, 5, 6)).astype(np.uint8)
     image = np.repeat(label[..., None], 3, axis=-1).astype(np.float32)
     for seed in range(8):
         moved, masks = augmented(image, label, np.random.default_rng(seed))
@@ -82,4 +81,4 @@ def test_both_sides_learn_from_the_same_cases(cohort_folder: Path) -> None:
     result = json.loads(done.stdout)
     assert set(result["mean_dice"]) == {"standard", "MONAI DynUNet"}
     assert all(row["steps"] > 0 for row in result["training"].values())
-    assert set(result["difference"]) == {*labels.REGIONS, "mean"}
+    assert set(result["difference"]) == {*classes.REGIONS, "mean"}

@@ -9,15 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classes import EDEMA, ENHANCING, NECROTIC
 
 from ray_brats.cases import anatomy, cohort, phantom, volume
 from ray_brats.cases.anatomy import Outline
-from ray_brats.labels import EDEMA, ENHANCING, NECROTIC, LabelMap
+from ray_brats.labels import LabelMap
+from ray_brats.tasks import DEFAULT, GLIOMA, TASKS
 
 EXCHANGED = np.array([0, EDEMA, NECROTIC, ENHANCING], np.uint8)
 ENHANCING_OUTSIDE = np.array([0, NECROTIC, ENHANCING, EDEMA], np.uint8)
 NO_ENHANCING = np.array([0, NECROTIC, EDEMA, NECROTIC], np.uint8)
 """Class index to the one that another project's reading makes of it."""
+
+
+def outline(index: np.ndarray) -> anatomy.Outline:
+    """Of a glioma."""
+    return anatomy.outline(index, GLIOMA)
 
 
 def nested() -> LabelMap:
@@ -30,12 +37,12 @@ def nested() -> LabelMap:
 
 
 def told(index: LabelMap, count: int = 1, masks: str = "masks") -> list[str]:
-    found = {f"case-{number}": anatomy.outline(index) for number in range(count)}
-    return anatomy.warnings(found, masks, "brats2020")
+    found = {f"case-{number}": outline(index) for number in range(count)}
+    return anatomy.warnings(found, masks, TASKS["gli-2020"])
 
 
 def test_the_border_of_nested_cubes_is_that_on_paper() -> None:
-    found = anatomy.outline(nested())
+    found = outline(nested())
     assert found.volume_vox == (1, 125 - 27, 26)
     # Of the face at the border of the array nobody knows what lies beyond.
     assert found.outer_vox == (0, 125 - 4 * 3 * 3, 0)
@@ -46,24 +53,24 @@ def test_the_border_of_nested_cubes_is_that_on_paper() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 1)])
 def test_a_map_without_background_has_no_border(shape: tuple[int, int, int]) -> None:
     for value in (0, NECROTIC):
-        found = anatomy.outline(np.full(shape, value, np.uint8))
+        found = outline(np.full(shape, value, np.uint8))
         assert found.outer_vox == (0, 0, 0)
         assert found.share(NECROTIC) == 0
 
 
 def test_the_border_is_the_same_however_the_map_lies_in_memory() -> None:
     index = np.random.default_rng(0).integers(0, 4, (9, 8, 7)).astype(np.uint8)
-    expected = anatomy.outline(index)
+    expected = outline(index)
     for axes in itertools.permutations(range(3)):
-        assert anatomy.outline(index.transpose(axes)) == expected
-        assert anatomy.outline(np.asfortranarray(index[::-1])) == expected
+        assert outline(index.transpose(axes)) == expected
+        assert outline(np.asfortranarray(index[::-1])) == expected
     padded = np.pad(index, 1)
     by_hand = [0, 0, 0]
     for place in np.argwhere(padded):
         steps = (place + step for step in (*np.eye(3, dtype=int), *-np.eye(3, dtype=int)))
         if any(padded[tuple(step)] == 0 for step in steps):
             by_hand[padded[tuple(place)] - 1] += 1
-    assert list(anatomy.outline(padded).outer_vox) == by_hand
+    assert list(outline(padded).outer_vox) == by_hand
 
 
 def test_labels_in_another_order_are_told_with_their_integers() -> None:
@@ -80,11 +87,11 @@ def test_labels_in_another_order_are_told_with_their_integers() -> None:
 
 
 def test_more_than_half_of_the_cases_with_both_classes_must_look_so() -> None:
-    right, wrong = anatomy.outline(nested()), anatomy.outline(EXCHANGED[nested()])
-    alone = anatomy.outline(np.where(nested() == EDEMA, EDEMA, 0).astype(np.uint8))
+    right, wrong = outline(nested()), outline(EXCHANGED[nested()])
+    alone = outline(np.where(nested() == EDEMA, EDEMA, 0).astype(np.uint8))
     found = {"a": right, "b": wrong, "c": alone, "d": alone}
-    assert anatomy.warnings(found, "masks", None) == []
-    (warning,) = anatomy.warnings(found | {"e": wrong}, "masks", None)
+    assert anatomy.warnings(found, "masks", DEFAULT) == []
+    (warning,) = anatomy.warnings(found | {"e": wrong}, "masks", DEFAULT)
     assert "in 2 of 3 case(s) that have both (b among them)" in warning
 
 
@@ -93,7 +100,7 @@ def test_a_core_that_reaches_the_border_beside_its_edema_is_no_warning() -> None
     index = np.zeros((40, 40, 40), np.uint8)
     index[5:35, 5:35, 5:35] = NECROTIC
     index[5:35, 5:35, 30:35] = EDEMA
-    assert anatomy.outline(index).share(NECROTIC) > 0.6
+    assert outline(index).share(NECROTIC) > 0.6
     assert told(index) == []
 
 
@@ -109,7 +116,7 @@ def test_a_region_that_no_mask_has_is_told() -> None:
 
 def test_few_masks_without_enhancing_tumour_are_as_usual() -> None:
     assert told(NO_ENHANCING[nested()], 4) == []
-    assert anatomy.warnings({}, "masks", None) == []
+    assert anatomy.warnings({}, "masks", DEFAULT) == []
 
 
 SHAPES = ((64, 64, 48), (32, 32, 32))
@@ -125,18 +132,15 @@ def phantoms() -> dict[str, LabelMap]:
 
 
 def outlines(masks: Mapping[str, LabelMap], table: LabelMap | None = None) -> dict[str, Outline]:
-    return {
-        name: anatomy.outline(mask if table is None else table[mask])
-        for name, mask in masks.items()
-    }
+    return {name: outline(mask if table is None else table[mask]) for name, mask in masks.items()}
 
 
 def test_phantoms_look_like_gliomas_alone_and_together(phantoms: dict[str, LabelMap]) -> None:
     found = outlines(phantoms)
-    assert anatomy.warnings(found, "masks", None) == []
+    assert anatomy.warnings(found, "masks", DEFAULT) == []
     for name, item in found.items():
-        assert anatomy.warnings({name: item}, "masks", None) == []
-    (warning,) = anatomy.warnings(outlines(phantoms, EXCHANGED), "masks", None)
+        assert anatomy.warnings({name: item}, "masks", DEFAULT) == []
+    (warning,) = anatomy.warnings(outlines(phantoms, EXCHANGED), "masks", DEFAULT)
     assert "label 1 were edema" in warning
 
 
@@ -164,12 +168,14 @@ def test_real_gliomas_look_so_and_exchanged_ones_do_not(real: dict[str, LabelMap
     for is_in in of_grades:
         chosen = {name: right[name] for name in real if is_in(name)}
         assert chosen
-        assert anatomy.warnings(chosen, "masks", None) == []
+        assert anatomy.warnings(chosen, "masks", DEFAULT) == []
         exchanged = {name: wrong[name] for name in chosen}
-        (warning,) = anatomy.warnings(exchanged, "masks", "brats2018")
+        (warning,) = anatomy.warnings(exchanged, "masks", TASKS["gli-2018"])
         assert "label 1 were edema and label 2 necrotic core" in warning
     outside = outlines(real, ENHANCING_OUTSIDE)
-    found = [bool(anatomy.warnings({name: item}, "masks", None)) for name, item in outside.items()]
+    found = [
+        bool(anatomy.warnings({name: item}, "masks", DEFAULT)) for name, item in outside.items()
+    ]
     assert sum(found) >= 0.95 * len(found)
 
 
@@ -180,6 +186,6 @@ def test_an_outline_takes_a_few_milliseconds() -> None:
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        anatomy.outline(index)
+        outline(index)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.03

@@ -19,7 +19,7 @@ def test_what_is_not_told_follows_from_the_name() -> None:
     name = "BraTS-GLI-00005-100"
     files = {kind: FileInfo(uri=kind, size_bytes=9, etag=f"e-{kind}") for kind in ("seg", "t2")}
     case = case_of(name, files)
-    assert (case.patient_id, case.task) == ("BraTS-GLI-00005", "brats2023")
+    assert (case.patient_id, case.task) == ("BraTS-GLI-00005", None)
     assert (case.images, case.segmentation) == ({"t2": "t2"}, "seg")
     assert case_of(name, files, patient_id="p").patient_id == "p"
     assert case.inputs(["t1", "t2"]) == {"t2": "e-t2", "seg": "e-seg"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -14,31 +15,38 @@ from ray_brats.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("name", "release", "patient", "modality"),
+    ("name", "task", "patient", "modality"),
     [
-        ("BraTS20_Training_001_flair.nii", "brats2020", "BraTS20_Training_001", "flair"),
+        ("BraTS20_Training_001_flair.nii", "gli-2020", "BraTS20_Training_001", "flair"),
         (
             "HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_t1ce.nii.gz",
-            "brats2018",
+            "gli-2018",
             "Brats18_CBICA_AAB",
             "t1ce",
         ),
-        ("BraTS2021_00000_t2.nii.gz", "brats2021", "BraTS2021_00000", "t2"),
-        ("BraTS-GLI-00000-000-t1c.nii.gz", "brats2023", "BraTS-GLI-00000", "t1ce"),
+        ("BraTS2021_00000_t2.nii.gz", "gli-2021", "BraTS2021_00000", "t2"),
+        ("BraTS-GLI-00000-000-t1c.nii.gz", None, "BraTS-GLI-00000", "t1ce"),
+        ("BraTS-SSA-00000-000-t1c.nii.gz", "ssa", "BraTS-SSA-00000", "t1ce"),
+        ("BraTS-PED-00000-000-t1c.nii.gz", "ped", "BraTS-PED-00000", "t1ce"),
+        ("BraTS-MEN-RT-0001-1-t1c.nii.gz", "men-rt", "BraTS-MEN-RT-0001", "t1ce"),
+        ("BraTS-MEN-00001-000-t1c.nii.gz", "men-pre", "BraTS-MEN-00001", "t1ce"),
+        ("BraTS-GoAT-00001-t1c.nii.gz", "goat", "BraTS-GoAT-00001", "t1ce"),
+        ("Brats17_CBICA_AAB_1_t1ce.nii.gz", "gli-2018", "Brats17_CBICA_AAB", "t1ce"),
         (
             "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz",
-            "brats2023",
+            None,
             "BraTS-GLI-00000",
             "flair",
         ),
         ("anything_t2w.nii.gz", None, "anything", "t2"),
     ],
 )
-def test_names_tell_release_patient_and_modality(
-    tmp_path: Path, name: str, release: str | None, patient: str, modality: str
+def test_names_tell_task_patient_and_modality(
+    tmp_path: Path, name: str, task: str | None, patient: str, modality: str
 ) -> None:
     (case,) = cohort.find(str(touch(tmp_path, name))).cases
-    assert (case.task, case.patient_id, list(case.images)) == (release, patient, [modality])
+    told = case.task.name if case.task else None
+    assert (told, case.patient_id, list(case.images)) == (task, patient, [modality])
 
 
 def test_grade_is_the_folders(tmp_path: Path) -> None:
@@ -74,7 +82,7 @@ def test_grades_come_from_the_mapping_of_2019_and_2020(tmp_path: Path) -> None:
     assert [case.grade for case in cohort.find(str(tmp_path)).cases] == ["HGG", "LGG", None]
 
 
-def test_releases_of_one_meaning_are_not_mixed_either(tmp_path: Path) -> None:
+def test_tasks_of_one_meaning_are_not_mixed_either(tmp_path: Path) -> None:
     folder = touch(tmp_path, "BraTS20_Training_001_t2.nii", "Brats18_CBICA_AAB_1_t2.nii.gz")
     with pytest.raises(UsageError, match="same patients under several names"):
         cohort.find(str(folder))
@@ -94,13 +102,40 @@ def test_two_cases_of_one_name_are_one_rejected_row(tmp_path: Path) -> None:
     assert "one name" in row.reason
 
 
-def test_mixed_releases_are_refused_with_the_reason(tmp_path: Path) -> None:
-    folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
-    with pytest.raises(UsageError, match="mixes brats2021 and brats2023"):
+def test_mixed_tasks_are_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS2021_00000_t2.nii.gz", "BraTS-SSA-00000-000-t2w.nii.gz")
+    with pytest.raises(UsageError, match="mixes gli-2021 and ssa, whose labels differ"):
         cohort.find(str(folder))
-    assert {case.task for case in cohort.find(str(folder), task=tasks.TASKS["gli-2023"]).cases} == {
-        "brats2023"
-    }
+    asked = tasks.TASKS["gli-2023"]
+    assert {case.task for case in cohort.find(str(folder), task=asked).cases} == {asked}
+
+
+def test_what_names_leave_open_is_asked_for(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS-GLI-00000-000-t2w.nii.gz", "BraTS-GLI-00000-000-seg.nii.gz")
+    found = cohort.find(str(folder))
+    assert found.possible_tasks() == ("gli-2023", "gli-post")
+    with pytest.raises(UsageError, match="pass --task gli-2023 or --task gli-post"):
+        found.task_or(None)
+    # A bundle has learnt one of the two.
+    assert found.task_or(tasks.TASKS["gli-2018"]) == tasks.TASKS["gli-2023"]
+    assert found.task_or(tasks.TASKS["gli-post"]) == tasks.TASKS["gli-post"]
+    with pytest.raises(UsageError, match="--task gli-post"):
+        found.task_or(tasks.TASKS["ped"])
+    # Where there is no mask to read, nothing is asked.
+    without = [dataclasses.replace(case, segmentation=None) for case in found.cases]
+    assert dataclasses.replace(found, cases=tuple(without)).task_or(None) is None
+
+
+def test_what_may_be_another_task_is_not_mixed_in(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS-SSA-00000-000-t2w.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz")
+    with pytest.raises(UsageError, match="mixes ssa, and what may be gli-2023 or gli-post"):
+        cohort.find(str(folder))
+
+
+def test_tasks_of_one_meaning_may_stand_side_by_side(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "BraTS-SSA-00000-000-t2w.nii.gz", "BraTS-MEN-00000-000-t2w.nii.gz")
+    found = cohort.find(str(folder))
+    assert {case.task.name for case in found.cases if case.task} == {"ssa", "men-pre"}
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",), ("._a_t2.nii.gz",)])

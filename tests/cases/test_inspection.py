@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classes import EDEMA, NECROTIC
 from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats.arrays import Array
@@ -14,7 +15,6 @@ from ray_brats.cases.anatomy import Outline
 from ray_brats.commands import datasets
 from ray_brats.files import storage
 from ray_brats.files.ledger import CaseRow
-from ray_brats.labels import EDEMA, NECROTIC
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
 

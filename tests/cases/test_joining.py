@@ -13,6 +13,7 @@ from ray_brats.cases import cohort, joining, naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.files import storage
 from ray_brats.files.local import FileInfo
+from ray_brats.tasks import TASKS
 
 SCANS = ("t1ce", "t2", "flair")
 
@@ -162,7 +163,7 @@ def test_folders_that_an_archiver_made_of_files_tell_case_and_kind(tmp_path: Pat
     mask = "BraTS2021_00495_seg.nii.gz/00000057_final_seg.nii"
     there = found(tmp_path, *kinds.values(), mask)
     (case,) = there.cases
-    assert (case.case_id, case.task) == ("BraTS2021_00495", "brats2021")
+    assert (case.case_id, case.task) == ("BraTS2021_00495", TASKS["gli-2021"])
     assert case.segmentation == str(tmp_path / mask)
     assert case.images == {kind: str(tmp_path / name) for kind, name in kinds.items()}
     assert "4 file(s) lie each in a folder" in there.notes[0]

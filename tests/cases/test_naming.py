@@ -97,20 +97,20 @@ def test_blanks_and_other_letters_may_name_a_case(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "patient", "release"),
+    ("name", "patient", "possible"),
     [
-        ("Brats18_CBICA AAB_1", "Brats18_CBICA AAB", "brats2018"),
-        ("Brats18_CBICA_A 1", "Brats18_CBICA_A 1", "brats2018"),
-        ("BraTS-GLI-00005-100 ü", "BraTS-GLI-00005-100 ü", "brats2023"),
-        ("BraTS20 1", "BraTS20 1", None),
+        ("Brats18_CBICA AAB_1", "Brats18_CBICA AAB", ("gli-2018",)),
+        ("Brats18_CBICA_A 1", "Brats18_CBICA_A 1", ("gli-2018",)),
+        ("BraTS-GLI-00005-100 ü", "BraTS-GLI-00005-100 ü", ("gli-2023", "gli-post")),
+        ("BraTS20 1", "BraTS20 1", ()),
     ],
 )
-def test_patient_and_release_are_those_of_the_name(
-    name: str, patient: str, release: str | None
+def test_patient_and_tasks_are_those_of_the_name(
+    name: str, patient: str, possible: tuple[str, ...]
 ) -> None:
     case_id = naming.id_of_name(name)
     assert naming.patient_of(case_id) == naming.id_of_name(patient)
-    assert naming.tasks_of(case_id) == release
+    assert naming.tasks_of(case_id) == possible
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,13 @@ def test_a_name_tells_which_tumour_a_case_is_of(name: str, tumour: str | None) -
     assert naming.tumour_of(naming.id_of_name(name)) == tumour
 
 
-def test_a_release_tells_it_where_all_its_cases_are_of_one() -> None:
-    told = {release: naming.tumour_of_task(release) for release in tasks.TASKS}
-    assert [release for release, tumour in told.items() if tumour != "GLI"] == [
-        "brats2023",
-        "brats2024",
+def test_a_task_tells_it_where_all_its_cases_are_of_one() -> None:
+    told = {name: naming.tumour_of_task(name) for name in tasks.TASKS}
+    assert [name for name, tumour in told.items() if tumour == "GLI"] == [
+        "gli-2018",
+        "gli-2019",
+        "gli-2020",
+        "gli-2021",
     ]
     assert naming.tumour_of_task(None) is None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from classes import CLASS_COUNT, EDEMA, ENHANCING, NECROTIC, REGIONS, region_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,16 +21,8 @@ from ray_brats.cases.phantom import (
     write_cohort,
 )
 from ray_brats.errors import UsageError
-from ray_brats.labels import (
-    BACKGROUND,
-    CLASS_COUNT,
-    EDEMA,
-    ENHANCING,
-    NECROTIC,
-    REGIONS,
-    region_mask,
-    to_class_index,
-)
+from ray_brats.labels import BACKGROUND, to_class_index
+from ray_brats.tasks import TASKS
 
 SHAPE_VOX = (64, 64, 48)
 CASES = 12
@@ -224,7 +217,7 @@ def test_files_hold_what_was_drawn(tmp_path: Path, cohort: list[Phantom]) -> Non
         if name == "seg":
             assert stored.dtype == np.uint8
             assert np.unique(stored).tolist() == [0, 1, 2, 4]
-            assert np.array_equal(to_class_index(stored, "brats2020"), cohort[0].label)
+            assert np.array_equal(to_class_index(stored, TASKS["gli-2020"]), cohort[0].label)
         else:
             assert stored.dtype == np.int16
             assert np.array_equal(stored, cohort[0].images[name])

@@ -12,6 +12,8 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
 from ray_brats.cases import volume
 from ray_brats.errors import CaseRejected
+from ray_brats.labels import Task
+from ray_brats.tasks import TASKS
 
 ORIENTATIONS = ["LPS", "RAS", "LAS", "PIR", "SLP", "ARI"]
 
@@ -129,21 +131,25 @@ def test_a_mask_is_read_as_class_indices_on_the_grid_of_its_case(tmp_path: Path)
     path = tmp_path / "m.nii"
     path.write_bytes(image_bytes(raw))
     case = volume.parse(image_bytes(raw.astype(np.int16)), "a.nii")
-    index = volume.read_mask(str(path), "brats2020", grid=case.geometry)
+    index = volume.read_mask(str(path), TASKS["gli-2020"], grid=case.geometry)
     assert (index == np.where(raw == 4, 3, raw)).all()
-    assert (volume.class_indices(volume.read(str(path)), "brats2020", "m.nii") == index).all()
+    assert (volume.class_indices(volume.read(str(path)), TASKS["gli-2020"], "m.nii") == index).all()
     cut = volume.parse(image_bytes(raw[1:]), "a.nii")
     with pytest.raises(CaseRejected, match="not on the grid of its case: shape"):
-        volume.read_mask(str(path), "brats2020", grid=cut.geometry)
+        volume.read_mask(str(path), TASKS["gli-2020"], grid=cut.geometry)
 
 
 @pytest.mark.parametrize(
-    ("release", "reason"), [(None, "pass --task"), ("brats2023", "the mask holds label 4")]
+    ("task", "reason"),
+    [
+        (None, "pass --task"),
+        (TASKS["gli-2023"], "the mask holds label 4.*; gli-2018, .*, ped would"),
+    ],
 )
 def test_labels_that_nobody_explains_reject_the_mask_by_name(
-    release: str | None, reason: str
+    task: Task | None, reason: str
 ) -> None:
     mask = volume.parse(image_bytes(np.full((4, 4, 4), 4, np.uint8)), "m.nii")
     with pytest.raises(CaseRejected, match=reason) as caught:
-        volume.class_indices(mask, release, "m.nii")
+        volume.class_indices(mask, task, "m.nii")
     assert caught.value.file == "m.nii"

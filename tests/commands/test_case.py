@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import classes
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import file_of
 
 from commands.test_cli import ray_brats
-from ray_brats import labels, tasks
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.commands import case as command
 from ray_brats.commands.arguments import Bundles, Inference
@@ -38,9 +38,9 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the place of the network: all voxels of the crop are edema."""
 
     def predict(prepared: Prepared, _: card.Chosen) -> Prediction:
-        crop = np.full(prepared.image_HWDC.shape[:3], labels.EDEMA, np.uint8)
+        crop = np.full(prepared.image_HWDC.shape[:3], classes.EDEMA, np.uint8)
         geometry = prepared.geometry
-        return Prediction(mask_native=geometry.to_native(crop), geometry=geometry)
+        return Prediction(mask_native=geometry.to_native(crop), geometry=geometry, targets=GLIOMA)
 
     monkeypatch.setattr(command, "_predict", predict)
 
@@ -56,7 +56,7 @@ def test_files_and_their_folder_give_the_same_mask(one_case: Path, tmp_path: Pat
     again = command.segment(SegmentOptions(folder=str(one_case), out=str(second)))
     assert first.read_bytes() == second.read_bytes()
     assert told == dataclasses.replace(again, mask=str(first))
-    assert (told.case_id, told.task) == ("BraTS20_Training_001", "brats2020")
+    assert (told.case_id, told.task) == ("BraTS20_Training_001", "gli-2020")
     mask, image = nib.load(first), nib.load(file_of(one_case, "flair"))
     assert mask.shape == image.shape
     assert (mask.affine == image.affine).all()
@@ -77,7 +77,7 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
     told = command.segment(options)
     assert (told.case_id, told.task, told.picture) == (
         "mask",
-        "brats2018",
+        "gli-2018",
         str(picture),
     )
     assert str(told.quality).endswith("another origin than those nothing was measured")
@@ -87,10 +87,8 @@ def test_the_picture_shows_the_mask_and_names_may_be_any(one_case: Path, tmp_pat
 @pytest.mark.usefixtures("predicted")
 def test_the_labels_are_those_that_are_asked_for(one_case: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "mask.nii.gz")
-    told = command.segment(
-        SegmentOptions(folder=str(one_case), out=out, task=tasks.TASKS["gli-2023"])
-    )
-    assert told.task == "brats2023"
+    told = command.segment(SegmentOptions(folder=str(one_case), out=out, task="gli-2023"))
+    assert told.task == "gli-2023"
 
 
 @pytest.mark.usefixtures("predicted")
@@ -181,6 +179,7 @@ def test_no_ray_is_started_or_even_imported(one_case: Path, tmp_path: Path) -> N
     code = """
 import sys
 from ray_brats import cli
+from ray_brats.tasks import GLIOMA
 try:
     cli.main(sys.argv[1:])
 finally:

@@ -372,7 +372,7 @@ def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) ->
         path.rename(case / kind)
     done = ray_brats("check", tmp_path)
     assert done.returncode == 0
-    assert "1 case(s) of 1 patient(s), 1 with a mask; labels as in brats2020" in done.stderr
+    assert "1 case(s) of 1 patient(s), 1 with a mask; labels as in gli-2020" in done.stderr
     assert f"{name}: segmentation recovered from W39_1998.09.19_Segm.nii.gz" in done.stderr
 
 
@@ -464,7 +464,6 @@ def test_rays_own_errors_end_in_a_sentence_without_its_traceback(
     [
         ("train d r --recipe standart", "--recipe standart: expected one of .*mean standard"),
         ("score c p --tta=maybe", "--tta maybe: expected one of none, flips$"),
-        ("score c p --release brats1999", "--release brats1999: expected one of .*brats2020"),
         ("train d r --steps many", "--steps many: expected a whole number"),
         ("train d r --minutes soon", "--minutes soon: expected a number"),
         ("train d r --steps", "--steps : expected a whole number"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import classes
 import pytest
 
 from commands.test_cli import ray_brats
 from commands.test_help import imported_by
-from ray_brats import labels, tasks
+from ray_brats import tasks
 from ray_brats.commands import guide, info, registry
 from ray_brats.commands.registry import COMMANDS
 from ray_brats.errors import UsageError
@@ -22,15 +23,15 @@ def test_info_tells_what_programs_ask_for() -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["commands"]) == set(COMMANDS)
-    assert set(told["releases"]) == set(tasks.TASKS)
-    assert told["releases"]["brats2020"]["4"] == "enhancing tumour"
+    assert set(told["tasks"]) == set(tasks.TASKS)
+    assert told["tasks"]["gli-2020"]["labels"]["4"] == "enhancing tumour"
     assert set(told["recipes"]) == set(named.RECIPES)
     assert all(told["recipes"].values())
     assert all(told["versions"].values())
     starter = told["starter"]
     if starter is not None:
         assert starter["modalities"] == ["t1ce", "t2", "flair"]
-        assert set(starter["measured_dice"]) == set(labels.REGIONS)
+        assert set(starter["measured_dice"]) == set(classes.REGIONS)
         assert starter["intended_use"]
         assert starter["cite"]
 
@@ -38,7 +39,7 @@ def test_info_tells_what_programs_ask_for() -> None:
 def test_info_is_told_to_people_too(capsys: pytest.CaptureFixture[str]) -> None:
     info.tell(registry.info(info.InfoOptions()))
     text = capsys.readouterr().out
-    for word in ("ray-brats", "score", "brats2024", "standard"):
+    for word in ("ray-brats", "score", "gli-post", "standard"):
         assert word in text
 
 

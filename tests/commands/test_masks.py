@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands import masks
 from ray_brats.files.ledger import CaseRow
@@ -24,7 +23,7 @@ def segmented(
     """What `score` leaves where the stage gives a summary with these facts."""
     cases = tuple(Case(case_id=name, patient_id=name, images={}) for name in case_ids)
     summary = ScoreSummary(
-        predictions="x", task=tasks.TASKS["gli-2018"], processed=len(cases), skipped=0, **facts
+        predictions="x", task="gli-2018", processed=len(cases), skipped=0, **facts
     )
     monkeypatch.setattr(stage, "score", lambda *_, **__: summary)
     chosen = card.Chosen(
@@ -53,9 +52,9 @@ def test_numbers_are_said_of_the_masks_they_hold_for(
 def test_none_are_said_where_they_hold_for_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert segmented(monkeypatch, ["BraTS-PED-00001-000"]).facts == {"measured": None}
+    assert segmented(monkeypatch, ["BraTS-MEN-00001-000"]).facts == {"measured": None}
     err = capsys.readouterr().err
-    assert "score: how good these masks are was not measured: 1 of tumours of children" in err
+    assert "score: how good these masks are was not measured: 1 of meningioma" in err
     assert "Dice" not in err
     assert segmented(monkeypatch, ["BraTS2021_00001"], tta="flips").facts == {"measured": None}
     err = capsys.readouterr().err

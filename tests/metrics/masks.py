@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import surface_distance
+from classes import ENHANCING, REGIONS
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ray_brats.arrays import Mask
-from ray_brats.labels import BACKGROUND, ENHANCING, REGIONS, LabelMap
+from ray_brats.labels import BACKGROUND, LabelMap
 from ray_brats.metrics import distances, scores, surfaces
 
 UNIT_MM = (1.0, 1.0, 1.0)

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from classes import REGIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_brats.errors import UsageError
-from ray_brats.labels import REGIONS
 from ray_brats.metrics import comparison
 from ray_brats.metrics.comparison import compare
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from classes import CLASS_COUNT, EDEMA, NECROTIC
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ray_brats.labels import BACKGROUND, CLASS_COUNT, EDEMA, NECROTIC
+from ray_brats.labels import BACKGROUND
 from ray_brats.metrics import original
 
 from .masks import QUICK

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import classes
 import numpy as np
+from classes import CLASS_COUNT, REGIONS
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ray_brats.labels import CLASS_COUNT, REGIONS
 from ray_brats.metrics import distances, pair, scores
 
 from .masks import ANISOTROPIC_MM, CUBE, QUICK, SPACINGS, UNIT_MM, as_label_map, score
@@ -35,9 +36,9 @@ def test_what_regions_and_labels_share_changes_no_number(maps, gone, spacing_mm)
     reference, prediction = maps[0], np.where(np.isin(maps[1], list(gone)), 0, maps[1])
     prediction = prediction.astype(np.uint8)
     regions, labels = scores.all_metrics(reference, prediction, spacing_mm)
-    wanted = [*REGIONS.values(), *((index,) for index in scores.LABEL_NAMES)]
-    for row, classes in zip([*regions, *labels], wanted, strict=True):
-        masks = [np.isin(part, list(classes)) for part in (reference, prediction)]
+    wanted = [*REGIONS.values(), *((index,) for index in classes.LABEL_NAMES)]
+    for row, members in zip([*regions, *labels], wanted, strict=True):
+        masks = [np.isin(part, list(members)) for part in (reference, prediction)]
         alone = score(*masks, spacing_mm)
         names = scores.SCORE_COLUMNS
         if "label" in row:

@@ -6,19 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from classes import CLASS_COUNT, CLASS_NAMES, EDEMA, ENHANCING, NECROTIC
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_brats.errors import UsageError
-from ray_brats.labels import (
-    BACKGROUND,
-    CLASS_COUNT,
-    CLASS_NAMES,
-    EDEMA,
-    ENHANCING,
-    NECROTIC,
-    LabelMap,
-)
+from ray_brats.labels import BACKGROUND, LabelMap
 from ray_brats.metrics import lesions, original, scores
 
 from .masks import (

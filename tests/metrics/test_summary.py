@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from classes import CLASS_COUNT, CLASS_NAMES, EDEMA, REGIONS
 
-from ray_brats.labels import CLASS_COUNT, CLASS_NAMES, EDEMA, REGIONS
 from ray_brats.metrics import original, scores
 from ray_brats.metrics import summary as summaries
 

@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from ray_brats.model import bundle, unet
 from ray_brats.model.predict import Predictor
+from ray_brats.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = pytest.mark.tf
@@ -174,7 +175,7 @@ def test_plain_tensorflow_segments_a_raw_case_as_the_predictor_does(
         for k, name in enumerate(RECIPE.preprocess.modalities)
     }
     mask = bundle.load_predictor((str(written),)).segment(case).mask_native
-    expected = labels.from_class_index(mask, "brats2020")
+    expected = labels.from_class_index(mask, TASKS["gli-2020"])
     assert set(np.unique(expected)) == {0, 1, 2, 4}
     assert np.mean(given == expected) >= 0.9999
 
@@ -302,8 +303,8 @@ def test_segment_gives_the_predictors_masks_of_real_cases(tmp_path: Path) -> Non
         mask = volume.from_array(given, np.diag([-1.0, -1.0, 1.0, 1.0])).voxels_HWD
         native = prediction.geometry
         whole = with_crop(native, (0, 0, 0), native.canonical_shape)
-        release = card["release"] or tasks.DEFAULT
-        expected = labels.from_class_index(prediction.mask_native, release)
+        task = tasks.told_by(card) or tasks.DEFAULT
+        expected = labels.from_class_index(prediction.mask_native, task)
         share = np.mean(whole.to_native(mask) == expected)
         assert share >= 0.9999, f"{case.case_id}: {share:.6%} of {expected.size} voxels agree"
         checked += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import classes
 import numpy as np
 import pytest
 
@@ -17,7 +18,9 @@ from ray_brats.recipes.config import Recipe
 pytest.importorskip("tensorflow")
 import tensorflow as tf
 
+from ray_brats.labels import Task
 from ray_brats.model import graph
+from ray_brats.tasks import TASKS
 
 pytestmark = pytest.mark.tf
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -37,12 +40,12 @@ def recipe_with(name: str = "smoke", preprocess: Any = None, **inference: Any) -
 
 def network(recipe: Recipe) -> Any:
     """Sees its neighbours, its borders and the left from the right."""
-    channels = len(labels.REGIONS) if recipe.network.output == "regions" else labels.CLASS_COUNT
+    channels = len(classes.REGIONS) if recipe.network.output == "regions" else classes.CLASS_COUNT
     kernel = np.random.default_rng(5).normal(size=(3, 3, 3, 3, channels)).astype(np.float32)
 
     def forward(batch: Any) -> Any:
         logits = tf.nn.conv3d(batch, kernel, [1] * 5, "SAME")
-        if channels == len(labels.REGIONS):
+        if channels == len(classes.REGIONS):
             return tf.sigmoid(logits)
         return tf.nn.softmax(logits)
 
@@ -54,18 +57,18 @@ def phantom_case(shape_vox: tuple[int, int, int]) -> np.ndarray:
     return np.stack([made.images[name] for name in ("t1ce", "t2", "flair")], axis=-1)
 
 
-def both(recipe: Recipe, image: np.ndarray, release: str) -> tuple[np.ndarray, np.ndarray]:
-    """The graph's labels and the Predictor's, in the release's integers."""
+def both(recipe: Recipe, image: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The graph's labels and the Predictor's, in the task's integers."""
     forward = network(recipe)
     spec = tf.TensorSpec((None, None, None, 3), tf.float32)
-    segment = tf.function(graph.segmenter(forward, recipe, release), input_signature=[spec])
+    segment = tf.function(graph.segmenter(forward, recipe, task), input_signature=[spec])
     given = segment(tf.constant(image, tf.float32))["labels"].numpy()
     predictor = Predictor([lambda batch: forward(batch).numpy()], recipe)
     sources = {
         name: volume.from_array(image[..., k], LPS)
         for k, name in enumerate(recipe.preprocess.modalities)
     }
-    return given, labels.from_class_index(predictor.segment(sources).mask_native, release)
+    return given, labels.from_class_index(predictor.segment(sources).mask_native, task)
 
 
 @pytest.mark.parametrize("name", ["smoke", "baseline"])
@@ -82,9 +85,9 @@ def both(recipe: Recipe, image: np.ndarray, release: str) -> tuple[np.ndarray, n
 def test_the_graph_finds_the_background_as_the_predictor_does(name: str, change: Any) -> None:
     crop = {"crop_size_vox": (48, 48, 32)} if name == "baseline" else {}
     image = phantom_case((50, 52, 47)).astype(np.float32)
-    given, expected = both(recipe_with(name, crop), change(image), "brats2020")
+    given, expected = both(recipe_with(name, crop), change(image), TASKS["gli-2020"])
     assert (given == expected).mean() > 0.9999
-    plain, _ = both(recipe_with(name, crop), image, "brats2020")
+    plain, _ = both(recipe_with(name, crop), image, TASKS["gli-2020"])
     assert (given == plain).mean() > 0.999
 
 
@@ -97,7 +100,7 @@ def test_the_graph_refuses_a_skull_unless_it_is_allowed() -> None:
     ):
         spec = tf.TensorSpec((None, None, None, 3), tf.float32)
         segment = tf.function(
-            graph.segmenter(network(recipe), recipe, "brats2020"), input_signature=[spec]
+            graph.segmenter(network(recipe), recipe, TASKS["gli-2020"]), input_signature=[spec]
         )
         if allow:
             assert segment(tf.constant(with_skull))["labels"].shape == image.shape[:3]
@@ -124,7 +127,7 @@ def test_the_graph_refuses_a_skull_unless_it_is_allowed() -> None:
 def test_the_graph_gives_the_predictors_mask(
     recipe: Recipe, shape_vox: tuple[int, int, int]
 ) -> None:
-    given, expected = both(recipe, phantom_case(shape_vox), "brats2020")
+    given, expected = both(recipe, phantom_case(shape_vox), TASKS["gli-2020"])
     assert given.dtype == np.uint8
     assert given.shape == shape_vox
     if not recipe.inference.min_enhancing_vox:
@@ -134,14 +137,14 @@ def test_the_graph_gives_the_predictors_mask(
     assert np.mean(given == expected) >= 0.9999
 
 
-def test_the_labels_are_the_releases() -> None:
+def test_the_labels_are_the_tasks() -> None:
     image = phantom_case((40, 40, 40))
-    assert set(np.unique(both(recipe_with(), image, "brats2023")[0])) == {0, 1, 2, 3}
+    assert set(np.unique(both(recipe_with(), image, TASKS["gli-2023"])[0])) == {0, 1, 2, 3}
 
 
 def test_an_empty_image_is_background() -> None:
     recipe = recipe_with()
-    segment = graph.segmenter(network(recipe), recipe, "brats2023")
+    segment = graph.segmenter(network(recipe), recipe, TASKS["gli-2023"])
     assert not tf.function(segment)(tf.zeros((20, 21, 22, 3)))["labels"].numpy().any()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import classes
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ray_brats.model import windows
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes import costs, named
 from ray_brats.recipes.config import InferenceConfig, Recipe
+from ray_brats.tasks import GLIOMA
 
 SMOKE = named.get("smoke")
 
@@ -82,7 +84,7 @@ def test_the_whole_pass_gives_the_network_sides_it_can_divide() -> None:
 def test_few_enhancing_voxels_become_necrotic_core() -> None:
     probabilities = np.zeros((4, 4, 4, 3), np.float32)
     probabilities[0, 0, 0] = 1
-    for least, expected in ((0, labels.ENHANCING), (2, labels.NECROTIC)):
+    for least, expected in ((0, classes.ENHANCING), (2, classes.NECROTIC)):
         recipe = with_inference(min_enhancing_vox=least)
         assert Predictor([constant], recipe).decode(probabilities)[0, 0, 0] == expected
 
@@ -98,7 +100,7 @@ def test_a_segmented_case_has_the_inputs_grid_and_volumes(one_case: Path) -> Non
     image = nib.load(file_of(one_case, "flair"))
     assert found.mask_native.shape == image.shape
     prepared = preprocess.preprocess_case(case, SMOKE.preprocess)
-    index = labels.from_regions(pointwise(prepared.image_HWDC) >= SMOKE.inference.threshold)
+    index = labels.from_regions(pointwise(prepared.image_HWDC) >= SMOKE.inference.threshold, GLIOMA)
     index[~prepared.image_HWDC.any(axis=-1)] = labels.BACKGROUND
     assert (found.mask_native == prepared.geometry.to_native(index)).all()
     whole = np.count_nonzero(found.mask_native)
@@ -176,7 +178,7 @@ def test_rules_in_voxels_are_meant_for_those_that_the_network_sees() -> None:
     predictor = Predictor([constant], recipe)
     assert not predictor.decode(probabilities).any()
     found = predictor.decode(probabilities, voxels_each=0.5)
-    assert np.count_nonzero(found == labels.ENHANCING) == 4
+    assert np.count_nonzero(found == classes.ENHANCING) == 4
 
 
 @pytest.mark.parametrize("recipe", [SMOKE, named.get("baseline")])
@@ -278,9 +280,9 @@ def test_small_pieces_of_tumour_are_dropped_before_the_rule_on_enhancing_tumour(
     recipe = with_inference(min_component_vox=9)
     index = Predictor([constant], recipe).decode(probabilities)
     assert not index[:4].any()
-    assert (index[6:11, 6:11, 6:11] == labels.EDEMA).all()
+    assert (index[6:11, 6:11, 6:11] == classes.EDEMA).all()
     kept = Predictor([constant], with_inference(min_component_vox=8)).decode(probabilities)
-    assert (kept[1:3, 1:3, 1:3] == labels.ENHANCING).all()
+    assert (kept[1:3, 1:3, 1:3] == classes.ENHANCING).all()
 
 
 @pytest.mark.parametrize("wrong", [{"overlap": 1.0}, {"threshold": 0.0}, {"min_component_vox": -1}])

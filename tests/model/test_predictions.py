@@ -21,6 +21,7 @@ from ray_brats.files.ledger import CaseRow
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import named
+from ray_brats.tasks import GLIOMA, TASKS
 
 SMOKE = named.get("smoke").preprocess
 KINDS = ("t1ce", "t2", "flair", "seg")
@@ -33,8 +34,8 @@ CASE = Case(
 )
 
 
-def folder(uri: str, release: str = "brats2020") -> Predictions:
-    return Predictions(uri=uri, identity={"bundles": ["b"]}, preprocessing=SMOKE, release=release)
+def folder(uri: str, task: str = "gli-2020") -> Predictions:
+    return Predictions(uri=uri, identity={"bundles": ["b"]}, preprocessing=SMOKE, task=TASKS[task])
 
 
 def test_masks_count_as_made_until_the_version_of_their_stage_changes() -> None:
@@ -42,7 +43,7 @@ def test_masks_count_as_made_until_the_version_of_their_stage_changes() -> None:
     item = folder("s3://out").work_of(CASE)
     assert item.key == "22a3dbb4968c22bb59cc339de52f7ccc"
     assert (item.sidecar_uri, item.outputs) == ("s3://out/a.json", ("a.nii.gz",))
-    assert predictions.task_of(item) == "brats2020"
+    assert predictions.task_of(item) == TASKS["gli-2020"]
     assert predictions.case_of(item).images == CASE.images
 
 
@@ -50,7 +51,7 @@ def test_what_a_mask_depends_on_changes_its_key_and_nothing_else_does() -> None:
     item = folder("s3://out").work_of(CASE)
     other = {**CASE.etags, "s3://b/a_t2.nii.gz": "new"}
     assert folder("s3://out").work_of(dataclasses.replace(CASE, etags=other)).key != item.key
-    assert folder("s3://out", "brats2023").work_of(CASE).key != item.key
+    assert folder("s3://out", "gli-2023").work_of(CASE).key != item.key
     reference = dataclasses.replace(CASE, segmentation=None)
     assert folder("s3://elsewhere").work_of(reference).key == item.key
 
@@ -151,6 +152,6 @@ def test_the_ledger_holds_every_case_and_what_made_the_masks(tmp_path: Path) -> 
     assert (summary.notes, summary.remarked) == (["t2: was turned (a)"], ["a"])
     table = ledger.read_table(f"{tmp_path}/scores.parquet")
     assert [(row["case_id"], row["wt_ml"]) for row in table] == [("0", None), ("a", 1.0)]
-    assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.COLUMNS)
+    assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.columns_of(GLIOMA))
     told = storage.read_json(f"{tmp_path}/score.json")
     assert (told["identity"], told["release"]) == ({"bundles": ["b"]}, "brats2020")

@@ -6,12 +6,13 @@ import matplotlib.image
 import numpy as np
 import PIL.Image
 import pytest
+from classes import CLASS_NAMES, EDEMA, ENHANCING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ray_brats.errors import UsageError
-from ray_brats.labels import CLASS_NAMES, EDEMA, ENHANCING
 from ray_brats.report import figures, panels
+from ray_brats.tasks import GLIOMA
 
 SHAPE = (24, 28, 16)
 
@@ -88,7 +89,7 @@ def test_panels_stand_in_the_order_of_the_original_picture() -> None:
 
 
 def test_the_patient_s_right_is_on_the_left_and_anterior_on_top() -> None:
-    yellow = panels.CLASS_COLOURS[ENHANCING]
+    yellow = GLIOMA.classes[ENHANCING - 1].colour
     right_anterior = figures.draw_case({"flair": brain()}, block(1, 2, 5))
     across, down = coloured_centre(right_anterior, 1, yellow)
     assert across < 0.3
@@ -233,7 +234,7 @@ def test_a_plane_that_is_none_is_an_error_that_names_them() -> None:
 
 
 def test_superior_is_on_top_of_an_upright_case() -> None:
-    yellow = panels.CLASS_COLOURS[ENHANCING]
+    yellow = GLIOMA.classes[ENHANCING - 1].colour
     figure = figures.draw_case({"flair": brain()}, block(1, 9, 12), plane="coronal", slice_index=10)
     across, down = coloured_centre(figure, 1, yellow)
     assert across < 0.3

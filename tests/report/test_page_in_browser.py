@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import classes
 import numpy as np
 import pytest
 
-from ray_brats import labels
 from ray_brats.cases import phantom
 from ray_brats.metrics import comparison, scores, summary
 from ray_brats.report import figures
@@ -99,7 +99,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             panels.append((f"{plane} slice of {name}", figures.png_bytes(figure)))
         pictures.append(report.Picture(title=title, panels=panels))
     events = [
-        {"event": "validation", "step": step, "dice": dict.fromkeys(labels.REGIONS, step / 2000)}
+        {"event": "validation", "step": step, "dice": dict.fromkeys(classes.REGIONS, step / 2000)}
         for step in (500, 1000)
     ]
     ours = rows["ours/predictions"]

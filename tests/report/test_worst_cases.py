@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classes import REGIONS
 from conftest import file_of
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.labels import REGIONS
 from ray_brats.report import worst_cases
+from ray_brats.tasks import TASKS
 
 CASES = [f"BraTS20_Training_{index:03d}" for index in range(1, 6)]
 
@@ -25,7 +26,7 @@ def scored(dices: dict[str, float | None]) -> list[dict[str, Any]]:
 def pictures(folder: Path, dices: dict[str, float | None]) -> list[str]:
     cases = {case.case_id: case for case in cohorts.find(str(folder)).cases}
     masks = {name: str(file_of(folder / name, "seg")) for name in CASES}
-    found = worst_cases.pictures(scored(dices), cases, masks, "brats2020")
+    found = worst_cases.pictures(scored(dices), cases, masks, TASKS["gli-2020"])
     for picture in found:
         assert [alt.split(". ")[1].split(" ")[0] for alt, _ in picture.panels] == [
             "Axial",
@@ -52,7 +53,9 @@ def test_without_whole_masks_the_lesions_decide(cohort_folder: Path) -> None:
             region["lesionwise_dice"] = dice
     cases = {case.case_id: case for case in cohorts.find(str(cohort_folder)).cases}
     masks = {name: str(file_of(cohort_folder / name, "seg")) for name in CASES}
-    titles = [picture.title for picture in worst_cases.pictures(rows, cases, masks, "brats2020")]
+    titles = [
+        picture.title for picture in worst_cases.pictures(rows, cases, masks, TASKS["gli-2020"])
+    ]
     assert titles[1].startswith(f"{CASES[0]}, worst case 2 of 2: lesion-wise Dice WT 0.800")
 
 
@@ -70,4 +73,4 @@ def test_a_case_without_a_usable_image_is_passed_over(one_case: Path, damage: st
         flair.unlink()
     cases = {case.case_id: case for case in found.cases}
     masks = {one_case.name: str(file_of(one_case, "seg"))}
-    assert worst_cases.pictures(scored({one_case.name: 0.5}), cases, masks, "brats2020") == []
+    assert worst_cases.pictures(scored({one_case.name: 0.5}), cases, masks, TASKS["gli-2020"]) == []

@@ -32,6 +32,7 @@ from ray_brats.serve import settings as deployments
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.settings import ServeSettings
+from ray_brats.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.slow]
@@ -55,7 +56,9 @@ def case(cohort_folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def mask(bundle_folder: Path, case: dict[str, bytes]) -> bytes:
     found = bundle.load_predictor((str(bundle_folder),)).segment(case)
-    return encode_mask(labels.from_class_index(found.mask_native, "brats2020"), found.geometry)
+    return encode_mask(
+        labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry
+    )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import classes
 import nibabel as nib
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ray_brats.cases.volume import read, read_mask
 from ray_brats.labels import LabelMap
 from ray_brats.report import panels
 from ray_brats.serve import niivue
+from ray_brats.tasks import TASKS
 from serve.test_page_names import FILE_NAMES
 
 pytestmark = pytest.mark.browser
@@ -36,14 +38,14 @@ NAMES["flair"] = "BraTS-GLI-00001-000-t2f"
 FILES = ("t1ce", "t2", "flair")
 VOLUMES_ML = {"WT": 65.2, "TC": 23.8, "ET": 9.47}
 SOON_MS = 20_000
-CLASSES = (labels.NECROTIC, labels.EDEMA, labels.ENHANCING)
+CLASSES = (classes.NECROTIC, classes.EDEMA, classes.ENHANCING)
 
 
 def packed(volume: Any, affine: Any = CASE.affine) -> bytes:
     return gzip.compress(nib.Nifti1Image(volume, affine).to_bytes(), 1)
 
 
-MASK = packed(labels.from_class_index(CASE.label, "brats2020"))
+MASK = packed(labels.from_class_index(CASE.label, TASKS["gli-2020"]))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +242,7 @@ def test_the_overlay_of_a_real_case_is_where_its_tumour_is(
     case = cohorts.find(str(real_data / "brats2018" / "HGG")).cases[0]
     assert case.segmentation is not None
     images = {name: read(case.images[name]).voxels_HWD for name in FILES}
-    label = read_mask(case.segmentation, "brats2018")
+    label = read_mask(case.segmentation, TASKS["gli-2018"])
     before, script.mask = script.mask, Path(case.segmentation).read_bytes()
     try:
         page = opened()
@@ -261,7 +263,7 @@ def test_a_mask_that_lies_otherwise_on_disk_is_shown_in_its_place(
     opened: Open, script: Script
 ) -> None:
     script.release = "brats2023"
-    lps = nib.Nifti1Image(labels.from_class_index(CASE.label, "brats2023"), CASE.affine)
+    lps = nib.Nifti1Image(labels.from_class_index(CASE.label, TASKS["gli-2023"]), CASE.affine)
     before = script.mask
     wanted = nib.orientations.axcodes2ornt(("S", "R", "A"))
     turned = lps.as_reoriented(
@@ -281,14 +283,14 @@ def test_tissues_and_regions_are_shown_and_hidden(opened: Open) -> None:
     for region in ("TC", "ET", "WT"):
         page.click(f"#region-{region}")
         assert page.inner_text(pressed) == region
-        check_planes(page, at, classes=labels.REGIONS[region])
-    page.uncheck(f"#tissue-{labels.EDEMA}")
+        check_planes(page, at, classes=classes.REGIONS[region])
+    page.uncheck(f"#tissue-{classes.EDEMA}")
     assert page.inner_text(pressed) == "TC"
-    check_planes(page, at, classes=labels.REGIONS["TC"])
+    check_planes(page, at, classes=classes.REGIONS["TC"])
     page.keyboard.press("2")
     page.keyboard.press("1")
     assert page.locator(pressed).count() == 0
-    check_planes(page, at, classes=(labels.EDEMA, labels.ENHANCING))
+    check_planes(page, at, classes=(classes.EDEMA, classes.ENHANCING))
 
 
 def test_opacity_goes_from_the_scan_alone_to_the_colours_alone(opened: Open) -> None:
@@ -572,9 +574,9 @@ def test_tables_of_the_page_are_those_of_the_package(opened: Open) -> None:
     integers = {name: {str(k): v for k, v in t.items()} for name, t in tasks.TASKS.items()}
     assert tables["RELEASES"] == integers
     assert tables["DEFAULT_RELEASE"] == tasks.DEFAULT
-    assert tuple(tables["CLASS_NAMES"]) == labels.CLASS_NAMES
-    assert tables["REGIONS"] == {name: list(classes) for name, classes in labels.REGIONS.items()}
-    assert tables["REGION_TITLES"] == labels.REGION_TITLES
+    assert tuple(tables["CLASS_NAMES"]) == classes.CLASS_NAMES
+    assert tables["REGIONS"] == {name: list(classes) for name, classes in classes.REGIONS.items()}
+    assert tables["REGION_TITLES"] == classes.REGION_TITLES
     assert tables["COLOURS"] == {str(k): v for k, v in panels.CLASS_COLOURS.items()}
     planes = page.evaluate("async () => (await import('/page/planes.js')).PLANES")
     assert planes == [vars(plane) for plane in panels.PLANES.values()]
@@ -665,9 +667,9 @@ def test_a_case_is_segmented_by_keyboard_alone(opened: Open) -> None:
     go_to("#segment")
     page.keyboard.press("Enter")
     see(page, "#result")
-    go_to(f"#tissue-{labels.EDEMA}")
+    go_to(f"#tissue-{classes.EDEMA}")
     page.keyboard.press("Space")
-    check_planes(page, most_tumour(), classes=labels.REGIONS["TC"])
+    check_planes(page, most_tumour(), classes=classes.REGIONS["TC"])
     go_to("#download")
 
 

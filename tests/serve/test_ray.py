@@ -28,6 +28,7 @@ from ray_brats.model import bundle
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.serve.http import access
+from ray_brats.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]
@@ -78,7 +79,9 @@ def case(cohort_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def mask(bundle_folder: Path, case: Path) -> bytes:
     found = bundle.load_predictor((str(bundle_folder),)).segment(files_of(case))
-    return encode_mask(labels.from_class_index(found.mask_native, "brats2020"), found.geometry)
+    return encode_mask(
+        labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry
+    )
 
 
 def test_the_served_mask_is_the_predictors(client: httpx.Client, case: Path, mask: bytes) -> None:
@@ -135,7 +138,7 @@ def test_score_through_the_endpoint_is_direct_scoring(
     for row in ledger.read_table(str(far / "scores.parquet")):
         folder = cohort_folder / row["case_id"]
         found = predictor.segment(files_of(folder))
-        raw = labels.from_class_index(found.mask_native, "brats2020")
+        raw = labels.from_class_index(found.mask_native, TASKS["gli-2020"])
         name = f"{row['case_id']}.nii.gz"
         assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
         assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)

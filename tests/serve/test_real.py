@@ -17,6 +17,7 @@ from ray_brats.cases import volume
 from ray_brats.engine import cluster
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
+from ray_brats.tasks import TASKS
 from serve.test_page import FILES, SOON_MS, check_planes, most_tumour, see
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.browser, pytest.mark.slow]
@@ -62,8 +63,8 @@ def test_a_real_case_goes_up_and_its_tumour_is_on_the_screen(
         page.click("#download")
     mask_file = tmp_path / "mask.nii.gz"
     download.value.save_as(mask_file)
-    found = volume.read_mask(str(mask_file), "brats2018")
-    expert = volume.read_mask(case.segmentation, "brats2018") > labels.BACKGROUND
+    found = volume.read_mask(str(mask_file), TASKS["gli-2018"])
+    expert = volume.read_mask(case.segmentation, TASKS["gli-2018"]) > labels.BACKGROUND
     tumour = found > labels.BACKGROUND
     dice = 2 * np.count_nonzero(tumour & expert) / (tumour.sum() + expert.sum())
     assert dice >= LEAST_DICE, "the model or the page misplaces the tumour"

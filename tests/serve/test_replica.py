@@ -25,8 +25,8 @@ async def test_a_case_that_nobody_waits_for_any_more_gets_no_pass(
 
     monkeypatch.setattr(model._predictor, "segment_prepared", counted)
     with model._one_pass:
-        gone = [asyncio.create_task(model.segment(files, "brats2020")) for _ in range(3)]
-        stays = asyncio.create_task(model.segment(files, "brats2020"))
+        gone = [asyncio.create_task(model.segment(files, "gli-2020")) for _ in range(3)]
+        stays = asyncio.create_task(model.segment(files, "gli-2020"))
         await asyncio.sleep(1)
         for task in gone:
             task.cancel()
@@ -44,7 +44,7 @@ async def test_the_voxels_that_a_model_would_see_count(
     recipe = dataclasses.replace(model._recipe, preprocess=finer)
     monkeypatch.setattr(model, "_recipe", recipe)
     monkeypatch.setattr(model, "_limits", Limits(voxels=1_000_000))
-    refusal = await model.segment(files, "brats2020")
+    refusal = await model.segment(files, "gli-2020")
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.file) == (413, "t1ce")
     assert "voxels of the model's size: at most 1000000" in refusal.reason

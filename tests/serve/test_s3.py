@@ -28,6 +28,7 @@ from ray_brats.files.ledger import Work
 from ray_brats.model.predictions import Predictions
 from ray_brats.serve.limits import Limits
 from ray_brats.stages import remote
+from ray_brats.tasks import TASKS
 
 CASES = [f"BraTS20_Training_00{n}" for n in (1, 2, 3)]
 
@@ -57,11 +58,11 @@ async def ended(client: httpx.AsyncClient, body: dict[str, Any], query: str = ""
     return await state_of(client, accepted.json()["id"], "done", "failed", "cancelled")
 
 
-def work_of(phantoms: str, output: str, release: str = "brats2020") -> list[Work]:
+def work_of(phantoms: str, output: str, task: str = "gli-2020") -> list[Work]:
     """What direct scoring would do."""
     found = cohorts.find(phantoms)
     identity, prepare = SERVED.card["identity"], SMOKE.preprocess
-    target = Predictions(uri=output, identity=identity, preprocessing=prepare, release=release)
+    target = Predictions(uri=output, identity=identity, preprocessing=prepare, task=TASKS[task])
     return [target.work_of(case) for case in found.cases]
 
 
@@ -131,7 +132,7 @@ async def test_a_cohort_job_leaves_what_direct_scoring_leaves(
     assert len(await asked("?release=brats2023")) == 3
     assert (
         ledger.split_finished(
-            work_of(phantoms, out, "brats2023"), ledger.Output(uri=out, description="score.json")
+            work_of(phantoms, out, "gli-2023"), ledger.Output(uri=out, description="score.json")
         )[1]
         == []
     )

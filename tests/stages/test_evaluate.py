@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from classes import CLASS_NAMES, REGIONS
 from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats.cases import cohort as cohorts
@@ -21,7 +22,6 @@ from ray_brats.cases import phantom, splits
 from ray_brats.engine import cluster, mapping
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger
-from ray_brats.labels import CLASS_NAMES, REGIONS
 from ray_brats.metrics import scores
 from ray_brats.stages import evaluate
 from ray_brats.stages.evaluate import EvaluateSummary, Options

@@ -18,6 +18,7 @@ from ray_brats.cases import cohort
 from ray_brats.cases.volume import encode_mask
 from ray_brats.files import ledger, ownership
 from ray_brats.stages import remote as endpoint
+from ray_brats.tasks import TASKS
 
 
 def remote(made_by: str) -> endpoint.Remote:
@@ -80,6 +81,6 @@ def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_p
     assert (again.processed, again.skipped) == (0, 5)
     for case in found.cases:
         made = predictor().segment(files_of(cohort_folder / case.case_id))
-        raw = labels.from_class_index(made.mask_native, "brats2020")
+        raw = labels.from_class_index(made.mask_native, TASKS["gli-2020"])
         mask = (out / f"{case.case_id}.nii.gz").read_bytes()
         assert mask == encode_mask(raw, made.geometry)

@@ -102,7 +102,7 @@ def test_names_are_the_releases(cohort_folder: Path, predictions: Path, tmp_path
         found, str(predictions), str(tmp_path / "out.zip"), task=tasks.TASKS["gli-2021"]
     )
     assert len(summary.failures) == 5
-    assert "brats2021 has no case of this name" in summary.failures[0].reason
+    assert "gli-2021 has no case of this name" in summary.failures[0].reason
 
 
 def test_what_cannot_be_a_submission_is_said_first(cohort_folder: Path, tmp_path: Path) -> None:

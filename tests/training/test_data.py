@@ -13,6 +13,7 @@ import pytest
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.recipes import jsonform, named
+from ray_brats.tasks import TASKS
 from ray_brats.training import data
 from ray_brats.training.data import Dataset, PreparedCase, read_dataset
 from training.conftest import write_case
@@ -74,7 +75,7 @@ def test_the_split_says_what_is_trained_on_and_a_mask_is_needed(tmp_path: Path) 
     assert [case.case_id for case in read.validation] == ["p00-0"]
     assert read.validation[0].shape_vox == (20, 22, 18)
     assert (len(read.training), read.unlabelled) == (2 * PATIENTS - 5, 1)
-    assert (read.fingerprint, read.task) == ("f", "brats2020")
+    assert (read.fingerprint, read.task) == ("f", TASKS["gli-2020"])
 
 
 def test_a_table_without_what_training_needs_is_named(tmp_path: Path) -> None:

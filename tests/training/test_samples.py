@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from ray_brats.tasks import GLIOMA
 from ray_brats.training import samples
 from ray_brats.training.samples import SampleStream, carve
 
@@ -40,7 +41,11 @@ def test_a_region_is_drawn_first_where_small_ones_shall_be_seen() -> None:
     def enhancing(foreground: Literal["tumour", "region"], label: np.ndarray = label) -> int:
         drawn = [
             samples.draw_location(
-                label, (3, 3, 3), foreground_share=1.0, rng=rng, foreground=foreground
+                label,
+                (3, 3, 3),
+                foreground_share=1.0,
+                rng=rng,
+                regions=GLIOMA if foreground == "region" else None,
             )
             for _ in range(300)
         ]

@@ -97,9 +97,10 @@ def kept(value: Job | JobRequest) -> dict[str, Any]:
     """The JSON of a dataclass, without what earlier versions do not know where it is empty."""
     values = without_empty(dataclasses.asdict(value))
     if isinstance(value, JobRequest):
-        # For a service of before on the same state, which may take the job.
-        old = {"release": value.task, "asked_release": value.asked_task}
-        values |= {name: task and tasks.old_name(task) for name, task in old.items()}
+        # As earlier versions, which may share this state, call it.
+        task, asked = values.pop("task"), values.pop("asked_task")
+        values["release"] = tasks.name_before(task)
+        values["asked_release"] = asked and tasks.name_before(asked)
     return values
 
 
@@ -111,9 +112,13 @@ def without_empty(values: dict[str, Any]) -> dict[str, Any]:
 def rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
     """A dataclass from the JSON of this version or an earlier one; other values are left out."""
     names = {attribute.name for attribute in dataclasses.fields(kind)}
-    if kind is JobRequest and "task" not in values:
-        old = {"task": values.get("release"), "asked_task": values.get("asked_release")}
-        values = {**values, **{name: task and tasks.named(task).name for name, task in old.items()}}
+    if kind is JobRequest:
+        release, asked = values.get("release"), values.get("asked_release")
+        values = {
+            **values,
+            "task": tasks.of_release(str(release)),
+            "asked_task": None if asked is None else tasks.of_release(str(asked)),
+        }
     return kind(**{name: value for name, value in values.items() if name in names})
 
 

@@ -41,7 +41,7 @@ async def test_json_tells_the_volumes_and_what_made_them(
 ) -> None:
     answer = await client.post(URL, files=parts(files), headers={"accept": "application/json"})
     told = answer.json()
-    names = {"model", "bundles", "release", "volumes_ml", "case_id", "remarks"}
+    names = {"model", "bundles", "task", "release", "volumes_ml", "case_id", "remarks"}
     assert (set(told), told["remarks"]) == (names, [])
     mask = await client.post(URL, files=parts(files))
     assert answer.json()["bundles"] == mask.headers["X-Ray-Brats-Bundle"].split(",")
@@ -77,24 +77,27 @@ async def test_a_skull_is_refused_with_its_modality(
 
 
 @pytest.mark.parametrize(
-    ("how", "release"),
+    ("how", "task", "release"),
     [
-        ("names", "brats2023"),
-        ("form", "brats2021"),
-        ("query", "brats2024"),
-        ("neither", "brats2020"),
+        ("names", "gli-2023", "brats2023"),
+        ("form", "gli-2021", "brats2021"),
+        ("old form", "gli-2021", "brats2021"),
+        ("query", "ssa", "ssa"),
+        ("old query", "gli-2023", "brats2023"),
+        ("neither", "gli-2020", "brats2020"),
     ],
 )
 async def test_a_mask_tells_whose_labels_it_carries(
-    client: httpx.AsyncClient, files: dict[str, bytes], how: str, release: str
+    client: httpx.AsyncClient, files: dict[str, bytes], how: str, task: str, release: str
 ) -> None:
     stem = "BraTS-GLI-00001-000" if how == "names" else "scan"
     body: dict[str, Any] = {
         "files": {name: (f"{stem}-{name}.nii.gz", content) for name, content in files.items()}
     }
-    if how == "form":
-        body["data"] = {"release": release}
-    query = f"?release={release}" if how == "query" else ""
+    said = f"release={release}" if "old" in how else f"task={task}"
+    if "form" in how:
+        body["data"] = dict([said.split("=")])
+    query = f"?{said}" if "query" in how else ""
     job = (await client.post(f"/v1/jobs{query}", **body)).json()["id"]
     await state_of(client, job, "done")
     answers = [
@@ -103,5 +106,6 @@ async def test_a_mask_tells_whose_labels_it_carries(
     ]
     for answer in answers:
         assert answer.headers["X-Ray-Brats-Release"] == release
+        assert answer.headers["X-Ray-Brats-Task"] == task
         assert answer.headers["X-Ray-Brats-Model"] == "default"
-        assert answer.content == expected(files, release)
+        assert answer.content == expected(files, task)

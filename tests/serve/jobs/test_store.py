@@ -35,7 +35,7 @@ def test_what_ended_is_forgotten_and_what_has_not_ended_is_not(tmp_path: Path) -
     result = store.result(young)
     assert result is not None
     assert (result.answer.mask, result.answer.bundles) == (b"mask", ("f",))
-    assert (result.model, result.release) == ("default", "brats2020")
+    assert (result.model, result.task) == ("default", "gli-2020")
     assert store.look().free == {waiting}
     assert store.forget(time.time() + 1) == 1
     assert store.look().free == {waiting}
@@ -156,7 +156,7 @@ def test_a_request_that_names_no_release_asked_for_is_still_read(tmp_path: Path)
     old = {"model": "default", "release": "brats2020", "images": {"t2": "s3://a/b"}, "files": []}
     storage.write_json(file, old | {"of": "another version"})
     assert store.request(job_id).images == {"t2": "s3://a/b"}
-    assert store.request(job_id).asked_release is None
+    assert store.request(job_id).asked_task is None
 
 
 def test_a_job_that_takes_its_process_with_it_is_given_up(tmp_path: Path) -> None:

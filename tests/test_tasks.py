@@ -1,0 +1,123 @@
+"""Tasks by name, as JSON and as files of somebody's own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ray_brats import tasks
+from ray_brats.errors import UsageError
+
+STROKE = """\
+name = "stroke"
+modalities = ["flair", "t1"]
+
+[[classes]]
+name = "core"
+integer = 7
+
+[[classes]]
+name = "penumbra"
+integer = 3
+colour = "#123456"
+
+[[regions]]
+name = "ALL"
+title = "all of it"
+classes = ["core", "penumbra"]
+
+[[regions]]
+name = "CORE"
+classes = ["core"]
+"""
+
+
+def test_old_names_are_names_still() -> None:
+    assert tasks.named("brats2020") == tasks.TASKS["gli-2020"]
+    assert tasks.named("brats2024") == tasks.TASKS["gli-post"]
+    assert [tasks.old_name(name) for name in ("gli-2018", "gli-2023", "ped")] == [
+        "brats2018",
+        "brats2023",
+        "ped",
+    ]
+
+
+def test_an_unknown_name_is_told_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="no task 'brats1999': expected one of gli-2018.*toml"):
+        tasks.named("brats1999")
+
+
+def test_what_was_written_before_tells_a_release() -> None:
+    assert tasks.told_by({"release": "brats2021"}) == tasks.TASKS["gli-2021"]
+    assert tasks.told_by({"task": "ped", "release": "brats2021"}) == tasks.TASKS["ped"]
+    assert tasks.told_by({"task": None}) is None
+    # Its cavity was background then, and its networks have three regions.
+    assert tasks.told_by({"release": "brats2024"}) == tasks.TASKS["gli-2023"]
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_task_of_the_field_is_its_name(name: str) -> None:
+    assert tasks.as_json(tasks.TASKS[name]) == name
+    assert tasks.from_json(name) == tasks.TASKS[name]
+
+
+def test_a_task_of_somebodys_own_is_read_and_written_whole() -> None:
+    task = tasks.parse(STROKE, "stroke.toml")
+    assert task.integers == (7, 3)
+    assert task.legend == {"0": "background", "7": "core", "3": "penumbra"}
+    assert [(r.name, r.title, r.classes) for r in task.targets.regions] == [
+        ("ALL", "all of it", (1, 2)),
+        ("CORE", "CORE", (1,)),
+    ]
+    assert task.targets.painting == ((2, 0), (1, 2))
+    assert task.targets.classes[1].colour == "#123456"
+    text = json.dumps(tasks.as_json(task))
+    assert tasks.from_json(json.loads(text)) == task
+    assert tasks.parse(text, "stroke.json") == task
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("integer = 3", "integer = 7", "line 10: .*integer 7 stands for two classes"),
+        ('classes = ["core"]', "classes = []", "region CORE joins no class"),
+        (
+            'classes = ["core"]',
+            'classes = ["crust"]',
+            r"line 20: region CORE: 'crust' is no class of this task",
+        ),
+        ("integer = 3", "integer = 3\nintensity = 4", "line 11: classes 2 has no 'intensity'"),
+        ("integer = 3", 'integer = "3"', "penumbra: integer '3': expected a whole number"),
+        ('name = "stroke"\n', "", "the task lacks 'name'"),
+        ('name = "stroke"', 'name = "ped"', "line 1: 'ped': expected a name of its own"),
+        ('["flair", "t1"]', '["flair", "pd"]', "line 2: .*expected a list of"),
+        ("#123456", "blue", "colour 'blue': expected #RRGGBB"),
+        ("[[regions]]", "[[region]]", "line 13: the task has no 'region'"),
+        ("integer = 7", "integer = ", "stroke.toml is no TOML: .*line 6"),
+        ('"penumbra"\ninteger', '"core"\ninteger', "'core' is there twice"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_line(old: str, new: str, sentence: str) -> None:
+    assert old in STROKE
+    with pytest.raises(UsageError, match=sentence) as caught:
+        tasks.parse(STROKE.replace(old, new), "stroke.toml")
+    assert str(caught.value).startswith("stroke.toml")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"ped"', "null", "[" * 100_000, "{}", '{"name": 3}'])
+def test_json_that_is_no_task_is_a_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^own\.json"):
+        tasks.parse(text, "own.json")
+
+
+def test_the_tasks_that_define_some_integers_are_named() -> None:
+    assert "gli-2020" in tasks.that_define([0, 4])
+    assert tasks.that_define([4], tasks.GLIOMA) == ["gli-2018", "gli-2019", "gli-2020", "gli-2021"]
+    assert tasks.that_define([9]) == []
+
+
+def test_colours_of_a_task_differ() -> None:
+    for task in tasks.TASKS.values():
+        colours = [item.colour for item in task.targets.classes]
+        assert len(set(colours)) == len(colours), task.name
