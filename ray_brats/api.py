@@ -167,7 +167,7 @@ def find(uri: Place, *, task: Task | str | None = None, release: str | None = No
 
 
 def _task(asked: Task | str | None) -> Task | None:
-    from ray_brats import tasks
+    from ray_brats.recipes import tasks
 
     return tasks.named(asked) if isinstance(asked, str) else asked
 
@@ -185,9 +185,10 @@ def save_mask(
     Raises:
         UsageError: There is such a file already, and `overwrite` is not set.
     """
-    from ray_brats import labels, tasks
+    from ray_brats import labels
     from ray_brats.cases.volume import encode_mask
     from ray_brats.files import ownership, storage
+    from ray_brats.recipes import tasks
 
     target = storage.absolute(os.fspath(path))
     ownership.check_files({"path": target}, (), overwrite=overwrite)
@@ -227,8 +228,8 @@ def evaluate(
         UsageError: Neither a file nor `spacing_mm` tells the size of a voxel.
         ValueError: The shapes differ, or an array does not hold class indices.
     """
-    from ray_brats import tasks
     from ray_brats.metrics import scores
+    from ray_brats.recipes import tasks
 
     meant = _task(task or release) or _told(prediction, reference)
     predicted, grid = _class_index(prediction, meant, None)
@@ -250,9 +251,9 @@ def evaluate(
 
 def _told(*masks: Prediction | Place | npt.NDArray[Any]) -> Task | None:
     """The task that the names of files tell, else that of the prediction, else of arrays alone."""
-    from ray_brats import tasks
     from ray_brats.cases import naming
     from ray_brats.files import storage
+    from ray_brats.recipes import tasks
 
     files = [mask for mask in masks if isinstance(mask, str | os.PathLike)]
     possible = {

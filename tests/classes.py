@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_brats import labels
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 NECROTIC, EDEMA, ENHANCING = GLIOMA.indices
 CLASS_NAMES = GLIOMA.class_names

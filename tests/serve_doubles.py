@@ -22,6 +22,7 @@ from ray_brats import labels
 from ray_brats.cases.volume import encode_mask
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes import jsonform, named
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.app import build
 from ray_brats.serve.http.gate import Gate
@@ -33,7 +34,6 @@ from ray_brats.serve.models import Answer, ServedModel
 from ray_brats.serve.replica import Model
 from ray_brats.serve.service import Service
 from ray_brats.serve.telemetry import Telemetry
-from ray_brats.tasks import TASKS
 
 SMOKE = named.get("smoke")
 MODALITIES = tuple(SMOKE.preprocess.modalities)

@@ -19,6 +19,7 @@ from ray_brats import api, labels
 from ray_brats.cases.volume import read_mask
 from ray_brats.model import card
 from ray_brats.model.predict import Prediction
+from ray_brats.recipes.tasks import GLIOMA, TASKS
 
 PROGRAM = """
 import sys
@@ -189,9 +190,9 @@ def test_convolutions_are_fast_unless_the_user_says_otherwise(
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     code = """
 from ray_brats import api
-from ray_brats.tasks import TASKS
-from ray_brats.tasks import TASKS
-from ray_brats.tasks import GLIOMA, TASKS
+from ray_brats.recipes.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
+from ray_brats.recipes.tasks import GLIOMA, TASKS
 api.load_predictor()
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())

@@ -10,10 +10,11 @@ from classes import EDEMA, ENHANCING, NECROTIC
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.errors import UsageError
 from ray_brats.labels import Region, Targets, Task, TumourClass
-from ray_brats.tasks import CHILDREN, GLIOMA, TASKS, TREATED_GLIOMA
+from ray_brats.recipes import tasks
+from ray_brats.recipes.tasks import CHILDREN, GLIOMA, TASKS, TREATED_GLIOMA
 
 ALL_TARGETS = sorted({task.targets for task in TASKS.values()}, key=repr)
 
@@ -53,7 +54,9 @@ def test_the_cavity_is_a_class_of_its_own_and_no_tumour() -> None:
 
 
 def test_a_label_that_a_task_lacks_is_named_with_those_that_it_has() -> None:
-    with pytest.raises(labels.UnknownLabelsError, match="label 4, but gli-2023 .* only 0, 1, 2, 3"):
+    with pytest.raises(
+        labels.UnknownLabelsError, match=r"label 4, but gli-2023 .* only 0, 1, 2, 3"
+    ):
         labels.to_class_index(np.array([0, 4]), TASKS["gli-2023"])
 
 

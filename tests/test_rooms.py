@@ -41,7 +41,7 @@ class Room:
 
 
 ROOMS: Mapping[str, Room] = {
-    "recipes": Room(doors="config jsonform named costs"),
+    "recipes": Room(doors="config jsonform named costs tasks"),
     "files": Room(doors="storage ledger folders retry claims local ownership"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "

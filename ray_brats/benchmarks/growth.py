@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import tasks
 from ray_brats.benchmarks import measure
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
 from ray_brats.engine import cluster
 from ray_brats.labels import LabelMap
 from ray_brats.model.predictions import Predictions
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 from ray_brats.stages import score as stage
 
 

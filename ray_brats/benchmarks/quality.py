@@ -34,7 +34,7 @@ from ray_brats.model.card import Asked
 from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training.data import PreparedCase, fetch
 
 Scores = dict[str, dict[str, float]]

@@ -21,7 +21,7 @@ from ray_brats.labels import LabelMap
 from ray_brats.progress import Progress
 from ray_brats.recipes import named
 from ray_brats.recipes.config import TrainConfig
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
 

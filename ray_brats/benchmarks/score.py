@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_brats import arrays, tasks
+from ray_brats import arrays
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import PeakMemory
 from ray_brats.benchmarks.score_peer import MonaiScorer
@@ -36,7 +36,7 @@ from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.predictions import Predictions, mask_name
 from ray_brats.progress import say
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.stages import score as stage
 from ray_brats.stages import steps

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import cpu_seconds
 from ray_brats.cases import cohort as cohorts
@@ -28,7 +28,7 @@ from ray_brats.model import card as modelcard
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.progress import say
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
@@ -17,6 +16,7 @@ from ray_brats.files import local, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import Task
+from ray_brats.recipes import tasks
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

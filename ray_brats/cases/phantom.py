@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
-from ray_brats import tasks
 from ray_brats.arrays import Array, Floats, Mask, Shape
 from ray_brats.cases import phantom_tumours
 from ray_brats.cases.naming import SEGMENTATION
@@ -36,6 +35,7 @@ from ray_brats.cases.phantom_tumours import CAVITY, CYST, RIM
 from ray_brats.errors import UsageError
 from ray_brats.files.local import renamed_into_place
 from ray_brats.labels import LabelMap, Task, from_class_index
+from ray_brats.recipes import tasks
 
 Image = npt.NDArray[np.int16]
 

@@ -12,11 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.arrays import Mask
 from ray_brats.cases.phantom_brain import Anatomy, Canvas, Field, lowest, soft
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, LabelMap, Targets
+from ray_brats.recipes import tasks
 
 CYST: Final = "cyst"
 CAVITY: Final = "cavity"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.arrays import Array, Floats
 from ray_brats.cases import nifti
 from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid, scaled
@@ -24,6 +24,7 @@ from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
 from ray_brats.files import storage
 from ray_brats.labels import LabelMap, Task
+from ray_brats.recipes import tasks
 
 REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_brats import tasks
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import splits
 from ray_brats.cases.case import Case, Cohort
@@ -22,7 +21,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import Task
 from ray_brats.progress import say
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.named import RecipeName
 

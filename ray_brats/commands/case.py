@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ray_brats import labels, progress, tasks
+from ray_brats import labels, progress
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands import reports
@@ -21,6 +21,7 @@ from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.labels import Task
 from ray_brats.progress import say, silenced
+from ray_brats.recipes import tasks
 
 if TYPE_CHECKING:
     from ray_brats.cases.preprocess import Prepared

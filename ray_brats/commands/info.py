@@ -13,11 +13,10 @@ from typing import Any
 import rich.table
 
 import ray_brats
-from ray_brats import tasks
 from ray_brats.errors import ArtefactError
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import Terminal
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 
 ENGINES = ("ray", "tensorflow", "keras")
 

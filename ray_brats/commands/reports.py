@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
@@ -26,6 +25,7 @@ from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import say, say_done
+from ray_brats.recipes import tasks
 
 if TYPE_CHECKING:
     from ray_brats.stages.evaluate import EvaluateSummary, Options

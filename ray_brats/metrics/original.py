@@ -18,7 +18,7 @@ import numpy as np
 
 from ray_brats.arrays import Array, Floats
 from ray_brats.labels import LabelMap
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 ORIGINAL_FIGURES: Final = (
     "accuracy",

@@ -19,7 +19,7 @@ from ray_brats.labels import LabelMap, Region, Targets, mask_of
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import PENALTY_MM
 from ray_brats.metrics.pair import MapPair
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 RULES: Final = ("legacy", "lesionwise", "both")
 MISSING_HD95_MM: Final = 373.12866

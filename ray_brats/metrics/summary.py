@@ -12,7 +12,7 @@ import numpy as np
 from ray_brats.labels import Targets
 from ray_brats.metrics.original import ORIGINAL_FIGURES
 from ray_brats.metrics.scores import SCORE_COLUMNS
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 _RESAMPLES: Final = 2000
 _SEED: Final = 20230601

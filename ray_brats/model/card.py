@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import folders, ownership, storage
 from ray_brats.labels import Task
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 
 CARD = "bundle.json"

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 import ray_brats
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
@@ -32,7 +32,7 @@ from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.model.predict import STAGE_VERSION, Prediction
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig
 
 SUFFIX = ".nii.gz"

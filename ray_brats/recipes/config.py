@@ -13,7 +13,7 @@ from typing import Literal
 from ray_brats.arrays import Shape, Spacing
 from ray_brats.errors import UsageError
 from ray_brats.labels import Targets
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 DEFAULT_MODALITIES = ("t1ce", "t2", "flair")
 LATER = {"later": True}

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ray_brats import tasks
+from ray_brats.recipes import tasks
 
 Row = Mapping[str, Any]
 

@@ -22,6 +22,7 @@ from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import LabelMap, Targets
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.report import panels
 from ray_brats.report.panels import (
     OUTLINES,
@@ -32,7 +33,6 @@ from ray_brats.report.panels import (
     Plane,
     PlaneName,
 )
-from ray_brats.tasks import GLIOMA
 
 ANIMATED: Final = ".gif"
 _FRAME_MS: Final = 90

@@ -21,13 +21,13 @@ from numbers import Real
 from string import Template
 from typing import Any
 
-from ray_brats import tasks
 from ray_brats.labels import Targets, Task
 from ray_brats.metrics.original import ORIGINAL_TITLES
+from ray_brats.recipes import tasks
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.report import charts, markup, ranking
 from ray_brats.report.charts import finite
 from ray_brats.report.markup import METRICS
-from ray_brats.tasks import GLIOMA
 
 Row = Mapping[str, Any]
 

@@ -10,10 +10,10 @@ from ray_brats.cases.case import Case
 from ray_brats.cases.geometry import same_grid
 from ray_brats.errors import CaseError
 from ray_brats.labels import Task
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.report import figures
 from ray_brats.report.page import Picture
 from ray_brats.report.panels import PLANE_NAMES
-from ray_brats.tasks import GLIOMA
 
 Row = Mapping[str, Any]
 

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.labels import Task
+from ray_brats.recipes import tasks
 from ray_brats.serve.limits import Refusal
 
 

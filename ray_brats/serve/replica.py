@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
@@ -24,6 +24,7 @@ from ray_brats.labels import Task
 from ray_brats.model import predict
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Prediction, Predictor
+from ray_brats.recipes import tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.limits import Limits, Refusal, check_voxels
 from ray_brats.serve.models import Answer

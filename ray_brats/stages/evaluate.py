@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_brats import tasks
 from ray_brats.cases import anatomy, volume
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
@@ -34,7 +33,7 @@ from ray_brats.metrics import comparison, scores, summary
 from ray_brats.metrics.original import original_figures
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Masks
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.report import page as report
 from ray_brats.report import worst_cases
 

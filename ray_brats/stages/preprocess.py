@@ -14,13 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import ray_brats
-from ray_brats import tasks
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 from ray_brats.training.data import (
     GEOMETRY,

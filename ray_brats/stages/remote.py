@@ -19,7 +19,6 @@ from typing import Any
 
 import httpx
 
-from ray_brats import tasks
 from ray_brats.cases import preprocess
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
@@ -29,7 +28,7 @@ from ray_brats.labels import Task
 from ray_brats.model import card, predictions
 from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 
 KEY_VARIABLE = "RAY_BRATS_API_KEY"

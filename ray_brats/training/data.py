@@ -24,13 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_brats import tasks
 from ray_brats.arrays import Array, Shape, Spacing
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, local, storage
 from ray_brats.files.ledger import Row
 from ray_brats.labels import Task
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 
 IMAGE, LABEL, GEOMETRY, SIDECAR = "image.npy", "label.npy", "case.json", "done.json"

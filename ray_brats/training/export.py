@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import ray_brats
-from ray_brats import arrays, labels, tasks
+from ray_brats import arrays, labels
 from ray_brats.cases import volume
 from ray_brats.errors import ArtefactError
 from ray_brats.files import folders, storage
@@ -21,7 +21,7 @@ from ray_brats.metrics import summary
 from ray_brats.model import bundle, graph, unet
 from ray_brats.model import card as modelcard
 from ray_brats.model.predict import Predictor
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint
 from ray_brats.training.run import Trained

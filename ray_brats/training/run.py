@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray_brats
-from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, ledger, storage
 from ray_brats.files.claims import Attempt
 from ray_brats.model.card import CARD
-from ray_brats.recipes import jsonform
+from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint, log
 from ray_brats.training.checkpoint import Checkpoint

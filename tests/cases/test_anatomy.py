@@ -14,7 +14,7 @@ from classes import EDEMA, ENHANCING, NECROTIC
 from ray_brats.cases import anatomy, cohort, phantom, volume
 from ray_brats.cases.anatomy import Outline
 from ray_brats.labels import LabelMap
-from ray_brats.tasks import DEFAULT, GLIOMA, TASKS
+from ray_brats.recipes.tasks import DEFAULT, GLIOMA, TASKS
 
 EXCHANGED = np.array([0, EDEMA, NECROTIC, ENHANCING], np.uint8)
 ENHANCING_OUTSIDE = np.array([0, NECROTIC, ENHANCING, EDEMA], np.uint8)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
-from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import UsageError
+from ray_brats.recipes import tasks
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ray_brats.cases import cohort, joining, naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.files import storage
 from ray_brats.files.local import FileInfo
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 
 SCANS = ("t1ce", "t2", "flair")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ray_brats import tasks
 from ray_brats.cases import naming
+from ray_brats.recipes import tasks
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ray_brats.cases.phantom import (
 )
 from ray_brats.errors import UsageError
 from ray_brats.labels import BACKGROUND, to_class_index
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 
 SHAPE_VOX = (64, 64, 48)
 CASES = 12

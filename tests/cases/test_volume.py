@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from ray_brats.cases import volume
 from ray_brats.errors import CaseRejected
 from ray_brats.labels import Task
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 
 ORIENTATIONS = ["LPS", "RAS", "LAS", "PIR", "SLP", "ARI"]
 

@@ -24,6 +24,7 @@ from ray_brats.commands.case import SegmentOptions
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.model import card
 from ray_brats.model.predict import Prediction
+from ray_brats.recipes.tasks import GLIOMA
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +180,6 @@ def test_no_ray_is_started_or_even_imported(one_case: Path, tmp_path: Path) -> N
     code = """
 import sys
 from ray_brats import cli
-from ray_brats.tasks import GLIOMA
 try:
     cli.main(sys.argv[1:])
 finally:

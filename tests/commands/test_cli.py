@@ -256,6 +256,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
         (("check", "/nowhere"), "no such folder"),
         (("preprocess", "/nowhere", "out"), "no such folder"),
         (("check", "/nowhere", "--recipe", "magic"), "magic"),
+        (("score", "c", "p", "--release", "brats1999"), "expected one of gli-2018"),
         (("check",), "COHORT"),
         (("check", "ftq://host/cohort"), "Protocol not known: ftq"),
         (("frobnicate",), "frobnicate"),

@@ -10,12 +10,11 @@ import pytest
 
 from commands.test_cli import ray_brats
 from commands.test_help import imported_by
-from ray_brats import tasks
 from ray_brats.commands import guide, info, registry
 from ray_brats.commands.registry import COMMANDS
 from ray_brats.errors import UsageError
 from ray_brats.model import card
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 
 
 def test_info_tells_what_programs_ask_for() -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.cases import cohort, phantom, volume
 from ray_brats.cases.geometry import with_crop
 from ray_brats.errors import ArtefactError
 from ray_brats.model import card as modelcard
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 from ray_brats.recipes.config import Recipe
 
 pytest.importorskip("tensorflow")
@@ -30,7 +30,7 @@ import tensorflow as tf
 
 from ray_brats.model import bundle, unet
 from ray_brats.model.predict import Predictor
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = pytest.mark.tf

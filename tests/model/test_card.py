@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from ray_brats import tasks
 from ray_brats.cases import naming
 from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import ownership, storage
 from ray_brats.model import card as modelcard
 from ray_brats.model.card import Asked
-from ray_brats.recipes import jsonform, named
+from ray_brats.recipes import jsonform, named, tasks
 from ray_brats.recipes.config import Recipe
 
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from ray_brats.labels import Task
 from ray_brats.model import graph
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 
 pytestmark = pytest.mark.tf
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

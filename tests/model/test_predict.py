@@ -21,7 +21,7 @@ from ray_brats.model import windows
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes import costs, named
 from ray_brats.recipes.config import InferenceConfig, Recipe
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 
 SMOKE = named.get("smoke")
 

@@ -21,7 +21,7 @@ from ray_brats.files.ledger import CaseRow
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import named
-from ray_brats.tasks import GLIOMA, TASKS
+from ray_brats.recipes.tasks import GLIOMA, TASKS
 
 SMOKE = named.get("smoke").preprocess
 KINDS = ("t1ce", "t2", "flair", "seg")

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ray_brats.errors import UsageError
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.report import figures, panels
-from ray_brats.tasks import GLIOMA
 
 SHAPE = (24, 28, 16)
 

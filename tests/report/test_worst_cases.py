@@ -10,8 +10,8 @@ from classes import REGIONS
 from conftest import file_of
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.report import worst_cases
-from ray_brats.tasks import TASKS
 
 CASES = [f"BraTS20_Training_{index:03d}" for index in range(1, 6)]
 

@@ -27,12 +27,12 @@ from ray_brats import labels
 from ray_brats.cases.volume import encode_mask
 from ray_brats.engine import cluster
 from ray_brats.model import bundle
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.serve.jobs.store import JobsStore
 from ray_brats.serve.limits import Limits
 from ray_brats.serve.settings import ServeSettings
-from ray_brats.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.slow]

@@ -19,14 +19,15 @@ from page_server import PageServer, Script, zipped
 from PIL import Image
 from serve_doubles import Double, listening
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import naming, phantom
 from ray_brats.cases.volume import read, read_mask
 from ray_brats.labels import LabelMap
+from ray_brats.recipes import tasks
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.report import panels
 from ray_brats.serve import niivue
-from ray_brats.tasks import TASKS
 from serve.test_page_names import FILE_NAMES
 
 pytestmark = pytest.mark.browser

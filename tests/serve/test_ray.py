@@ -25,10 +25,10 @@ from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.model import bundle
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
 from ray_brats.serve.http import access
-from ray_brats.tasks import TASKS
 from ray_brats.training import export
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]

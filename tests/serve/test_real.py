@@ -15,9 +15,9 @@ from ray_brats import labels
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import volume
 from ray_brats.engine import cluster
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve import deploy
 from ray_brats.serve import settings as deployments
-from ray_brats.tasks import TASKS
 from serve.test_page import FILES, SOON_MS, check_planes, most_tumour, see
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.browser, pytest.mark.slow]

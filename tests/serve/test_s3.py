@@ -26,9 +26,9 @@ from ray_brats.cases import cohort as cohorts
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Work
 from ray_brats.model.predictions import Predictions
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve.limits import Limits
 from ray_brats.stages import remote
-from ray_brats.tasks import TASKS
 
 CASES = [f"BraTS20_Training_00{n}" for n in (1, 2, 3)]
 

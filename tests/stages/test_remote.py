@@ -13,12 +13,13 @@ import httpx
 import pytest
 from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 
-from ray_brats import labels, tasks
+from ray_brats import labels
 from ray_brats.cases import cohort
 from ray_brats.cases.volume import encode_mask
 from ray_brats.files import ledger, ownership
+from ray_brats.recipes import tasks
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.stages import remote as endpoint
-from ray_brats.tasks import TASKS
 
 
 def remote(made_by: str) -> endpoint.Remote:

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ray_brats import arrays, tasks
+from ray_brats import arrays
 from ray_brats.cases import cohort
 from ray_brats.engine import capacity, cluster, mapping
 from ray_brats.engine.cluster import Resources
@@ -24,7 +24,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import ledger
 from ray_brats.files.ledger import CaseRow
 from ray_brats.model.predictions import Predictions, ScoreSummary
-from ray_brats.recipes import named
+from ray_brats.recipes import named, tasks
 from ray_brats.stages import score, steps
 
 PREPROCESSING = named.get("smoke").preprocess

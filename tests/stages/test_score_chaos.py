@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from faulty_s3 import Fault, FaultyS3
 
-from ray_brats import arrays, tasks
+from ray_brats import arrays
 from ray_brats.cases import cohort
 from ray_brats.engine import cluster
 from ray_brats.files import ledger, storage
 from ray_brats.model.predictions import Predictions, ScoreSummary
+from ray_brats.recipes import tasks
 from ray_brats.stages import score
 from stages.test_score import FIRST_SIDE, PREPROCESSING, write_cases
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from engine.test_blocks import Died, store  # noqa: F401 - a fixture
 
-from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import CaseFailed
 from ray_brats.files import ledger
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.predictions import Predictions
+from ray_brats.recipes import tasks
 from ray_brats.stages import steps
 from ray_brats.stages.steps import Frame, Parcel, Segment
 from stages.test_score import PREPROCESSING, write_cases

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import rewrite
 
-from ray_brats import tasks
 from ray_brats.cases import cohort
 from ray_brats.errors import UsageError
+from ray_brats.recipes import tasks
 from ray_brats.stages import submission
 from ray_brats.stages.submission import submit
 

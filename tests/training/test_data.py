@@ -13,7 +13,7 @@ import pytest
 from ray_brats.errors import ArtefactError, StageFailed, UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.recipes import jsonform, named
-from ray_brats.tasks import TASKS
+from ray_brats.recipes.tasks import TASKS
 from ray_brats.training import data
 from ray_brats.training.data import Dataset, PreparedCase, read_dataset
 from training.conftest import write_case

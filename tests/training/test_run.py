@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 import ray_brats
-from ray_brats import tasks
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, storage
-from ray_brats.recipes import jsonform, named
+from ray_brats.recipes import jsonform, named, tasks
 from ray_brats.training import checkpoint
 from ray_brats.training import run as runs
 from ray_brats.training.data import Dataset, DatasetCase

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ray_brats.tasks import GLIOMA
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training import samples
 from ray_brats.training.samples import SampleStream, carve
 

@@ -16,8 +16,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 import ray_brats
-from ray_brats import tasks
 from ray_brats.cases.phantom import phantom_archive
+from ray_brats.recipes import tasks
 from ray_brats.serve import niivue
 from ray_brats.serve.http import documents, multipart, uploads
 from ray_brats.serve.http.body import Body, promised_bytes

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ray_brats import tasks
+from ray_brats.recipes import tasks
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MASK = "mask.nii.gz"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ray_brats import tasks
 from ray_brats.errors import UsageError
+from ray_brats.recipes import tasks
 
 STROKE = """\
 name = "stroke"
@@ -44,7 +44,7 @@ def test_old_names_are_names_still() -> None:
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="no task 'brats1999': expected one of gli-2018.*toml"):
+    with pytest.raises(UsageError, match=r"no task 'brats1999': expected one of gli-2018.*toml"):
         tasks.named("brats1999")
 
 
