@@ -5,6 +5,8 @@ HGG/Brats18_CBICA_AAB_1_t1ce.nii.gz      2018, 2019; the last group is the scan'
 BraTS2021_00000_t2.nii.gz                2021
 BraTS-GLI-00000-000-t1c.nii.gz           from 2023 on; the last group is the time point
 
+Names of BIDS (`sub-01_ses-1_T1w.nii.gz`) tell the patient too; `bids` reads the rest of them.
+
 A case that other people named may have any name. Its `case_id` names files and folders of ours,
 so that every character but `A-Z a-z 0-9 . _ -` stands in it as `_uXXXX_`, the code point in
 lower-case hexadecimal: "Müller 1" is `M_u00fc_ller_u0020_1`. An underscore that begins what looks
@@ -76,6 +78,7 @@ _GLIOMA_RELEASES = ("brats2018", "brats2019", "brats2020", "brats2021")
 _PATIENTS = (
     re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE),
     re.compile(r"(?P<patient>BraTS1[89]_.+)_\d+", re.IGNORECASE),
+    re.compile(r"(?P<patient>sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+", re.IGNORECASE),
 )
 
 
