@@ -234,12 +234,12 @@ def _take_untold(joined: Joined, left: _Left) -> None:
 def _read_folder(joined: Joined, left: _Left, folder: str) -> OneCase | Several | None:
     """What is left for files to be; where a folder is not one case, names count by their ends."""
     doubtful, named = left.doubtful[folder], left.named[folder]
-    reading = None
-    if len({*named.kinds, *(meaning.case for meaning, _ in doubtful)}) > 1:
+    cases = {*named.kinds, *(meaning.case for meaning, _ in doubtful)}
+    if doubtful and (left.untold[folder] or len(cases) > 1):
         files = [*left.untold[folder], *(file for _, file in doubtful)]
         reading = folders.read(folder, files, named)
-    if doubtful and isinstance(reading, OneCase):
-        return reading
+        if isinstance(reading, OneCase):
+            return reading
     for meaning, file in doubtful:
         _place_by_name(joined, left, meaning, file)
     return folders.read(folder, left.untold[folder], named)
