@@ -137,7 +137,7 @@ def _place(joined: Joined, left: _Left, file: FileInfo, by_place: Meaning | None
         joined.leave([file], problem)
     elif naming.is_mask_of_355(name):
         left.of_355.append(file)
-    elif by_place is None and (told := bids.meaning_of(name)):
+    elif by_place is None and (told := bids.meaning_of(name)) is not None:
         kinds = left.named[folder].kinds.setdefault(told.case, set())
         kind = SEGMENTATION if told.rank == 0 else told.modality
         if kind is not None:

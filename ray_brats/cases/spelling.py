@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from ray_brats.cases.naming import MODALITIES
-
 SPELLINGS = {
     "t1": ("t1", "t1w", "t1n", "t1 native", "t1 pre", "t1 weighted"),
     "t1ce": (
@@ -30,11 +28,13 @@ TUMOUR = re.compile(r"tumou?r|lesion|glioma|gtv")
 NOT_TUMOUR = frozenset({"brain", "parenchyma", "tissue", "skull"})
 """What masks beside scans are of else, by their names."""
 
-_BY_WORDS = {
-    tuple(spelling.split()): name for name, names in SPELLINGS.items() for spelling in names
+_BY_LETTERS = {
+    spelling.replace(" ", ""): name for name, names in SPELLINGS.items() for spelling in names
 }
-_BY_LETTERS = {"".join(words): name for words, name in _BY_WORDS.items()}
-_LONGEST = max(map(len, _BY_WORDS))
+_LONGEST_FIRST = sorted((text for names in SPELLINGS.values() for text in names), key=len)[::-1]
+_IN_NAME = re.compile(
+    rf"(?<![^\W_])(?:{'|'.join(_LONGEST_FIRST)})(?![^\W_])".replace(" ", r"[\W_]*")
+)
 
 
 def words_of(text: str) -> list[str]:
@@ -52,17 +52,5 @@ def modalities_in(name: str) -> frozenset[str]:
 
     Words that mean one together mean none alone: `T2_FLAIR` is no T2.
     """
-    words, at, found = words_of(name), 0, set()
-    while at < len(words):
-        for count in range(min(_LONGEST, len(words) - at), 0, -1):
-            letters = _BY_LETTERS.get(words[at]) if count == 1 else None
-            if meant := _BY_WORDS.get(tuple(words[at : at + count])) or letters:
-                found.add(meant)
-                at += count
-                break
-        else:
-            at += 1
-    return frozenset(found)
-
-
-assert tuple(SPELLINGS) == MODALITIES
+    found = _IN_NAME.findall(name.lower())
+    return frozenset(_BY_LETTERS["".join(words_of(text))] for text in found)

@@ -190,6 +190,7 @@ def test_words_of_a_name_are_modalities(name: str, meant: set[str]) -> None:
 
 
 def test_every_spelling_means_its_own_modality_alone() -> None:
+    assert tuple(spelling.SPELLINGS) == naming.MODALITIES
     for modality, names in spelling.SPELLINGS.items():
         for name in names:
             for mark in (" ", "_", "-"):
