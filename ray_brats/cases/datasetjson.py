@@ -22,8 +22,8 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 
 NAME = "dataset.json"
-MAX_BYTES = 8 << 20
-"""It may list every case: of the largest sets that is some 100 kB."""
+MAX_BYTES = 4 << 20
+"""It may list every case, each in some 100 bytes."""
 ENDINGS = (".nii.gz", ".nii")
 Kind = Literal["decathlon", "nnunet"]
 _MOST_CHANNELS, _MOST_LABELS, _MOST_LETTERS, _MOST_VALUE = 64, 256, 128, 255

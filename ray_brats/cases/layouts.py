@@ -84,11 +84,7 @@ def find(files: Sequence[FileInfo], uri: str) -> Described | None:
     for images, masks in PARTS:
         _take_images(joined, folder.parts.get(images, ()), told)
         _take_masks(joined, folder, images, masks, told)
-    if None in told.modalities:
-        unread = [
-            name for name, own in zip(told.channel_names, told.modalities, strict=True) if not own
-        ]
-        joined.notes.append(f"channel(s) {', '.join(unread)} are no modality that is read")
+    joined.notes.append(_channels_in_words(told))
     if not joined.cases:
         raise UsageError(
             f"{told.uri} describes no image of its folder: expected imagesTr/CASE_0000.nii.gz … "
@@ -96,6 +92,14 @@ def find(files: Sequence[FileInfo], uri: str) -> Described | None:
             + "".join(f"; {item.name}: {item.why}" for item in joined.passed_over[:_SHOWN])
         )
     return Described(told=told, joined=joined)
+
+
+def _channels_in_words(told: DatasetJson) -> str:
+    """What people should look at once, since nothing else says which scan is which."""
+    pairs = zip(told.channel_names, told.modalities, strict=True)
+    names = ", ".join(f"{name} is {own or 'not read'}" for name, own in pairs)
+    whose = "nnU-Net" if told.kind == "nnunet" else "the Decathlon"
+    return f"read as {whose} lays cases out; of the channels in {datasetjson.NAME}, {names}"
 
 
 def _described(files: Sequence[FileInfo]) -> list[_Folder]:

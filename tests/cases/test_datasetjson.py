@@ -151,7 +151,7 @@ def test_a_description_of_any_length_is_not_taken_in(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 30)
     tracemalloc.start()
-    with pytest.raises(UsageError, match="more than 8388608 bytes"):
+    with pytest.raises(UsageError, match="more than 4194304 bytes"):
         datasetjson.read(str(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -158,7 +158,10 @@ def test_nnunet_is_a_cohort_with_a_file_for_each_channel(tmp_path: Path) -> None
     assert {item.name: item.why for item in found.passed_over} == {
         "BraTS2021_00000_0004.nii.gz": layouts.NO_MODALITY
     }
-    assert "ADC are no modality" in found.notes[0]
+    assert found.notes == (
+        "read as nnU-Net lays cases out; of the channels in dataset.json, T1 is t1, T1ce is t1ce, "
+        "T2 is t2, Flair is flair, ADC is not read",
+    )
 
 
 def test_the_first_nnunet_wrote_modality_too(tmp_path: Path) -> None:
@@ -327,7 +330,7 @@ def test_twins_of_4d_files_are_one_file_where_all_channels_are_equal(tmp_path: P
     (case,) = found.cases
     assert case.images["flair"] == f"{tmp_path}/imagesTr/a.nii.gz#0"
     assert [item.uri for item in found.passed_over] == [f"{tmp_path}/imagesTr/a.nii"]
-    assert "1 file(s) are there as .nii and as .nii.gz" in found.notes[0]
+    assert "1 file(s) are there as .nii and as .nii.gz" in found.notes[1]
     shapes.save(tmp_path / "imagesTr/a.nii", voxels + (np.arange(4) == 3), image)
     found = cohort.find(str(tmp_path))
     assert (found.cases, found.passed_over) == ((), ())
