@@ -42,10 +42,10 @@ class Room:
 
 ROOMS: Mapping[str, Room] = {
     "recipes": Room(doors="config jsonform named costs tasks"),
-    "files": Room(doors="storage ledger folders retry claims local ownership"),
+    "files": Room(doors="storage ledger folders retry claims local ownership channels"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
-        "nifti anatomy"
+        "nifti anatomy datasetjson"
     ),
     "metrics": Room(doors="scores summary comparison original"),
     "report": Room(doors="page figures worst_cases"),

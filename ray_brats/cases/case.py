@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_brats.cases import naming
+from ray_brats.cases.datasetjson import DatasetJson
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
-from ray_brats.files import local, storage
+from ray_brats.files import channels, local, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import Task
@@ -28,10 +29,12 @@ class Case:
     case_id: str
     patient_id: str
     images: Mapping[str, str]
-    """Canonical modality to URI."""
+    """Canonical modality to URI: a file, or a channel of one (`files.channels`)."""
     segmentation: str | None = None
+    channels: int | None = None
+    """How many scans each file of an image holds, where the cohort says so."""
     etags: Mapping[str, str] = field(default_factory=dict)
-    """URI to etag, for every file above."""
+    """URI to etag, for every URI above."""
     sizes_bytes: Mapping[str, int] = field(default_factory=dict)
     """URI to length, where a listing told it."""
     task: Task | None = None
@@ -56,6 +59,11 @@ class Case:
         if values["task"] is not None:
             values["task"] = tasks.from_json(json.loads(values["task"]))
         return Case(**values)
+
+    def files(self) -> Iterator[str]:
+        """URI of every file that holds something of the case; of several channels, once each."""
+        uris = [*self.images.values(), *filter(None, [self.segmentation])]
+        return iter(dict.fromkeys(map(channels.file_of, uris)))
 
     def inputs(self, modalities: Sequence[str]) -> dict[str, str]:
         """Etag of each file that a recipe with these modalities reads, by kind."""
@@ -110,14 +118,16 @@ class Cohort:
     notes: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     """Every image file below a folder or prefix that is part of no case; none of a CSV."""
+    told: DatasetJson | None = None
+    """What a `dataset.json` says of all cases, where the cohort has one that describes them."""
 
     def files(self) -> Iterator[str]:
         """URI of every file of every case, and of the cohort itself."""
         yield self.uri
+        if self.told is not None:
+            yield self.told.uri
         for case in self.cases:
-            yield from case.images.values()
-            if case.segmentation:
-                yield case.segmentation
+            yield from case.files()
 
     def case_ids(self) -> set[str]:
         """Ids of all cases, also of those that cannot be used."""

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray_brats.cases import joining, manifest, naming
-from ray_brats.cases.case import Cohort, Guard, PassedOver, case_of, rejection
+from ray_brats.cases import described, joining, layouts, manifest, naming
+from ray_brats.cases.case import Case, Cohort, Guard, PassedOver, case_of, rejection
+from ray_brats.cases.datasetjson import DatasetJson
 from ray_brats.cases.joining import Kinds
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
@@ -35,13 +36,16 @@ def find(
 ) -> Cohort:
     """All cases below a folder or prefix, or in a CSV.
 
+    A folder that a `dataset.json` describes (the Decathlon's, nnU-Net's) is read as that says.
+
     Args:
         uri: folder, `s3://` prefix, or a CSV with `case_id` and one URI column per modality.
         task: what the labels mean, where the names do not tell or tell wrongly.
         guard: what a CSV may be and name.
 
     Raises:
-        UsageError: nothing there, no case in it, or several tasks mixed.
+        UsageError: nothing there, no case in it, several tasks mixed, or a `dataset.json` that
+            cannot be meant.
     """
     uri = storage.absolute(uri)
     if uri.lower().endswith(manifest.ENDINGS):
@@ -59,6 +63,7 @@ def find(
             f"{uri}: no file is named as a BraTS release names them (<case>_t1ce.nii.gz, "
             "<case>-t2f.nii.gz …); rename the files or describe the cohort in a CSV with the "
             f"columns case_id, {', '.join(MODALITIES)}, {SEGMENTATION}"
+            + "".join(f"; {line}" for line in (*_hint(uri), *cohort.notes))
             + "".join(f"; {line}" for line in passed_over_lines(cohort))
         )
     return _with_task(cohort, task)
@@ -73,6 +78,13 @@ def sentence(cohort: Cohort) -> str:
         f"{len(cohort.cases)} case(s) of {len(patients)} patient(s), {masked} with a mask; labels "
         f"as in {task.name if task else 'a task that the names do not tell'}"
     )
+
+
+def _hint(uri: str) -> list[str]:
+    """What to say to somebody who passed a part of a described folder."""
+    part = storage.name_of(uri)
+    is_one = any(part in pair for pair in layouts.PARTS)
+    return [f"pass the folder that {part} lies in, with its dataset.json"] if is_one else []
 
 
 def passed_over_groups(cohort: Cohort) -> list[dict[str, Any]]:
@@ -100,7 +112,8 @@ def _is_hidden(uri: str, root: str) -> bool:
 
 
 def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
-    joined = joining.join(files)
+    described = layouts.find(files, uri)
+    joined = described.joined if described else joining.join(files)
     if guard.opens_images and any(joined.twins()):
         # What reads images takes its time to load.
         from ray_brats.cases import twins
@@ -118,7 +131,8 @@ def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
             continue
         infos = {kind: items[0] for kind, items in kinds.items()}
         grade = _grade(next(iter(infos.values())).uri) or grades.get(name)
-        cases.append(case_of(naming.id_of_name(name), infos, grade=grade))
+        case = case_of(naming.id_of_name(name), infos, grade=grade)
+        cases.append(_as_told(case, described.told) if described else case)
     notes = (*joined.notes, *naming.notes_on_names(joined.cases))
     return Cohort(
         uri=uri,
@@ -126,7 +140,14 @@ def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
         rejected=tuple(rejected),
         notes=notes,
         passed_over=tuple(joined.passed_over),
+        told=described.told if described else None,
     )
+
+
+def _as_told(case: Case, told: DatasetJson) -> Case:
+    """A case of a described set: its name tells no task, for labels were often changed."""
+    count = len(told.modalities) if told.kind == "decathlon" else None
+    return dataclasses.replace(case, task=None, channels=count)
 
 
 def _several_files(kinds: Kinds) -> tuple[str, str] | None:
@@ -169,6 +190,8 @@ def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
 
 def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
     """The cohort with the task that is asked for, else the one that its names tell."""
+    if task is None and cohort.told:
+        task = described.task_of(cohort.told)
     if task is None:
         told = {case.task.name: case.task for case in cohort.cases if case.task}
         _check_mixture(cohort, told)

@@ -3,7 +3,7 @@
 A header tells the grid and the type, the end of a gzip stream its length. Voxels are read only
 where something stays open: masks (labels stand in no header), float images (they may hold
 NaN), files that compress as only an empty image does, or worse than a brain in empty space,
-two of one length, and lengths that do not agree.
+two of one length, lengths that do not agree, and the channels of 4-D files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray_brats.cases.case import Case
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseError
-from ray_brats.files import ledger, retry, storage
+from ray_brats.files import channels, ledger, retry, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.labels import LabelMap
 from ray_brats.recipes.config import PreprocessConfig
@@ -64,6 +64,7 @@ def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str], Labe
     headers = dict(
         zip(uris, preprocess.readers().map(volume.read_header, uris.values()), strict=True)
     )
+    preprocess.check_channels(case, {kind: item.channels for kind, item in headers.items()})
     geometries = {kind: header.geometry for kind, header in headers.items()}
     remarks = preprocess.check_grids(geometries, uris)
     images = {kind: uri for kind, uri in uris.items() if kind != SEGMENTATION}
@@ -74,7 +75,7 @@ def _check(case: Case, config: PreprocessConfig) -> tuple[Shape, list[str], Labe
         if alike[case.sizes_bytes.get(uri)] > 1
         or not _suffices(headers[kind], uri, case.sizes_bytes)
     ]
-    read = {kind: volume.read(images[kind], exact=config.is_exact) for kind in doubtful}
+    read = preprocess.read_all({kind: images[kind] for kind in doubtful}, exact=config.is_exact)
     # What is said of grids was said of all files above.
     known = set(remarks)
     remarks += [word for word in preprocess.checked(read, uris, config)[1] if word not in known]
@@ -89,9 +90,10 @@ def _suffices(header: Header, uri: str, sizes_bytes: Mapping[str, int]) -> bool:
     size = sizes_bytes.get(uri)
     if header.dtype.kind == "f" or header.scale is not None or size is None:
         return False
-    if not header.gzipped:
+    # How well several scans in one file compress says nothing of each.
+    if not header.gzipped or header.channels > 1:
         return False
-    trailer = storage.read_bytes(uri, start=size - nifti.LENGTH_BYTES, end=size)
+    trailer = storage.read_bytes(channels.file_of(uri), start=size - nifti.LENGTH_BYTES, end=size)
     agrees = int.from_bytes(trailer, "little") == header.promised_bytes
     ratio = header.promised_bytes / size
     return agrees and _FULL_RATIO * max(2, header.dtype.itemsize) < ratio < _EMPTY_RATIO

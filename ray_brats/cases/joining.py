@@ -1,5 +1,7 @@
 """Which image file belongs to which case: by its name, by its folder's, or by the one reading left.
 
+Names are those of the releases (`naming`), of BIDS (`bids`), or what people liked (`folders`).
+
 What is joined so is said in a note, and a file that no reading explains is passed over with why.
 Names alone decide; no image is opened here.
 """
@@ -12,10 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ray_brats.cases import naming
+from ray_brats.cases import bids, folders, naming, spelling
 from ray_brats.cases.case import PassedOver
-from ray_brats.cases.naming import SEGMENTATION, Meaning
-from ray_brats.files import storage
+from ray_brats.cases.folders import Named, OneCase, Several
+from ray_brats.cases.naming import MODALITIES, SEGMENTATION, Meaning
+from ray_brats.cases.spelling import NOT_TUMOUR
+from ray_brats.files import channels, storage
 from ray_brats.files.local import FileInfo
 
 PAIR = (
@@ -31,8 +35,18 @@ SEVERAL_MASKS = (
 )
 HAS_MASK = "the case has another mask, whose name comes first"
 CORRECTED = "the case has a manually corrected mask, which is taken"
-NOT_TUMOUR = frozenset({"brain", "parenchyma", "tissue", "skull"})
-"""What masks beside scans are of else, by their names."""
+OTHER_MASK = (
+    "a mask of something else than the tumour, by its name: one of the tumour is called …_dseg, "
+    "or label-tumor_mask"
+)
+SEVERAL_READINGS = (
+    "the names in its folder can be read in more than one way: end each in its modality, as in "
+    "CASE_t1ce.nii.gz, or describe the cohort in a CSV"
+)
+NO_DESCRIPTION = (
+    "no dataset.json beside its folder says what it is: put the one there that belongs to it"
+)
+_DESCRIBED = frozenset({"imagesTr", "imagesTs", "labelsTr", "labelsTs"})
 
 _GZ = ".gz"
 Kinds = dict[str, list[FileInfo]]
@@ -56,45 +70,105 @@ class Joined:
         """Files that are there as `.nii.gz` and as `.nii`, with where they stand in `cases`."""
         for kinds in self.cases.values():
             for kind, files in kinds.items():
-                packed = [file for file in files if file.uri.lower().endswith(_GZ)]
-                plain = [file for file in files if file not in packed]
-                if len(packed) == len(plain) == 1 and packed[0].uri[: -len(_GZ)] == plain[0].uri:
-                    yield kinds, kind, (packed[0], plain[0])
+                names = [channels.file_of(file.uri) for file in files]
+                packed = [name for name in names if name.lower().endswith(_GZ)]
+                plain = [name for name in names if name not in packed]
+                if len(packed) == len(plain) == 1 and packed[0][: -len(_GZ)] == plain[0]:
+                    at = names.index(packed[0])
+                    yield kinds, kind, (files[at], files[1 - at])
 
 
 Spelled = dict[str, dict[str, list[FileInfo]]]
 """Case to spelling to masks that are not called `seg`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """What a first look at each name leaves for a second one at all of them."""
+
+    spelled: Spelled = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    of_355: list[FileInfo] = field(default_factory=list)
+    of_bids: dict[str, list[tuple[bids.Meaning, FileInfo]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Case to masks by names of BIDS."""
+    untold: dict[str, list[FileInfo]] = field(default_factory=lambda: defaultdict(list))
+    """Folder to images whose own names tell nothing."""
+    doubtful: dict[str, list[tuple[Meaning, FileInfo]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Folder to scans whose names end in one modality and hold another: `FLAIR_to_T1`."""
+    named: dict[str, Named] = field(default_factory=lambda: defaultdict(Named))
+    """Folder to what the names of the others tell."""
+
+
 def join(files: Sequence[FileInfo]) -> Joined:
     """Sort the files of a folder into cases; what is no image is left out."""
-    joined = Joined()
-    spelled: Spelled = defaultdict(lambda: defaultdict(list))
-    of_355: list[FileInfo] = []
+    joined, left = Joined(), _Left()
     by_folder = 0
     images = [file for file in files if naming.image_format(storage.name_of(file.uri))]
     alone = Counter(storage.parent_of(file.uri) for file in images)
     for file in images:
-        name = storage.name_of(file.uri)
-        by_name, by_place = naming.meaning_of(name), _meaning_of_place(file, alone)
-        meaning = by_place or by_name
-        by_folder += by_place is not None and by_place != by_name
-        if (kind := naming.image_format(name)) != "nifti":
-            joined.leave([file], PAIR if kind == "pair" else OTHER_FORMAT)
-        elif naming.is_mask_of_355(name):
-            of_355.append(file)
-        elif meaning is None:
-            joined.leave([file], NO_KIND)
-        elif meaning.kind == SEGMENTATION and meaning.spelling != SEGMENTATION:
-            spelled[meaning.case][meaning.spelling].append(file)
-        else:
-            joined.cases[meaning.case][meaning.kind].append(file)
+        by_place = _meaning_of_place(file, alone)
+        by_folder += by_place is not None and by_place != naming.meaning_of(
+            storage.name_of(file.uri)
+        )
+        _place(joined, left, file, by_place)
     if by_folder:
         joined.notes.append(f"{by_folder} file(s) lie each in a folder that tells what they are")
-    _recover_355(joined, of_355)
-    orphans = _take_spelled(joined, spelled)
+    _recover_355(joined, left.of_355)
+    _take_untold(joined, left)
+    _take_bids(joined, left.of_bids)
+    orphans = _take_spelled(joined, left.spelled)
     _take_orphans(joined, orphans)
     return joined
+
+
+def problem_of_format(name: str) -> str | None:
+    """Why an image of this name is not read, whatever it shows; None of a NIfTI file."""
+    kind = naming.image_format(name)
+    return None if kind == "nifti" else PAIR if kind == "pair" else OTHER_FORMAT
+
+
+def _place(joined: Joined, left: _Left, file: FileInfo, by_place: Meaning | None) -> None:
+    """Put one image where its own name, or its folder's, says."""
+    name, folder = storage.name_of(file.uri), storage.parent_of(file.uri)
+    if problem := problem_of_format(name):
+        joined.leave([file], problem)
+    elif naming.is_mask_of_355(name):
+        left.of_355.append(file)
+    elif by_place is None and (told := bids.meaning_of(name)) is not None:
+        kinds = left.named[folder].kinds.setdefault(told.case, set())
+        kind = SEGMENTATION if told.rank == 0 else told.modality
+        if kind is not None:
+            kinds.add(kind)
+            joined.cases[told.case][kind].append(file)
+        elif told.mask is not None:
+            left.of_bids[told.case].append((told, file))
+        else:
+            joined.leave([file], NO_KIND)
+    elif (meaning := by_place or naming.meaning_of(name)) is None:
+        left.untold[folder].append(file)
+    elif meaning.kind == SEGMENTATION and meaning.spelling != SEGMENTATION:
+        left.spelled[meaning.case][meaning.spelling].append(file)
+    elif _is_doubtful(meaning):
+        left.doubtful[folder].append((meaning, file))
+    else:
+        _place_by_name(joined, left, meaning, file)
+
+
+def _is_doubtful(meaning: Meaning) -> bool:
+    return (
+        meaning.kind != SEGMENTATION
+        and bool(spelling.modalities_in(meaning.case))
+        and not naming.tasks_of(naming.id_of_name(meaning.case))
+    )
+
+
+def _place_by_name(joined: Joined, left: _Left, meaning: Meaning, file: FileInfo) -> None:
+    kinds = left.named[storage.parent_of(file.uri)].kinds
+    kinds.setdefault(meaning.case, set()).add(meaning.kind)
+    joined.cases[meaning.case][meaning.kind].append(file)
 
 
 def _meaning_of_place(file: FileInfo, alone: Mapping[str, int]) -> Meaning | None:
@@ -118,6 +192,100 @@ def _recover_355(joined: Joined, files: Sequence[FileInfo]) -> None:
     name = storage.name_of(files[0].uri)
     joined.notes.append(f"{naming.CASE_355}: segmentation recovered from {name}")
     joined.leave(files[1:], HAS_MASK)
+
+
+# --- names that tell nothing alone ----------------------------------------------------------
+
+
+def _take_untold(joined: Joined, left: _Left) -> None:
+    """Read folders of one case as a whole; what no reading takes is passed over."""
+    found: list[OneCase] = []
+    several: list[Several] = []
+    for folder in sorted(left.untold.keys() | left.doubtful.keys()):
+        reading = _read_folder(joined, left, folder)
+        if isinstance(reading, OneCase):
+            found.append(reading)
+        elif isinstance(reading, Several):
+            several.append(reading)
+            joined.leave(reading.files, SEVERAL_READINGS)
+        else:
+            is_described = storage.name_of(folder) in _DESCRIBED
+            joined.leave(left.untold[folder], NO_DESCRIPTION if is_described else NO_KIND)
+    names = folders.names_of([item.folder for item in found if item.case is None])
+    for item in found:
+        _take_case(joined, item.case or names[item.folder], item)
+    if found:
+        first = found[0]
+        scans = ", ".join(
+            f"{storage.name_of(items[0].uri)} for {kind}" for kind, items in first.scans.items()
+        )
+        joined.notes.append(
+            f"{len(found)} case(s) have the modality anywhere in the names of files, "
+            f"{first.case or names[first.folder]} among them with {scans}: no other reading of "
+            "their folder is left"
+        )
+    if several:
+        joined.notes.append(
+            f"in {len(several)} folder(s) the names can be read in more than one way, in "
+            f"{storage.name_of(several[0].folder)} for one: {several[0].readings}"
+        )
+
+
+def _read_folder(joined: Joined, left: _Left, folder: str) -> OneCase | Several | None:
+    """What is left for files to be; where a folder is not one case, names count by their ends."""
+    doubtful, named = left.doubtful[folder], left.named[folder]
+    cases = {*named.kinds, *(meaning.case for meaning, _ in doubtful)}
+    if doubtful and (left.untold[folder] or len(cases) > 1):
+        files = [*left.untold[folder], *(file for _, file in doubtful)]
+        reading = folders.read(folder, files, named)
+        if isinstance(reading, OneCase):
+            return reading
+    for meaning, file in doubtful:
+        _place_by_name(joined, left, meaning, file)
+    return folders.read(folder, left.untold[folder], named)
+
+
+def _take_case(joined: Joined, name: str, item: OneCase) -> None:
+    kinds = joined.cases[name]
+    for modality, files in item.scans.items():
+        kinds[modality].extend(files)
+    masks = [file for files in item.masks.values() for file in files]
+    if SEGMENTATION in kinds:
+        joined.leave(masks, HAS_MASK)
+    elif len(item.masks) > 1:
+        joined.leave(masks, SEVERAL_MASKS)
+    elif masks:
+        kinds[SEGMENTATION].extend(masks)
+    joined.leave(item.others, NO_KIND)
+
+
+def _take_bids(
+    joined: Joined, masks: Mapping[str, Sequence[tuple[bids.Meaning, FileInfo]]]
+) -> None:
+    """Give cases of BIDS the one mask that comes before their others."""
+    taken: Counter[str] = Counter()
+    for name, items in sorted(masks.items()):
+        joined.leave((file for told, file in items if told.rank is None), OTHER_MASK)
+        ranks = {told.rank for told, _ in items if told.rank is not None}
+        if not ranks:
+            continue
+        best = [(told, file) for told, file in items if told.rank == min(ranks)]
+        rest = [file for told, file in items if told.rank not in (None, min(ranks))]
+        kinds = joined.cases.get(name, {})
+        if not set(kinds) & {*MODALITIES}:
+            joined.leave((*(file for _, file in best), *rest), NO_SCANS)
+        elif SEGMENTATION in kinds:
+            joined.leave((*(file for _, file in best), *rest), HAS_MASK)
+        elif len({_stem_uri(file) for _, file in best}) > 1:
+            joined.leave((*(file for _, file in best), *rest), SEVERAL_MASKS)
+        else:
+            joined.cases[name][SEGMENTATION] = [file for _, file in best]
+            joined.leave(rest, HAS_MASK)
+            taken[str(best[0][0].mask)] += 1
+    joined.notes.extend(
+        f"{count} case(s) have a mask that is called {name}: it is taken"
+        for name, count in sorted(taken.items())
+    )
 
 
 # --- masks that are called otherwise than `seg` ---------------------------------------------

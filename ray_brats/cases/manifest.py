@@ -15,7 +15,7 @@ from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort, Guard, case_of, rejection
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import channels, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
 
@@ -82,6 +82,7 @@ def read_cohort(uri: str, guard: Guard) -> Cohort:
 
     Args:
         uri: the CSV: `case_id`, a column a modality, and `seg`, `patient_id`, `grade`, `split`.
+            A file may be a channel of a 4-D file, `FILE.nii.gz#0`.
         guard: what it may be and name.
 
     Raises:
@@ -97,11 +98,11 @@ def read_cohort(uri: str, guard: Guard) -> Cohort:
     counts = Counter(row["case_id"] for row in rows)
     places = [_places(row, columns, storage.parent_of(uri)) for row in rows]
     reasons = {
-        place: guard.refusal(place) or storage.problem_of(place)
+        file: guard.refusal(file) or storage.problem_of(file)
         for files in places
-        for place in files.values()
+        for file in map(channels.file_of, files.values())
     }
-    infos = storage.file_infos(place for place, reason in reasons.items() if reason is None)
+    infos = storage.file_infos(file for file, reason in reasons.items() if reason is None)
     cases: list[Case] = []
     rejected: dict[str, CaseRow] = {}
     for row, files in zip(rows, places, strict=True):
@@ -109,16 +110,19 @@ def read_cohort(uri: str, guard: Guard) -> Cohort:
         problem = naming.problem_of_id(case_id)
         if not problem and counts[case_id] > 1:
             problem = (f"two cases of one name: {case_id} stands {counts[case_id]} times", uri)
-        refused = ((reason, place) for place in files.values() if (reason := reasons[place]))
+        refused = (
+            (reason, place)
+            for place in files.values()
+            if (reason := reasons[channels.file_of(place)])
+        )
         problem = problem or next(refused, None)
         if problem:
             rejected[case_id] = rejection(case_id, *problem, split=row.get("split"))
             continue
-        unseen = {kind: FileInfo(uri=place, size_bytes=0, etag="") for kind, place in files.items()}
         cases.append(
             case_of(
                 case_id,
-                {kind: infos.get(file.uri, file) for kind, file in unseen.items()},
+                {kind: _info(place, infos) for kind, place in files.items()},
                 patient_id=row.get("patient_id") or None,
                 grade=row.get("grade") or None,
                 split=row.get("split") or None,
@@ -139,6 +143,13 @@ def _places(row: Mapping[str, str], columns: Mapping[str, str], base: str) -> di
         for name, value in row.items()
         if value and columns[name] in (*MODALITIES, SEGMENTATION)
     }
+
+
+def _info(place: str, infos: Mapping[str, FileInfo]) -> FileInfo:
+    """What is known of a file, or of a channel of it."""
+    file, channel = channels.split(place)
+    info = infos.get(file) or FileInfo(uri=file, size_bytes=0, etag="")
+    return info if channel is None else channels.of(info, channel)
 
 
 def _is_absolute(value: str) -> bool:

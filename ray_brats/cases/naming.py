@@ -6,7 +6,8 @@ BraTS2021_00000_t2.nii.gz                2021
 BraTS-GLI-00000-000-t1c.nii.gz           from 2023 on; the last group is the time point
 
 A name need not tell the task: `BraTS-GLI-…` is a glioma before treatment in 2023, and after it
-from 2024 on.
+from 2024 on. Names of BIDS (`sub-01_ses-1_T1w.nii.gz`) tell the patient too; `bids` reads the rest
+of them.
 
 A case that other people named may have any name. Its `case_id` names files and folders of ours,
 so that every character but `A-Z a-z 0-9 . _ -` stands in it as `_uXXXX_`, the code point in
@@ -90,6 +91,7 @@ _GLIOMA_TASKS = ("gli-2018", "gli-2019", "gli-2020", "gli-2021")
 _PATIENTS = (
     re.compile(r"(?P<patient>BraTS-(?:MEN-RT|[A-Z]+)-\d+)-\d+", re.IGNORECASE),
     re.compile(r"(?P<patient>BraTS1[789]_.+)_\d+", re.IGNORECASE),
+    re.compile(r"(?P<patient>sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+", re.IGNORECASE),
 )
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import zlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -45,6 +46,8 @@ _BOMB_RATIO = 500
 """A stream that inflates to so much, by so much, is no scan: those compress some tenfold."""
 _SLACK_BYTES = 1 << 20
 """Bytes that may follow the voxels, as some writers pad."""
+_SKIPPED_BYTES = 8 << 20
+"""How much of a channel that nobody asked for is held at a time."""
 _INVALID = (HeaderDataError, ValueError, KeyError, OverflowError, IndexError, TypeError)
 _SILENT = logging.Logger("nibabel's remarks", logging.CRITICAL + 1)
 
@@ -54,23 +57,29 @@ class Header:
     """The promises of a header."""
 
     shape: Shape
+    """Of one channel."""
     dtype: np.dtype[Any]
     """Type of the stored voxels, byte order included."""
     offset_bytes: int
+    """Where the voxels of the first channel begin."""
     scale: tuple[float, float] | None
     """Slope and intercept, where voxels are to be scaled."""
     geometry: Geometry
     gzipped: bool
+    channels: int = 1
+    """How many lie one behind the other: the length of the fourth axis."""
+    channel: int = 0
+    """Which of them is asked for."""
 
     @property
     def voxel_bytes(self) -> int:
-        """Length of the voxels."""
+        """Length of the voxels of one channel."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def promised_bytes(self) -> int:
-        """Length of the whole file, once inflated."""
-        return self.offset_bytes + self.voxel_bytes
+        """Length of the whole file with all of its channels, once inflated."""
+        return self.offset_bytes + self.channels * self.voxel_bytes
 
 
 def is_gzip(content: bytes) -> bool:
@@ -78,15 +87,32 @@ def is_gzip(content: bytes) -> bool:
     return content[:2] == GZIP_MAGIC
 
 
-def read_header(head: bytes, name: str) -> Header:
+def read_header(head: bytes, name: str, *, channel: int | None = None) -> Header:
     """The header in the first `HEAD_BYTES` of a file, plain or gzipped.
 
+    Args:
+        head: the bytes.
+        name: what errors call the file.
+        channel: which scan of a 4-D file is meant, from 0; None of a file that holds one alone.
+
     Raises:
-        CaseRejected: no NIfTI, damaged, or a promise that is absurd.
+        CaseRejected: no NIfTI, damaged, a promise that is absurd, or no such channel.
     """
     gzipped = is_gzip(head)
     start = Inflater(head, name).take(_NIFTI2_BYTES, exactly=False) if gzipped else head
-    return dataclasses.replace(_header(start, name), gzipped=gzipped)
+    header = _header(start, name)
+    if channel is None and header.channels > 1:
+        raise CaseRejected(
+            f"shape {(*header.shape, header.channels)}: expected three axes, or a fourth of "
+            "length 1; of a 4-D file one channel is read, which a number behind its name says: "
+            f"SCAN.nii.gz#0 to SCAN.nii.gz#{header.channels - 1}",
+            name,
+        )
+    if channel is not None and channel >= header.channels:
+        raise CaseRejected(
+            f"no channel {channel}: the file holds {header.channels}, and the first is #0", name
+        )
+    return dataclasses.replace(header, gzipped=gzipped, channel=channel or 0)
 
 
 def _header(start: bytes, name: str) -> Header:
@@ -110,7 +136,7 @@ def _header(start: bytes, name: str) -> Header:
 
 def _checked(header: Any, length: int, name: str) -> Header:
     sides = tuple(int(n) for n in header.get_data_shape())
-    if len(sides) < 3 or any(n != 1 for n in sides[3:]):
+    if len(sides) < 3 or any(n != 1 for n in sides[4:]) or any(n < 1 for n in sides[3:]):
         raise CaseRejected(f"shape {sides}: expected three axes, or a fourth of length 1", name)
     shape = (sides[0], sides[1], sides[2])
     if any(not 0 < side <= _MAX_SIDE_VOX for side in shape):
@@ -131,6 +157,7 @@ def _checked(header: Any, length: int, name: str) -> Header:
         offset_bytes=offset,
         scale=_scale(header),
         geometry=_geometry(header, shape, name),
+        channels=math.prod(sides[3:]),
     )
     size = checked.promised_bytes
     if size > MAX_FILE_BYTES:
@@ -228,10 +255,20 @@ class Inflater:
         Raises:
             CaseRejected: truncated or damaged.
         """
-        parts: list[bytes] = []
+        parts = list(self._parts(count, exactly=exactly))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def skip(self, count: int) -> None:
+        """Pass over the next `count` bytes, of which few are held at a time; raises as `take`."""
+        for _ in self._parts(count, most=_SKIPPED_BYTES):
+            pass
+
+    def _parts(
+        self, count: int, *, exactly: bool = True, most: int | None = None
+    ) -> Iterator[bytes]:
         while count > 0 and not self._ended:
-            part = self._piece(count)
-            parts.append(part)
+            part = self._piece(count if most is None else min(count, most))
+            yield part
             count -= len(part)
             if not part and not self._rest and not self._ended:
                 if exactly:
@@ -242,7 +279,6 @@ class Inflater:
                 f"truncated: the file holds {count} bytes fewer than its header promises",
                 self._name,
             )
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _piece(self, count: int) -> bytes:
         try:
@@ -272,26 +308,55 @@ class Inflater:
                 raise CaseRejected("truncated: the gzip stream breaks off", self._name)
 
 
-def read_voxels(content: bytes, header: Header, name: str) -> Array:
-    """The stored voxels `(i, j, k)` of a whole file, unscaled, in the machine's byte order."""
+def read_voxels(content: bytes, headers: Sequence[Header], name: str) -> list[Array]:
+    """The stored voxels of a whole file, unscaled, in the machine's byte order.
+
+    Args:
+        content: the file.
+        headers: its header, once for each channel that is asked for.
+        name: what errors call it.
+
+    Returns:
+        An array `(i, j, k)` for each header. Of a 4-D file those channels alone are held.
+    """
+    header = headers[0]
     if is_gzip(content):
         if header.promised_bytes > max(_BOMB_BYTES, _BOMB_RATIO * len(content)):
             raise CaseRejected(
                 f"{len(content)} bytes promise {header.promised_bytes}: no scan compresses so far",
                 name,
             )
-        stream = Inflater(content, name)
-        stream.take(header.offset_bytes)
-        plain, at = stream.take(header.voxel_bytes), 0
-        stream.finish()
-    else:
-        plain, at = content, header.offset_bytes
-        if len(plain) < header.promised_bytes:
-            raise CaseRejected(
-                f"truncated: the header promises {header.promised_bytes} bytes, "
-                f"the file holds {len(plain)}",
-                name,
-            )
+        read = _inflated(content, header, {item.channel for item in headers}, name)
+        return [_array(read[item.channel], item, 0) for item in headers]
+    if len(content) < header.promised_bytes:
+        raise CaseRejected(
+            f"truncated: the header promises {header.promised_bytes} bytes, "
+            f"the file holds {len(content)}",
+            name,
+        )
+    starts = (item.offset_bytes + item.channel * item.voxel_bytes for item in headers)
+    found = [_array(content, item, at) for item, at in zip(headers, starts, strict=True)]
+    # A view of one channel would keep the others in memory.
+    return [voxels.copy("K") for voxels in found] if header.channels > 1 else found
+
+
+def _inflated(
+    content: bytes, header: Header, wanted: Collection[int], name: str
+) -> dict[int, bytes]:
+    """Bytes of the voxels of some channels; the stream is passed once, and to its end."""
+    stream = Inflater(content, name)
+    stream.take(header.offset_bytes)
+    read, at = {}, 0
+    for channel in sorted(wanted):
+        stream.skip((channel - at) * header.voxel_bytes)
+        read[channel] = stream.take(header.voxel_bytes)
+        at = channel + 1
+    stream.skip((header.channels - at) * header.voxel_bytes)
+    stream.finish()
+    return read
+
+
+def _array(plain: bytes, header: Header, at: int) -> Array:
     flat = np.frombuffer(plain, header.dtype, math.prod(header.shape), at)
     if not header.dtype.isnative:
         flat = flat.astype(header.dtype.newbyteorder("="))

@@ -25,6 +25,7 @@ from ray_brats.cases.geometry import Geometry, apart_mm, same_grid, with_crop, w
 from ray_brats.cases.naming import SEGMENTATION
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseFiltered, CaseRejected
+from ray_brats.files import channels
 from ray_brats.labels import LabelMap
 from ray_brats.recipes.config import PreprocessConfig
 
@@ -67,8 +68,8 @@ def preprocess_case(
         CaseFailed: the storage did not answer.
     """
     uris = files_of(case, config, with_mask=with_mask)
-    read = functools.partial(volume.read, exact=config.is_exact)
-    volumes = dict(zip(uris, readers().map(read, uris.values()), strict=True))
+    volumes = read_all(uris, exact=config.is_exact)
+    check_channels(case, {kind: item.channels for kind, item in volumes.items()})
     mask = volumes.get(SEGMENTATION)
     images, remarks = checked(volumes, uris, config)
     geometry = _geometry(images, config)
@@ -105,6 +106,40 @@ def _resampling(geometry: Geometry) -> list[str]:
 def readers() -> ThreadPoolExecutor:
     """Threads that read the files of a case side by side; kept, for cases may be small."""
     return ThreadPoolExecutor(32, thread_name_prefix="reader")
+
+
+def read_all(uris: Mapping[str, str], *, exact: bool = False) -> dict[str, Volume]:
+    """The volumes of some URIs, by kind: files side by side, and each of them once.
+
+    Raises:
+        CaseError: as `volume.read`, for the first file that cannot be read.
+    """
+    files: dict[str, list[str]] = {}
+    for uri in dict.fromkeys(uris.values()):
+        files.setdefault(channels.file_of(uri), []).append(uri)
+    read = functools.partial(volume.read_together, exact=exact)
+    found = {
+        uri: item for part in readers().map(read, files.values()) for uri, item in part.items()
+    }
+    return {kind: found[uri] for kind, uri in uris.items()}
+
+
+def check_channels(case: Case, counts: Mapping[str, int]) -> None:
+    """Reject a case whose images hold more or fewer scans than its cohort says.
+
+    Which of them is which modality would be a guess.
+
+    Args:
+        case: with `channels`, where its cohort says that.
+        counts: how many scans the files hold, by kind.
+    """
+    for kind, count in counts.items():
+        if kind != SEGMENTATION and case.channels is not None and count != case.channels:
+            raise CaseRejected(
+                f"{kind}: the file holds {count} scan(s), and dataset.json names {case.channels}: "
+                "expected one for each name",
+                case.images[kind],
+            )
 
 
 def files_of(case: Case, config: PreprocessConfig, *, with_mask: bool = True) -> dict[str, str]:

@@ -22,7 +22,7 @@ from ray_brats.cases import nifti
 from ray_brats.cases.geometry import UNITS_MM, Geometry, Unit, of_file, same_grid, scaled
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import CaseFailed, CaseRejected
-from ray_brats.files import storage
+from ray_brats.files import channels, storage
 from ray_brats.labels import LabelMap, Task
 from ray_brats.recipes import tasks
 
@@ -30,6 +30,7 @@ REMOTE_BYTES = 64 << 20
 """First request for a file elsewhere: a usual scan comes whole with it. Of a larger file the
 header is judged before the rest is asked for."""
 
+_ENDINGS = (".nii", ".nii.gz")
 _UNIT_NAMES: dict[Unit, str] = {"mm": "mm", "metre": "meter", "micron": "micron"}
 
 
@@ -39,6 +40,8 @@ class Volume:
 
     voxels_HWD: Array
     geometry: Geometry
+    channels: int = 1
+    """How many scans the file holds that this one was read from."""
 
 
 def missing_modality(wanted: Sequence[str], available: Collection[str]) -> tuple[str, str] | None:
@@ -54,7 +57,7 @@ def read(uri: str, *, exact: bool = False) -> Volume:
     """Read one NIfTI file, plain or gzipped.
 
     Args:
-        uri: the file.
+        uri: the file; of a 4-D file with the number of a channel behind it, `FILE.nii.gz#0`.
         exact: scale voxels in float64, as nibabel does, where the header asks for it; in float32
             a scan of bytes takes half of that.
 
@@ -62,26 +65,44 @@ def read(uri: str, *, exact: bool = False) -> Volume:
         Voxels in LPS order, of the stored type where they are not scaled.
 
     Raises:
-        CaseRejected: the file is absent, truncated, no NIfTI, or of an absurd size.
+        CaseRejected: the file is absent, truncated, no NIfTI, of an absurd size, or 4-D where no
+            channel of it is named.
         CaseFailed: the storage did not answer; may pass next time.
     """
-    with _named(uri):
-        remote = storage.is_remote(uri)
+    return read_together([uri], exact=exact)[uri]
+
+
+def read_together(uris: Sequence[str], *, exact: bool = False) -> dict[str, Volume]:
+    """The volumes of one file, by URI; it is fetched and inflated once, whatever is read of it.
+
+    Args:
+        uris: one URI, or several channels of one 4-D file.
+        exact: as of `read`, which says what is raised.
+    """
+    name = uris[0]
+    file = channels.file_of(name)
+    with _named(name):
+        remote = storage.is_remote(file)
         first = REMOTE_BYTES if remote else nifti.HEAD_BYTES
-        head = storage.read_bytes(uri, end=first)
-        if remote and len(head) < first:
-            return parse(head, uri, exact=exact)
-        header = nifti.read_header(head[: nifti.HEAD_BYTES], uri)
-        del head
-        # Deflate cannot make voxels longer by more than a thousandth.
-        most = int(header.promised_bytes * 1.01) + (2 << 20)
-        return _volume(header, storage.read_bytes(uri, end=most), uri, exact=exact)
+        content = storage.read_bytes(file, end=first)
+        head = content[: nifti.HEAD_BYTES]
+        headers = [nifti.read_header(head, uri, channel=channels.split(uri)[1]) for uri in uris]
+        if not remote or len(content) == first:
+            del content
+            # Deflate cannot make voxels longer by more than a thousandth.
+            most = int(headers[0].promised_bytes * 1.01) + (2 << 20)
+            content = storage.read_bytes(file, end=most)
+    read_voxels = nifti.read_voxels(content, headers, name)
+    found = zip(uris, headers, read_voxels, strict=True)
+    return {uri: _volume(header, voxels, exact=exact) for uri, header, voxels in found}
 
 
 def read_header(uri: str) -> Header:
     """The header of one file, from its first bytes; raises as `read`."""
+    file, channel = channels.split(uri)
     with _named(uri):
-        return nifti.read_header(storage.read_bytes(uri, end=nifti.HEAD_BYTES), uri)
+        head = storage.read_bytes(file, end=nifti.HEAD_BYTES)
+        return nifti.read_header(head, uri, channel=channel)
 
 
 @contextlib.contextmanager
@@ -90,9 +111,16 @@ def _named(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise CaseRejected("no such file", uri) from error
+        raise CaseRejected(f"no such file{_hint(uri)}", uri) from error
     except OSError as error:
         raise CaseFailed(f"cannot be read: {error}", uri) from error
+
+
+def _hint(uri: str) -> str:
+    """What to say of a name that seems to mean a channel and names none."""
+    file, mark, _ = uri.rpartition("#")
+    is_meant = mark and channels.split(uri)[1] is None and file.lower().endswith(_ENDINGS)
+    return "; a channel of a 4-D file is a number, as in SCAN.nii.gz#0" if is_meant else ""
 
 
 def from_array(voxels: Array, affine: Floats) -> Volume:
@@ -112,14 +140,18 @@ def from_array(voxels: Array, affine: Floats) -> Volume:
 def parse(content: bytes, name: str, *, exact: bool = False) -> Volume:
     """The volume in the bytes of a `.nii` or `.nii.gz` file; see `read`."""
     header = nifti.read_header(content[: nifti.HEAD_BYTES], name)
-    return _volume(header, content, name, exact=exact)
+    (voxels,) = nifti.read_voxels(content, [header], name)
+    return _volume(header, voxels, exact=exact)
 
 
-def _volume(header: Header, content: bytes, name: str, *, exact: bool) -> Volume:
-    voxels = nifti.read_voxels(content, header, name)
+def _volume(header: Header, voxels: Array, *, exact: bool) -> Volume:
     if header.scale is not None:
         voxels = _scaled(voxels, header.scale, np.float64 if exact else np.float32)
-    return Volume(voxels_HWD=header.geometry.canonical(voxels), geometry=header.geometry)
+    return Volume(
+        voxels_HWD=header.geometry.canonical(voxels),
+        geometry=header.geometry,
+        channels=header.channels,
+    )
 
 
 def _scaled(voxels: Array, scale: tuple[float, float], dtype: npt.DTypeLike) -> Array:

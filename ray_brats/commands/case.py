@@ -17,7 +17,7 @@ from ray_brats.commands import reports
 from ray_brats.commands.arguments import Bundles, FileOption, TaskOption, one_case, task_of
 from ray_brats.commands.output import print_summary
 from ray_brats.errors import CaseError, UsageError
-from ray_brats.files import ledger, ownership, storage
+from ray_brats.files import channels, ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.labels import Task
 from ray_brats.progress import say, silenced
@@ -147,7 +147,7 @@ def _case_of_files(options: SegmentOptions) -> Case:
             "expected the files of a case, as --t1ce A --t2 B --flair C, or its FOLDER"
         )
     for name, file in files.items():
-        if not storage.exists(storage.absolute(file)):
+        if not storage.exists(channels.file_of(storage.absolute(file))):
             raise UsageError(f"--{name} {file}: no such file")
     known = (naming.case_and_kind(storage.name_of(file)) for file in files.values())
     names = sorted({naming.id_of_name(name[0]) for name in known if name})

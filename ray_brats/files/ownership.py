@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import channels, storage
 
 BEGUN = "begun.json"
 _SHOWN = 3
@@ -111,7 +111,8 @@ def noted(output_uri: str) -> set[str]:
 
 def _among(uris: set[str], present: Collection[str], inputs: Iterable[str]) -> list[str]:
     """Those of the outputs that are inputs, also by another name of the same file."""
-    read = set(inputs)
+    # A file is lost whole, whichever channel of it is read.
+    read = set(map(channels.file_of, inputs))
     found = uris & read
     if present := {uri for uri in present if not storage.is_remote(uri)}:
         files = {_identity(uri) for uri in read if not storage.is_remote(uri)} - {None}

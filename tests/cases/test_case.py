@@ -41,3 +41,10 @@ def test_the_row_of_a_rejected_case_can_be_written_down() -> None:
         "reason": "its folder is odd",
         "file": "caf\ufffd",
     }
+
+
+def test_the_files_of_a_case_are_those_that_hold_it_once_each() -> None:
+    images = {"t1": "a.nii#0", "t2": "a.nii#1", "flair": "b#1.nii"}
+    case = Case(case_id="a", patient_id="a", images=images, segmentation="s.nii", channels=2)
+    assert list(case.files()) == ["a.nii", "b#1.nii", "s.nii"]
+    assert Case.from_row(case.as_row()) == case

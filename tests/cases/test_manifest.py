@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
-from ray_brats.cases import cohort, volume
+from ray_brats.cases import cohort, manifest, volume
 from ray_brats.cases.case import Guard
 from ray_brats.errors import CaseRejected, UsageError
 
@@ -99,3 +99,50 @@ def test_names_with_blanks_and_other_letters_have_safe_ids(tmp_path: Path) -> No
     assert ids == ["M_u00fc_ller_u0020_1", "x_u005f_u00e9_y", "z"]
     assert "2 case(s)" in found.notes[0]
     assert found.rejected == ()
+
+
+def test_a_csv_may_name_channels_of_4d_files(tmp_path: Path) -> None:
+    touch(tmp_path, "scans/x.nii.gz", "a#1.nii.gz")
+    lines = ["case_id,t1ce,t2,flair,t1", "a,scans/x.nii.gz#2,scans/x.nii.gz#0,a#1.nii.gz,y.nii#3"]
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    (case,) = cohort.find(str(tmp_path / "c.csv")).cases
+    file = f"{tmp_path}/scans/x.nii.gz"
+    assert (case.images["t1ce"], case.images["t2"]) == (f"{file}#2", f"{file}#0")
+    assert case.sizes_bytes.keys() == {f"{file}#2", f"{file}#0", f"{tmp_path}/a#1.nii.gz"}
+    inputs = case.inputs(["t1ce", "t2", "flair", "t1"])
+    assert inputs["t1ce"] != inputs["t2"]
+    assert all(inputs[kind] for kind in ("t1ce", "t2", "flair"))
+    # A file that is not there is known by nothing.
+    assert inputs["t1"] == ""
+    assert set(case.files()) == {file, f"{tmp_path}/a#1.nii.gz", f"{tmp_path}/y.nii"}
+
+
+@pytest.mark.parametrize("channel", ["flair", "-1", "01", ""])
+def test_what_seems_to_be_a_channel_and_is_no_number_is_said(tmp_path: Path, channel: str) -> None:
+    touch(tmp_path, "x.nii.gz")
+    (tmp_path / "c.csv").write_text(f"case_id,t2\na,x.nii.gz#{channel}\n")
+    (case,) = cohort.find(str(tmp_path / "c.csv")).cases
+    with pytest.raises(CaseRejected, match="no such file; a channel of a 4-D file is a number"):
+        volume.read(case.images["t2"])
+
+
+def test_a_guard_judges_the_file_of_a_channel(tmp_path: Path) -> None:
+    """As the one of the service, to which no `#` is part of a plain URI."""
+    (tmp_path / "c.csv").write_text(
+        "case_id,t2\na,s3://open/x.nii.gz#1\nb,s3://closed/x.nii.gz#1\nc,s3://open/x#.nii.gz\n"
+    )
+    judged = []
+
+    def refusal(uri: str) -> str | None:
+        judged.append(uri)
+        return None if uri.startswith("s3://open/") and "#" not in uri else "not here"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest.storage, "file_infos", dict.fromkeys)
+        found = cohort.find(str(tmp_path / "c.csv"), guard=Guard(refusal=refusal))
+    assert [case.images["t2"] for case in found.cases] == ["s3://open/x.nii.gz#1"]
+    assert [row.file for row in found.rejected] == [
+        "s3://closed/x.nii.gz#1",
+        "s3://open/x#.nii.gz",
+    ]
+    assert judged == ["s3://open/x.nii.gz", "s3://closed/x.nii.gz", "s3://open/x#.nii.gz"]

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -321,3 +322,147 @@ def test_only_the_head_of_a_file_is_needed_for_its_header() -> None:
     for content in (big, gzip.compress(big)):
         header = nifti.read_header(content[: nifti.HEAD_BYTES], "a.nii.gz")
         assert (header.shape, header.promised_bytes) == ((99, 99, 99), len(big))
+
+
+# --- 4-D files --------------------------------------------------------------------------------
+
+CHANNELS_HWDC = np.stack([VOXELS, VOXELS[::-1] + 1, VOXELS * 2, 7 - VOXELS], axis=-1)
+STORED = {
+    "int16": image_bytes(CHANNELS_HWDC),
+    "float32": image_bytes(CHANNELS_HWDC.astype(np.float32) / 7),
+    "nifti-2": image_bytes(CHANNELS_HWDC, nib.Nifti2Image),
+    "big-endian": bytes(
+        nib.Nifti1Image(CHANNELS_HWDC, AFFINE, nib.Nifti1Header(endianness=">")).to_bytes()
+    ),
+}
+
+
+def read_channels(content: bytes, *wanted: int | None) -> list[np.ndarray]:
+    """The stored voxels of some channels."""
+    headers = [
+        nifti.read_header(content[: nifti.HEAD_BYTES], "a.nii.gz", channel=channel)
+        for channel in wanted
+    ]
+    return nifti.read_voxels(content, headers, "a.nii.gz")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", STORED)
+def test_channels_are_read_as_nibabel_reads_them(name: str, packed: bool) -> None:
+    plain = STORED[name]
+    kind = nib.Nifti2Image if name == "nifti-2" else nib.Nifti1Image
+    expected = np.asarray(kind.from_bytes(plain).dataobj)
+    content = gzip.compress(plain) if packed else plain
+    for wanted in ((0,), (3,), (1, 2), (3, 0, 3)):
+        for channel, voxels in zip(wanted, read_channels(content, *wanted), strict=True):
+            assert voxels.dtype.isnative
+            assert voxels.shape == VOXELS.shape
+            assert (voxels == expected[..., channel]).all()
+
+
+def test_scaled_channels_are_scaled_as_one_file_is(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(CHANNELS_HWDC, np.diag([-1.0, -1, 1, 1]))
+    image.header.set_slope_inter(2, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    expected = nib.load(tmp_path / "a.nii.gz").get_fdata()
+    item = volume.read(f"{tmp_path}/a.nii.gz#2", exact=True)
+    assert (item.voxels_HWD == expected[..., 2]).all()
+    assert (item.channels, item.geometry.native_shape) == (4, VOXELS.shape)
+
+
+def test_a_file_of_one_scan_has_a_first_channel() -> None:
+    for plain in (BASES["int16"], BASES["one frame"]):
+        (voxels,) = read_channels(plain, 0)
+        assert (voxels == VOXELS).all()
+
+
+@pytest.mark.parametrize(
+    ("dims", "channel", "reason"),
+    [
+        ((4, 9, 8, 7, 4), None, r"three axes.*SCAN\.nii\.gz#0 to SCAN\.nii\.gz#3"),
+        ((4, 9, 8, 7, 4), 4, "no channel 4: the file holds 4, and the first is #0"),
+        ((3, 9, 8, 7, 1), 1, "no channel 1: the file holds 1"),
+        ((4, 9, 8, 7, 32767), 32766, "truncated"),
+        ((4, 2048, 2048, 1, 32767), 0, "at most"),
+        ((4, 9, 8, 7, 0), 0, "not valid|three axes"),
+        ((4, 9, 8, 7, -1), 0, "not valid|three axes"),
+        ((5, 9, 8, 7, 1, 4), 0, "three axes"),
+        ((5, 9, 8, 7, 2, 2), 0, "three axes"),
+    ],
+)
+def test_no_channel_is_guessed(dims: tuple[int, ...], channel: int | None, reason: str) -> None:
+    content = bytearray(STORED["int16"])
+    content[40 : 40 + 2 * len(dims)] = np.array(dims, "<i2").tobytes()
+    for stored in (bytes(content), gzip.compress(bytes(content))):
+        with pytest.raises(CaseRejected, match=reason):
+            read_channels(stored, channel)
+
+
+def test_a_million_channels_are_within_the_same_bounds() -> None:
+    image = nib.Nifti2Image(np.zeros((1, 1, 1, 1), np.int16), AFFINE)
+    content = bytearray(image.to_bytes())
+    for count, reason in ((10**6, "truncated"), (10**12, "at most 671088640 are read")):
+        content[16:56] = np.array([4, 1, 1, 1, count], "<i8").tobytes()
+        with pytest.raises(CaseRejected, match=reason):
+            read_channels(bytes(content), 0)
+    content[16:56] = np.array([4, 1, 1, 1, 10**6], "<i8").tobytes()
+    voxels = np.arange(10**6, dtype=np.int16)
+    (last,) = read_channels(gzip.compress(bytes(content[:544]) + voxels.tobytes()), 999_999)
+    assert last.item() == voxels[-1]
+
+
+def test_only_the_channels_asked_for_are_held() -> None:
+    sides = (128, 128, 96)
+    voxels = np.zeros((*sides, 8), np.float32)
+    voxels[..., 5] = np.random.default_rng(0).random(sides)
+    plain = image_bytes(voxels)
+    content = gzip.compress(plain, 1)
+    header = nifti.read_header(content[: nifti.HEAD_BYTES], "a.nii.gz", channel=5)
+    for stored in (content, plain):
+        tracemalloc.start()
+        (found,) = nifti.read_voxels(stored, [header], "a.nii.gz")
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (found == voxels[..., 5]).all()
+        assert held < 1.1 * header.voxel_bytes
+        # What is inflated, what is left of the stream, and pieces of what is passed over.
+        assert peak < 2 * header.voxel_bytes + 2 * len(content) + (24 << 20)
+        assert peak < len(plain)
+
+
+@pytest.mark.parametrize("channel", range(4))
+def test_a_damage_behind_the_channel_is_noticed_too(channel: int) -> None:
+    content = gzip.compress(STORED["int16"])
+    for damaged in (content[:-9], content[: len(content) // 2]):
+        with pytest.raises(CaseRejected, match="truncated"):
+            read_channels(damaged, channel)
+    changed = bytearray(content)
+    changed[-6] ^= 1
+    with pytest.raises(CaseRejected, match="damaged gzip"):
+        read_channels(bytes(changed), channel)
+    with pytest.raises(CaseRejected, match="truncated"):
+        read_channels(STORED["int16"][:-1], channel)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_mutated_4d_files_are_read_correctly_or_rejected_by_name() -> None:
+    random = np.random.default_rng(21)
+    read, longest = 0, 0
+    for number in range(MUTATIONS // 3):
+        plain = bytearray(list(STORED.values())[random.integers(len(STORED))])
+        _damage_header(plain, random)
+        channel = int(random.integers(4))
+        content = bytes(plain) if number % 2 else gzip.compress(bytes(plain), 1)
+        try:
+            (voxels,) = read_channels(content, channel)
+        except CaseRejected as error:
+            longest = max(longest, len(error.reason))
+            continue
+        is_2 = plain[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+        image = (nib.Nifti2Image if is_2 else nib.Nifti1Image).from_bytes(bytes(plain))
+        expected = np.asarray(image.dataobj.get_unscaled())
+        expected = expected.reshape(*expected.shape[:3], -1)[..., channel]
+        assert np.array_equal(voxels, expected, equal_nan=voxels.dtype.kind == "f"), number
+        read += 1
+    assert read > MUTATIONS / 30
+    assert 0 < longest < 300

@@ -196,3 +196,13 @@ finally:
     for words in ("ml  whole tumour", "made by: starter", "were measured on", "research"):
         assert words in done.stdout
     assert nib.load(out).shape == nib.load(file_of(one_case, "flair")).shape
+
+
+def test_a_file_may_be_a_channel_of_a_4d_file(tmp_path: Path) -> None:
+    (tmp_path / "x.nii.gz").touch()
+    files = {"t1ce": f"{tmp_path}/x.nii.gz#2", "t2": f"{tmp_path}/x.nii.gz#0"}
+    read = command._case_of_files(SegmentOptions(out="m.nii.gz", **files))
+    assert (read.case_id, read.images) == ("m", files)
+    options = SegmentOptions(out="m.nii.gz", t2=f"{tmp_path}/y.nii.gz#0")
+    with pytest.raises(UsageError, match="no such file"):
+        command._case_of_files(options)

@@ -191,3 +191,13 @@ def test_a_file_in_the_place_of_a_folder_is_told_before_the_work(tmp_path: Path)
     for uri in (f"{tmp_path}/out", f"{tmp_path}/out/below/it"):
         with pytest.raises(UsageError, match=r"out is a file: expected a folder"):
             ledger.split_finished([], ledger.Output(uri=uri, description="score.json"))
+
+
+def test_a_file_of_which_a_channel_is_read_is_read(root: str) -> None:
+    uri = f"{root}/scans.nii.gz"
+    storage.write_bytes(uri, b"scans")
+    with pytest.raises(UsageError, match="this call reads that file"):
+        ownership.check_files({"--out": uri}, [f"{uri}#3"], overwrite=True)
+    with pytest.raises(UsageError, match="this call reads it"):
+        ownership.begin(root, ["scans.nii.gz"], there=[uri], vouched=[uri], inputs=[f"{uri}#0"])
+    assert storage.read_bytes(uri) == b"scans"

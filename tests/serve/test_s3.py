@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nibabel as nib
+import numpy as np
 import pytest
+import shapes
 from serve_doubles import (
     MODALITIES,
     SERVED,
@@ -23,6 +26,7 @@ from serve_doubles import (
 )
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import volume
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Work
 from ray_brats.model.predictions import Predictions
@@ -170,6 +174,27 @@ async def test_a_bad_case_of_a_cohort_is_a_row(
     assert [rows[case]["status"] for case in CASES] == ["ok", "rejected", "rejected"]
     assert rows[CASES[2]]["file"] == bad
     assert "t2 is missing" in rows[CASES[1]]["reason"]
+
+
+@pytest.mark.anyio
+async def test_a_described_cohort_is_scored_by_channels_that_are_no_guess(
+    client: httpx.AsyncClient, bucket: str, cohort_folder: Path, tmp_path: Path
+) -> None:
+    shapes.decathlon(cohorts.find(str(cohort_folder / CASES[0])).cases[0], tmp_path)
+    image = nib.load(tmp_path / f"imagesTr/{CASES[0]}.nii.gz")
+    voxels = np.asarray(image.dataobj)[..., [0, 0, 1, 2]]
+    shapes.save(tmp_path / "imagesTs/other.nii.gz", voxels, image)
+    for file in sorted(path for path in tmp_path.rglob("*.*") if path.is_file()):
+        name = file.relative_to(tmp_path).as_posix()
+        storage.write_bytes(f"{bucket}/in/{name}", file.read_bytes())
+    end = await ended(client, {"cohort": f"{bucket}/in", "output": f"{bucket}/out"})
+    assert end["error"] == "1 of 2 cases failed: see scores.parquet"
+    good, bad = ledger.read_table(f"{bucket}/out/scores.parquet")
+    assert (good["status"], bad["status"]) == ("ok", "rejected")
+    # It has a channel of each number that is asked for.
+    assert "holds 4 scan(s), and dataset.json names 3" in bad["reason"]
+    raw = storage.read_bytes(f"{bucket}/out/{CASES[0]}.nii.gz")
+    assert volume.parse(raw, "mask").voxels_HWD.shape == image.shape[:3]
 
 
 @pytest.mark.anyio

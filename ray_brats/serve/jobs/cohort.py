@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ray_brats.cases import cohort as cohorts
-from ray_brats.cases import preprocess
+from ray_brats.cases import preprocess, volume
 from ray_brats.cases.case import Cohort, Guard
 from ray_brats.errors import CaseError, CaseFailed, CaseRejected
 from ray_brats.files import retry
@@ -133,6 +133,10 @@ class _Scorer:
         """The task: what the model's replicas make of one case."""
         case = predictions.case_of(item)
         uris = preprocess.files_of(case, self._target.preprocessing, with_mask=False)
+        if case.channels is not None:
+            # A replica sees files, and not what their cohort says of them.
+            headers = {kind: volume.read_header(uri) for kind, uri in uris.items()}
+            preprocess.check_channels(case, {kind: item.channels for kind, item in headers.items()})
         asking = _asking(self._segment, self._model.name, uris, predictions.task_of(item).name)
         future = asyncio.run_coroutine_threadsafe(asking, self._loop)
         self._under_way.add(future)

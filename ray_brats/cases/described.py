@@ -1,0 +1,150 @@
+"""The task that a `dataset.json` tells: what its labels are called says what their integers mean.
+
+Where the names are those of a glioma's classes or regions, the classes are those of every glioma
+task, whatever integers stand for them: what has learnt from BraTS cases segments these too. Other
+names make a task of the set's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ray_brats.cases.datasetjson import DatasetJson
+from ray_brats.errors import UsageError
+from ray_brats.labels import BACKGROUND, Region, Targets, Task, TumourClass
+from ray_brats.recipes.tasks import GLIOMA, PALETTE, TASKS
+
+_NECROTIC, _EDEMA, _ENHANCING = GLIOMA.indices
+_CLASSES: Mapping[int, str] = {
+    _NECROTIC: "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore "
+    "nonenhancing nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
+    "necrosisandnonenhancingtumor",
+    _EDEMA: "ed edema peritumoraledema peritumoraledematous snfh "
+    "surroundingnonenhancingflairhyperintensity",
+    _ENHANCING: "et enhancing enhancingtumor gdenhancingtumor",
+}
+_REGIONS: Mapping[str, str] = {
+    "WT": "wt whole wholetumor",
+    "TC": "tc core tumorcore",
+    "ET": _CLASSES[_ENHANCING],
+}
+_COMPLETE = 3
+
+
+def task_of(told: DatasetJson) -> Task | None:
+    """What the masks of a described set hold; None where its description says nothing of labels.
+
+    Raises:
+        UsageError: regions from which no class follows.
+    """
+    labels = {name: values for name, values in told.labels.items() if set(values) != {BACKGROUND}}
+    if not labels:
+        return None
+    integers = _of_regions(labels) if told.has_regions else _of_classes(labels)
+    if integers is not None:
+        known = (task for task in TASKS.values() if task.targets == GLIOMA)
+        found = next((task for task in known if task.integers == integers), None)
+        return found or Task(name=_name(told), targets=GLIOMA, integers=integers)
+    try:
+        return _own_regions(told, labels) if told.has_regions else _own_classes(told, labels)
+    except UsageError as error:
+        raise UsageError(
+            f"{told.uri}: its labels make no task: {error}; say what they mean in a file, "
+            "`--task FILE.toml` (`ray-brats guide tasks`)"
+        ) from error
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: letters alone, in lower case, American."""
+    return re.sub(r"[^a-z]", "", name.lower()).replace("oedema", "edema").replace("tumour", "tumor")
+
+
+def _of_classes(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
+    """The integers of a glioma's classes in their order, where the names are theirs."""
+    integers: dict[int, int] = {}
+    for name, values in labels.items():
+        index = next((k for k, words in _CLASSES.items() if _plain(name) in words.split()), None)
+        if index is None or index in integers or len(values) > 1:
+            return None
+        integers[index] = values[0]
+    if len(integers) < _COMPLETE:
+        return None
+    return tuple(integers[index] for index in GLIOMA.indices)
+
+
+def _of_regions(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
+    """The same from the whole tumour, its core, and what of that enhances."""
+    members: dict[str, set[int]] = {}
+    for name, values in labels.items():
+        region = next((k for k, words in _REGIONS.items() if _plain(name) in words.split()), None)
+        if region is None or region in members:
+            return None
+        members[region] = set(values)
+    if len(members) < _COMPLETE:
+        return None
+    whole, core, enhancing = members["WT"], members["TC"], members["ET"]
+    parts = {_ENHANCING: enhancing, _NECROTIC: core - enhancing, _EDEMA: whole - core}
+    if not enhancing < core < whole or any(len(part) != 1 for part in parts.values()):
+        return None
+    return tuple(next(iter(parts[index])) for index in GLIOMA.indices)
+
+
+def _own_classes(told: DatasetJson, labels: Mapping[str, Sequence[int]]) -> Task:
+    """Each label is a class, and a region."""
+    ordered = sorted((values[0], name) for name, values in labels.items())
+    return Task(
+        name=_name(told),
+        targets=Targets(
+            classes=_coloured([name for _, name in ordered]),
+            regions=tuple(
+                Region(name=word, title=name, classes=(index,))
+                for index, (word, (_, name)) in enumerate(
+                    zip(_words([name for _, name in ordered]), ordered, strict=True), start=1
+                )
+            ),
+        ),
+        integers=tuple(integer for integer, _ in ordered),
+    )
+
+
+def _own_regions(told: DatasetJson, labels: Mapping[str, Sequence[int]]) -> Task:
+    """Each integer is a class; regions join them, the widest first."""
+    integers = sorted({value for values in labels.values() for value in values} - {BACKGROUND})
+    index_of = {integer: index for index, integer in enumerate(integers, start=1)}
+    ordered = sorted(labels.items(), key=lambda item: -len(item[1]))
+    regions = (
+        Region(name=word, title=name, classes=tuple(sorted(index_of[value] for value in values)))
+        for word, (name, values) in zip(_words([name for name, _ in ordered]), ordered, strict=True)
+    )
+    return Task(
+        name=_name(told),
+        targets=Targets(
+            classes=_coloured([f"label {integer}" for integer in integers]),
+            regions=tuple(regions),
+        ),
+        integers=tuple(integers),
+    )
+
+
+def _coloured(names: Sequence[str]) -> tuple[TumourClass, ...]:
+    return tuple(
+        TumourClass(name=name, colour=PALETTE[number % len(PALETTE)])
+        for number, name in enumerate(names)
+    )
+
+
+def _words(names: Sequence[str]) -> list[str]:
+    """What regions are called in the columns of tables: letters and digits of their names."""
+    words: list[str] = []
+    for number, name in enumerate(names, start=1):
+        word = re.sub(r"[^A-Za-z0-9]", "", name)[:12]
+        usable = word[:1].isalpha() and word.lower() not in map(str.lower, words)
+        words.append(word if usable else f"R{number}")
+    return words
+
+
+def _name(told: DatasetJson) -> str:
+    """The set's own name, which no task of the field has."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", told.name).strip("-.")[:60] or told.kind
+    return f"{name}-labels" if name in TASKS else name
