@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
 
+from ray_brats.recipes import tasks
+from ray_brats.recipes.tasks import GLIOMA, TASKS
+
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -23,7 +26,9 @@ MODELS = [
         "name": name,
         "default": name == "standard",
         "modalities": ["t1ce", "t2", "flair"],
-        "release": "brats2020",
+        "task": "gli-2020",
+        "targets": tasks.targets_as_json(GLIOMA),
+        "integers": {name: TASKS[name].integers for name in ("gli-2020", "gli-2023")},
         "card": {},
     }
     for name in ("standard", "baseline")
@@ -41,7 +46,7 @@ class Script:
     failure: dict[str, Any] | None = None  # how the job ends instead of with a mask
     key: str = ""
     niivue: bytes | None = None
-    release: str = "brats2020"
+    task: str = "gli-2020"
     go: threading.Event = field(default_factory=threading.Event)  # jobs run until it is set
     polls: int = 0
     cancelled: bool = False
@@ -50,7 +55,7 @@ class Script:
 
     def reset(self) -> None:
         self.refusal = self.failure = self.niivue = None
-        self.key, self.release, self.query = "", "brats2020", ""
+        self.key, self.task, self.query = "", "gli-2020", ""
         self.polls, self.cancelled, self.sent = 0, False, {}
         self.go.set()
 
@@ -128,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/v1/jobs/7":
             self.answer(job_state(script))
         elif path == "/v1/jobs/7/mask":
-            marks = {"X_Ray_Brats_Model": "standard", "X_Ray_Brats_Release": script.release}
+            marks = {"X_Ray_Brats_Model": "standard", "X_Ray_Brats_Task": script.task}
             self.answer(script.mask, Content_Type="application/gzip", **marks)
         else:
             self.answer({"error": f"There is no {path}."}, 404)

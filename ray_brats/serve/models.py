@@ -74,6 +74,11 @@ class ServedModel:
             )
         return task
 
+    def integers(self) -> dict[str, tuple[int, ...]]:
+        """Task to the integer of each class, for every task that it can write."""
+        alike = (task for task in tasks.TASKS.values() if task.targets == self.task.targets)
+        return {task.name: task.integers for task in (self.task, *alike)}
+
     def task_of(self, case_id: str) -> Task:
         """The task of a case by its name, else its own; raises `Refusal` 422 as `task_named`."""
         possible = naming.tasks_of(case_id)

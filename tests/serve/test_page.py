@@ -24,8 +24,7 @@ from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import naming, phantom
 from ray_brats.cases.volume import read, read_mask
 from ray_brats.labels import LabelMap
-from ray_brats.recipes import tasks
-from ray_brats.recipes.tasks import TASKS
+from ray_brats.recipes.tasks import GLIOMA, TASKS
 from ray_brats.report import panels
 from ray_brats.serve import niivue
 from serve.test_page_names import FILE_NAMES
@@ -180,7 +179,9 @@ def expected(
     shade = np.where(grey == 0, 0, np.clip((grey - low) / (high - low) * 255, 0, 255))
     rgb = np.repeat(shade[..., None], 3, axis=-1)
     for tissue in classes:
-        colour = np.array([int(panels.CLASS_COLOURS[tissue][at : at + 2], 16) for at in (1, 3, 5)])
+        colour = np.array(
+            [int(GLIOMA.classes[tissue - 1].colour[at : at + 2], 16) for at in (1, 3, 5)]
+        )
         here = paper(plane, label, index) == tissue
         rgb[here] = opacity * colour + (1 - opacity) * rgb[here]
     return rgb
@@ -263,7 +264,7 @@ def test_the_overlay_of_a_real_case_is_where_its_tumour_is(
 def test_a_mask_that_lies_otherwise_on_disk_is_shown_in_its_place(
     opened: Open, script: Script
 ) -> None:
-    script.release = "brats2023"
+    script.task = "gli-2023"
     lps = nib.Nifti1Image(labels.from_class_index(CASE.label, TASKS["gli-2023"]), CASE.affine)
     before = script.mask
     wanted = nib.orientations.axcodes2ornt(("S", "R", "A"))
@@ -400,13 +401,13 @@ def test_a_job_that_fails_says_why(opened: Open, script: Script) -> None:
     see(page, "#error", "flair: the brain fills the whole volume.")
 
 
-def test_labels_that_the_release_lacks_are_refused(opened: Open, script: Script) -> None:
-    script.release = "brats2023"  # the mask has label 4
+def test_labels_that_the_task_lacks_are_refused(opened: Open, script: Script) -> None:
+    script.task = "gli-2023"  # the mask has label 4
     page = opened()
     page.click("#phantom")
     see(page, "#scan")
     page.click("#segment")
-    see(page, "#error", "The mask holds the label 4, which brats2023 does not define.")
+    see(page, "#error", "The mask holds the label 4, which gli-2023 does not define.")
     see(page, "#kept-mask")  # Nothing that was made is lost.
 
 
@@ -571,14 +572,21 @@ def test_volumes_are_read_as_nibabel_reads_them(opened: Open) -> None:
 
 def test_tables_of_the_page_are_those_of_the_package(opened: Open) -> None:
     page = opened()
-    tables = page.evaluate("async () => ({ ...(await import('/page/labels.js')) })")
-    integers = {name: {str(k): v for k, v in t.items()} for name, t in tasks.TASKS.items()}
-    assert tables["RELEASES"] == integers
-    assert tables["DEFAULT_RELEASE"] == tasks.DEFAULT
-    assert tuple(tables["CLASS_NAMES"]) == classes.CLASS_NAMES
-    assert tables["REGIONS"] == {name: list(classes) for name, classes in classes.REGIONS.items()}
-    assert tables["REGION_TITLES"] == classes.REGION_TITLES
-    assert tables["COLOURS"] == {str(k): v for k, v in panels.CLASS_COLOURS.items()}
+    tables = page.evaluate(
+        "async () => { const { Targets } = await import('/page/labels.js');"
+        " const { models } = await (await fetch('/v1/models')).json();"
+        " const own = new Targets(models[0]);"
+        " const names = Object.keys(own.integers);"
+        " const meanings = Object.fromEntries(names.map((name) => [name, own.meaning(name)]));"
+        " return { ...own, meanings }; }"
+    )
+    assert tables["names"] == list(classes.CLASS_NAMES)
+    assert tables["regions"] == {name: list(own) for name, own in classes.REGIONS.items()}
+    assert tables["titles"] == classes.REGION_TITLES
+    assert tables["colours"] == [None, *(item.colour for item in GLIOMA.classes)]
+    for name in ("gli-2020", "gli-2023"):
+        meaning = {str(integer): index for integer, index in TASKS[name].meaning.items()}
+        assert tables["meanings"][name] == meaning
     planes = page.evaluate("async () => (await import('/page/planes.js')).PLANES")
     assert planes == [vars(plane) for plane in panels.PLANES.values()]
     told = page.evaluate(

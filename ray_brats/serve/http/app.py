@@ -190,7 +190,8 @@ def _add_facts(app: FastAPI, service: Service) -> None:
                 "task": model.task.name,
                 "release": tasks.old_name(model.task.name),
                 "task_definition": tasks.as_json(model.task),
-                "targets": tasks.targets_as_json(model.task.targets, model.task.integers),
+                "targets": tasks.targets_as_json(model.task.targets),
+                "integers": model.integers(),
                 "card": dict(model.card),
             }
             for model in service.models.values()

@@ -73,13 +73,12 @@ _IMAGES = {
         "cohort": _TEXT,
         "output": _TEXT,
         "task": _TEXT,
-        "release": _TEXT,
     },
 }
 _FORM = {
     "type": "object",
     "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY)
-    | {"case_id": _TEXT, "task": _TEXT, "release": _TEXT},
+    | {"case_id": _TEXT, "task": _TEXT},
 }
 _BODY = {
     "requestBody": {
@@ -92,7 +91,7 @@ _BODY = {
     },
     "parameters": [
         {"name": name, "in": "query", "required": False, "schema": _TEXT}
-        for name in ("model", "task", "release")
+        for name in ("model", "task")
     ],
 }
 _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)

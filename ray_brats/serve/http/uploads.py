@@ -223,13 +223,14 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     if "model" in value:
         raise Refusal(422, MODEL_IN_QUERY, "model")
     asked = value.get("task", value.get("release"))
-    task = None if asked is None else str(asked)
+    if asked is not None and not isinstance(asked, str):
+        raise Refusal(422, "expected the name of a task", "task")
     if "cohort" in value:
         cohort = check_uri(value["cohort"], limits, "cohort")
         return Submission(
             cohort=cohort,
             output=check_output(value.get("output"), cohort, limits, "output"),
-            task=task,
+            task=asked,
         )
     images = value.get("images")
     if not isinstance(images, dict):
@@ -249,7 +250,7 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     return Submission(
         case_id=next(named, None) if case_id is None else checked_id(case_id),
         images={kind: uris[kind] for kind in modalities},
-        task=task,
+        task=asked,
     )
 
 

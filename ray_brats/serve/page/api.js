@@ -100,13 +100,13 @@ export class Api {
   async mask(id, signal) {
     const answer = await this.ask(`v1/jobs/${encodeURIComponent(id)}/mask`, { signal });
     const ml = {};
-    for (const region of ["WT", "TC", "ET"]) {
-      const value = answer.headers.get(`X-Ray-Brats-${region}-ML`);
-      if (value !== null) ml[region] = Number(value);
+    for (const [name, value] of answer.headers) {
+      const region = name.match(/^x-ray-brats-(.+)-ml$/i);
+      if (region) ml[region[1].toUpperCase()] = Number(value);
     }
     return {
       blob: await whole(answer.blob()),
-      release: answer.headers.get("X-Ray-Brats-Release"),
+      task: answer.headers.get("X-Ray-Brats-Task"),
       model: answer.headers.get("X-Ray-Brats-Model"),
       ml,
     };

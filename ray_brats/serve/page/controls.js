@@ -1,8 +1,6 @@
 // What stands under the planes: modality, window, tissues, opacity, regions, volumes, download.
 
-import {
-  CLASS_NAMES, COLOURS, DEFAULT_RELEASE, REGIONS, REGION_TITLES, TISSUES, rgb, toClassIndex,
-} from "./labels.js";
+import { Targets, rgb } from "./labels.js";
 import { TITLES } from "./naming.js";
 import { robustWindow, survey } from "./planes.js";
 import { Three } from "./three.js";
@@ -18,7 +16,7 @@ const ml = (value) => `${value.toFixed(value < 10 ? 2 : 1)} ml`;
 export class Controls {
   #volumes = {}; // modality -> Volume
   #robust = [0, 1];
-  #visible = new Set(TISSUES);
+  #visible = new Set();
   #url = null;
 
   constructor() {
@@ -27,9 +25,16 @@ export class Controls {
       windowed: () => this.#windowToSliders(),
     });
     this.three = new Three($("three"), $("show-three"), $("three-note"));
+    this.#listen();
+    this.setTargets(new Targets());
+  }
+
+  // What the chosen model segments.
+  setTargets(targets) {
+    this.targets = targets;
+    this.#visible = new Set(targets.tissues);
     this.#tissues();
     this.#regions();
-    this.#listen();
     this.#toggled();
   }
 
@@ -59,27 +64,27 @@ export class Controls {
     this.#pick();
   }
 
-  // result: {volume, blob, release, model, ml: {WT, TC, ET}}; name: of the file to download.
+  // result: {volume, blob, task, model, ml: {WT: …}}; name: of the file to download.
   showMask(result, name) {
     const { volume } = result;
-    const known = result.release || DEFAULT_RELEASE;
-    const mask = { index: toClassIndex(volume, known), volume };
+    const task = result.task || this.targets.task;
+    const mask = { index: this.targets.toClassIndex(volume, task), volume };
     const { counts, most } = survey(mask);
     const tissueMl = (tissues) =>
       tissues.reduce((sum, tissue) => sum + counts[tissue], 0) * volume.voxelMl();
-    for (const tissue of TISSUES) $(`ml-${tissue}`).textContent = ml(tissueMl([tissue]));
-    for (const [region, tissues] of Object.entries(REGIONS)) {
+    for (const tissue of this.targets.tissues) $(`ml-${tissue}`).textContent = ml(tissueMl([tissue]));
+    for (const [region, tissues] of Object.entries(this.targets.regions)) {
       $(`ml-${region}`).textContent = ml(result.ml[region] ?? tissueMl(tissues));
     }
-    $("release").textContent =
+    $("task").textContent =
       (most ? "" : "The mask is empty: no tumour was found. ") +
-      `Labels of ${known}${result.model ? `, by ${result.model}` : ""}.`;
+      `Labels of ${task}${result.model ? `, by ${result.model}` : ""}.`;
     this.#url = URL.createObjectURL(result.blob);
     $("download").href = this.#url;
     $("download").download = name;
     $("result").hidden = false;
     this.viewer.showMask(mask);
-    this.three.setMask({ blob: result.blob, release: known });
+    this.three.setMask({ blob: result.blob, meaning: this.targets.meaning(task) });
     if (most) this.viewer.moveTo(most);
   }
 
@@ -97,7 +102,7 @@ export class Controls {
       ([name, volume]) => `${TITLES[name] || name} ${+volume.value(...at).toPrecision(4)}`,
     );
     const { mask } = this.viewer;
-    if (mask) parts.push(CLASS_NAMES[mask.index[mask.volume.offset(...at)]]);
+    if (mask) parts.push(this.targets.names[mask.index[mask.volume.offset(...at)]]);
     $("at").textContent = `Voxel (${at.join(", ")}) in LPS order: ${parts.join(", ")}.`;
   }
 
@@ -121,15 +126,15 @@ export class Controls {
   }
 
   #tissues() {
-    $("tissues").replaceChildren(...TISSUES.map((tissue, n) => {
+    $("tissues").replaceChildren(...this.targets.tissues.map((tissue, n) => {
       const row = document.createElement("tr");
       row.innerHTML = `<th scope="row"><label class="check"><input type="checkbox" checked>
         <span class="swatch"></span> <span></span></label></th><td class="number"></td>`;
       const box = row.querySelector("input");
       box.id = `tissue-${tissue}`;
       box.setAttribute("aria-keyshortcuts", String(n + 1));
-      row.querySelector(".swatch").style.background = COLOURS[tissue];
-      row.querySelectorAll("span")[1].textContent = CLASS_NAMES[tissue];
+      row.querySelector(".swatch").style.background = this.targets.colours[tissue];
+      row.querySelectorAll("span")[1].textContent = this.targets.names[tissue];
       row.querySelector("td").id = `ml-${tissue}`;
       box.addEventListener("change", () => this.#toggle(tissue, box.checked));
       return row;
@@ -137,18 +142,19 @@ export class Controls {
   }
 
   #regions() {
-    $("regions").replaceChildren(...Object.keys(REGIONS).map((region) => {
+    $("regions").replaceChildren(...Object.keys(this.targets.regions).map((region) => {
+      const title = this.targets.titles[region];
       const row = document.createElement("tr");
       row.innerHTML = `<th scope="row"><button type="button"></button> <span></span></th>
         <td class="number"></td>`;
       const button = row.querySelector("button");
       button.id = `region-${region}`;
       button.textContent = region;
-      row.querySelector("span").textContent = REGION_TITLES[region];
-      button.setAttribute("aria-label", `Show ${REGION_TITLES[region]} (${region}) alone`);
+      row.querySelector("span").textContent = title;
+      button.setAttribute("aria-label", `Show ${title} (${region}) alone`);
       row.querySelector("td").id = `ml-${region}`;
       button.addEventListener("click", () => {
-        this.#visible = new Set(REGIONS[region]);
+        this.#visible = new Set(this.targets.regions[region]);
         this.#toggled();
       });
       return row;
@@ -163,14 +169,15 @@ export class Controls {
 
   #toggled() {
     const seen = [...this.#visible].sort().join();
-    for (const tissue of TISSUES) $(`tissue-${tissue}`).checked = this.#visible.has(tissue);
-    for (const [region, tissues] of Object.entries(REGIONS)) {
+    for (const tissue of this.targets.tissues) $(`tissue-${tissue}`).checked = this.#visible.has(tissue);
+    for (const [region, tissues] of Object.entries(this.targets.regions)) {
       $(`region-${region}`).setAttribute("aria-pressed", String(tissues.join() === seen));
     }
-    this.viewer.table = [null, ...TISSUES.map((tissue) =>
-      this.#visible.has(tissue) ? rgb(COLOURS[tissue]) : null)];
+    const colours = this.targets.colours.map((colour) => colour && rgb(colour));
+    this.viewer.table = colours.map((colour, tissue) =>
+      this.#visible.has(tissue) ? colour : null);
     this.viewer.draw();
-    this.three.paint(this.#visible, this.viewer.opacity);
+    this.three.paint(this.#visible, this.viewer.opacity, colours);
   }
 
   #listen() {
@@ -191,7 +198,7 @@ export class Controls {
       $("planes").classList.toggle("no-hair", !$("hair").checked);
     });
     document.addEventListener("keydown", (event) => {
-      const tissue = TISSUES[Number(event.key) - 1];
+      const tissue = this.targets.tissues[Number(event.key) - 1];
       const typing = event.target.matches("input:not([type=range],[type=checkbox]), select");
       if (!tissue || typing || event.ctrlKey || event.altKey || event.metaKey) return;
       if (!$("result").hidden) this.#toggle(tissue, !this.#visible.has(tissue));

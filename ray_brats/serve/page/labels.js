@@ -1,54 +1,48 @@
-// Tissues, regions and colours: the browser's side of ray_brats/labels.py and report/panels.py.
-// The tests hold these tables against those modules.
-
-export const NECROTIC = 1;
-export const EDEMA = 2;
-export const ENHANCING = 3;
-export const CLASS_NAMES = ["background", "necrotic core", "edema", "enhancing tumour"];
-export const TISSUES = [NECROTIC, EDEMA, ENHANCING];
-export const COLOURS = { 1: "#D55E00", 2: "#56B4E9", 3: "#F0E442" };
-
-export const REGIONS = { WT: [1, 2, 3], TC: [1, 3], ET: [3] };
-export const REGION_TITLES = {
-  WT: "whole tumour",
-  TC: "tumour core",
-  ET: "enhancing tumour",
-};
-
-const UNTIL_2021 = { 0: 0, 1: NECROTIC, 2: EDEMA, 4: ENHANCING };
-const FROM_2023 = { 0: 0, 1: NECROTIC, 2: EDEMA, 3: ENHANCING };
-export const RELEASES = {
-  brats2018: UNTIL_2021,
-  brats2019: UNTIL_2021,
-  brats2020: UNTIL_2021,
-  brats2021: UNTIL_2021,
-  brats2023: FROM_2023,
-  brats2024: { ...FROM_2023, 4: 0 },
-};
-export const DEFAULT_RELEASE = "brats2023";
+// What the integers of masks mean, as a model tells it: the browser's side of ray_brats/labels.py.
 
 export class UnknownLabels extends Error {}
 
-// Class indices of a volume's raw labels, in the order of its voxels on disk.
-export function toClassIndex(volume, release) {
-  const meaning = RELEASES[release];
-  if (!meaning) {
-    throw new UnknownLabels(`The mask is of release ${release}, which this page does not know.`);
+// Classes, regions and colours of a model, and the integers of each task that it can write.
+export class Targets {
+  constructor(model) {
+    const { classes = [], regions = [] } = model?.targets || {};
+    this.names = ["background", ...classes.map((one) => one.name)];
+    this.colours = [null, ...classes.map((one) => one.colour)];
+    this.tissues = classes.map((_, n) => n + 1);
+    this.titles = Object.fromEntries(regions.map((one) => [one.name, one.title]));
+    this.regions = Object.fromEntries(regions.map((one) =>
+      [one.name, one.classes.map((name) => this.names.indexOf(name))]));
+    this.integers = model?.integers || {};
+    this.task = model?.task;
   }
-  const { raw, slope, intercept } = volume;
-  const index = new Uint8Array(raw.length);
-  for (let at = 0; at < raw.length; at += 1) {
-    const value = raw[at] * slope + intercept;
-    if (value === 0) continue;
-    const found = meaning[value];
-    if (found === undefined) {
-      throw new UnknownLabels(
-        `The mask holds the label ${value}, which ${release} does not define.`,
-      );
+
+  // Raw label to class index.
+  meaning(task) {
+    if (!this.integers[task]) {
+      throw new UnknownLabels(`The mask is of the task ${task}, which this page does not know.`);
     }
-    index[at] = found;
+    const pairs = this.integers[task].map((raw, n) => [raw, n + 1]);
+    return Object.fromEntries([[0, 0], ...pairs]);
   }
-  return index;
+
+  // Class indices of a volume's raw labels, in the order of its voxels on disk.
+  toClassIndex(volume, task) {
+    const meaning = this.meaning(task);
+    const { raw, slope, intercept } = volume;
+    const index = new Uint8Array(raw.length);
+    for (let at = 0; at < raw.length; at += 1) {
+      const value = raw[at] * slope + intercept;
+      if (value === 0) continue;
+      const found = meaning[value];
+      if (found === undefined) {
+        throw new UnknownLabels(
+          `The mask holds the label ${value}, which ${task} does not define.`,
+        );
+      }
+      index[at] = found;
+    }
+    return index;
+  }
 }
 
 export function rgb(colour) {

@@ -3,7 +3,7 @@
 import { Api, Cancelled, NeedsKey, Refused } from "./api.js";
 import { Controls } from "./controls.js";
 import { dropped, unpacked } from "./files.js";
-import { UnknownLabels } from "./labels.js";
+import { Targets, UnknownLabels } from "./labels.js";
 import { TITLES, sortFiles } from "./naming.js";
 import { NiftiError, readNifti } from "./nifti.js";
 import { Slots } from "./slots.js";
@@ -211,7 +211,7 @@ async function segment() {
     const done = await api.follow(mine.id, { told, signal });
     const result = await api.mask(mine.id, signal);
     result.ml = { ...result.ml, ...done.volumes_ml };
-    result.release ||= model()?.release;
+    result.task ||= model()?.task;
     await shown;
     const file = `${name || "mask"}.nii.gz`;
     try {
@@ -288,8 +288,9 @@ function describeModel() {
   if (now) {
     $("model-note").textContent =
       `${now.name} reads ${titled(now.modalities || DEFAULT_MODALITIES)}` +
-      (now.release ? ` and writes labels of ${now.release}.` : ".");
+      (now.task ? ` and writes labels of ${now.task}.` : ".");
   }
+  controls.setTargets(new Targets(now));
   refresh();
 }
 

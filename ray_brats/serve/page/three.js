@@ -1,7 +1,6 @@
 // The 3-D view by NiiVue, which comes when it is first asked for. Where it cannot, a sentence stands
 // in its place; the planes never need it.
 
-import { COLOURS, RELEASES, rgb } from "./labels.js";
 
 const MISSING =
   "3-D needs NiiVue, which this server does not have. Whoever runs it brings it with " +
@@ -11,8 +10,9 @@ const NO_WEBGL = "3-D needs WebGL 2, which this browser does not give.";
 export class Three {
   #nv = null;
   #scan = null; // File
-  #mask = null; // {blob, release}
+  #mask = null; // {blob, meaning}
   #visible = new Set();
+  #colours = [];
   #opacity = 1;
   #loading = Promise.resolve();
 
@@ -39,8 +39,10 @@ export class Three {
     this.#reload();
   }
 
-  paint(visible, opacity) {
+  // colours: of each class, as red, green and blue.
+  paint(visible, opacity, colours) {
     this.#visible = new Set(visible);
+    this.#colours = colours;
     this.#opacity = opacity;
     if (!this.#nv || this.box.hidden || this.#nv.volumes.length < 2) return;
     this.#colour(this.#nv.volumes[1]);
@@ -117,8 +119,8 @@ export class Three {
 
   #colour(mask) {
     const map = { R: [], G: [], B: [], A: [], I: [], labels: [] };
-    for (const [raw, tissue] of Object.entries(RELEASES[this.#mask.release])) {
-      const [red, green, blue] = tissue ? rgb(COLOURS[tissue]) : [0, 0, 0];
+    for (const [raw, tissue] of Object.entries(this.#mask.meaning)) {
+      const [red, green, blue] = this.#colours[tissue] || [0, 0, 0];
       map.R.push(red);
       map.G.push(green);
       map.B.push(blue);

@@ -38,7 +38,7 @@ async def test_what_a_body_cannot_choose_is_refused_and_not_passed_over(
         await client.post(URL, json={"release": 7, "images": {}}),
     ]
     assert [answer.status_code for answer in answers] == [400, 422, 422, 422]
-    assert [answer.json()["file"] for answer in answers] == ["model", "release"] * 2
+    assert [answer.json()["file"] for answer in answers] == ["model", "task"] * 2
 
 
 async def test_an_archive_of_countless_entries_is_refused_before_they_are_listed(
