@@ -39,7 +39,7 @@ FileOption = Annotated[str | None, arg(metavar="FILE")]
 ReleaseOption = Annotated[Release | None, arg(metavar="RELEASE")]
 CountOption = Annotated[int | None, arg(metavar="N")]
 SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
-Rules = Literal["legacy", "lesionwise", "both"]
+Rules = Literal["legacy", "lesionwise", "both", "2023", "2026"]
 Tta = Literal["none", "flips"]
 
 

@@ -68,8 +68,7 @@ class BorderDistances:
         Both borders weigh the same, whichever has more voxels.
         """
         sides = (self.reference_mm, self.prediction_mm)
-        near = (np.count_nonzero(away_mm <= tolerance_mm * _SLACK) for away_mm in sides)
-        shares = [count / away_mm.size for count, away_mm in zip(near, sides, strict=True)]
+        shares = [float(np.mean(away_mm <= tolerance_mm * _SLACK)) for away_mm in sides]
         return sum(shares) / 2
 
     @cached_property

@@ -32,6 +32,7 @@ INFINITE_HD95_MM: Final = 373.0
 TOLERANCE_MM: Final = 1.0
 
 _MOST_DENSE: Final = 1 << 22
+"""Pairs of parts, met or not, up to which a table of all of them is made."""
 
 
 class Matches(NamedTuple):
@@ -150,31 +151,45 @@ def match(own_voxels: Counts, other_voxels: Counts, shared: Overlaps) -> Matches
 
     Returns:
         The pairs, by the number of the first. Of several answers with the same sum the one that
-        `scipy.optimize.linear_sum_assignment` gives, as in `panoptica`; beyond four million pairs
-        any of them.
+        `scipy.optimize.linear_sum_assignment` gives, as in `panoptica`; where more than four
+        million pairs of parts are to choose from, any of them.
     """
     dice = 2 * shared.voxels / (own_voxels[shared.own] + other_voxels[shared.other])
     able = dice >= LEAST_DICE
-    rows, columns, dice = shared.own[able] - 1, shared.other[able] - 1, dice[able]
+    pairs = Matches(shared.own[able], shared.other[able], dice[able])
     shape = (len(own_voxels) - 1, len(other_voxels) - 1)
-    chosen: Array
-    partners: Array
-    if math.prod(shape) <= _MOST_DENSE:
-        costs = np.full(shape, 1 + LEAST_DICE)
-        costs[rows, columns] = 1 - dice
-        chosen, partners = optimize.linear_sum_assignment(costs)
-    else:
-        # A column of its own stands for "no match", so that every row finds one. What weighs
-        # nothing is no edge, hence the 1.
-        alone = np.arange(shape[0])
-        weights = np.concatenate([1 + LEAST_DICE + dice, np.ones(shape[0])])
-        places = np.concatenate([rows, alone]), np.concatenate([columns, shape[1] + alone])
-        graph = sparse.csr_array((weights, places), shape=(shape[0], sum(shape)))
-        chosen, partners = sparse.csgraph.min_weight_full_bipartite_matching(graph, maximize=True)
-    partner = np.full(shape[0], -1)
-    partner[chosen] = partners
-    real = np.flatnonzero(partner[rows] == columns)
-    return Matches(rows + 1, columns + 1, dice).which(real[np.argsort(rows[real])])
+    few = math.prod(shape) <= _MOST_DENSE
+    partner = _partners_of_few(pairs, shape) if few else _partners_of_many(pairs, len(own_voxels))
+    real = np.flatnonzero(partner[pairs.own] == pairs.other)
+    return pairs.which(real[np.argsort(pairs.own[real])])
+
+
+def _partners_of_few(pairs: Matches, shape: tuple[int, int]) -> Array:
+    """The number assigned to each of the first mask's parts, by its number; perhaps no match."""
+    costs = np.full(shape, 1 + LEAST_DICE)
+    costs[pairs.own - 1, pairs.other - 1] = 1 - pairs.dice
+    rows, columns = optimize.linear_sum_assignment(costs)
+    partner = np.zeros(shape[0] + 1, np.int64)
+    partner[rows + 1] = columns + 1
+    return partner
+
+
+def _partners_of_many(pairs: Matches, count: int) -> Array:
+    """The same over the pairs alone, where a table of all would not fit into memory."""
+    owns, rows = np.unique(pairs.own, return_inverse=True)
+    others, columns = np.unique(pairs.other, return_inverse=True)
+    partner = np.zeros(count, np.int64)
+    if not len(owns):
+        return partner
+    # A column of its own stands for "no match", so that every row finds one. What weighs nothing
+    # is no edge, hence the 1.
+    alone = np.arange(len(owns))
+    weights = np.concatenate([1 + LEAST_DICE + pairs.dice, np.ones(len(owns))])
+    places = np.concatenate([rows, alone]), np.concatenate([columns, len(others) + alone])
+    graph = sparse.csr_array((weights, places), shape=(len(owns), len(others) + len(owns)))
+    chosen, found = sparse.csgraph.min_weight_full_bipartite_matching(graph, maximize=True)
+    partner[owns[chosen]] = np.concatenate([others, np.zeros(len(owns), np.int64)])[found]
+    return partner
 
 
 def instance_scores(

@@ -57,13 +57,23 @@ class Options:
     release: str | None = None
     """Whose labels masks carry, where the cohort's names do not tell."""
     rules: str = "both"
-    """`legacy`, `lesionwise` or `both`."""
+    """One of `scores.RULES`."""
     raw_3_is_enhancing: bool = False
     """Whether references have it so; see `labels.to_class_index`."""
+    small_mm3: float | None = None
+    """Below which volume instances count by detection alone, by the rules of 2026."""
 
     def __post_init__(self) -> None:
         if self.rules not in scores.RULES:
             raise UsageError(f"--rules {self.rules}: expected one of {', '.join(scores.RULES)}")
+        # One key for what is the same.
+        object.__setattr__(self, "rules", scores.resolve(self.rules))
+        scores.check_small(self.rules, self.small_mm3)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is measured of a region or label, in order."""
+        return scores.score_columns(self.rules, small=self.small_mm3 is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +174,12 @@ def evaluate(
     originals = [row.facts["original"] for row in main.with_prediction()]
     result = EvaluateSummary(
         report=storage.join(report_uri, "report.html"),
-        summary=summary.summarise(rows[names[0]], originals),
+        summary=summary.summarise(rows[names[0]], originals, options.columns),
         counts=ledger.counts(main.cases),
         processed=sum(item.processed for item in sets.values()),
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
-        comparison=comparison.compare(rows) if against else None,
+        comparison=comparison.compare(rows, options.rules) if against else None,
         notes=_notes(sets, options.release),
     )
     keys = [item.keys for item in sets.values()]
@@ -180,7 +190,7 @@ def evaluate(
     if result.processed or not current or not _is_whole(report_uri, result):
         # It vouches for the old files until the new ones are whole.
         storage.write_json(marker, {"key": None})
-        _write_tables(report_uri, main, result)
+        _write_tables(report_uri, main, result, options.columns)
         page = _page(main, result, cohort, options, training)
         storage.write_bytes(result.report, page.encode())
         storage.write_json(marker, {"key": key})
@@ -241,7 +251,9 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
-    how = [options.release, options.rules, options.raw_3_is_enhancing]
+    how: list[Any] = [options.release, options.rules, options.raw_3_is_enhancing]
+    # Where it is not asked for, what was measured before it existed is still right.
+    how += [] if options.small_mm3 is None else [options.small_mm3]
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(
         case_id=case.case_id,
@@ -262,7 +274,11 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
         case.segmentation, options.release, raw_3_is_enhancing=options.raw_3_is_enhancing
     )
     facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference).as_json()}
-    how: dict[str, Any] = {"spacing_mm": geometry.spacing_mm, "rules": options.rules}
+    how: dict[str, Any] = {
+        "spacing_mm": geometry.spacing_mm,
+        "rules": options.rules,
+        "small_mm3": options.small_mm3,
+    }
     try:
         prediction = _prediction(pair, geometry)
     except CaseRejected as error:
@@ -291,13 +307,15 @@ def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
     return all(storage.exists(storage.join(report_uri, name)) for name in names)
 
 
-def _write_tables(report_uri: str, main: _Scored, result: EvaluateSummary) -> None:
+def _write_tables(
+    report_uri: str, main: _Scored, result: EvaluateSummary, measured: Sequence[str]
+) -> None:
     for table, kind, key in (("metrics", "regions", "region"), ("labels", "labels", "label")):
         rows = main.rows(kind)
         columns = {"case_id": pa.string(), key: pa.string()}
-        columns |= {name: pa.float64() for name in scores.SCORE_COLUMNS}
+        columns |= {name: pa.float64() for name in measured}
         ledger.write_table(storage.join(report_uri, f"{table}.parquet"), rows, columns)
-        text = report.metrics_csv(rows, key)
+        text = report.metrics_csv(rows, key, measured)
         storage.write_bytes(storage.join(report_uri, f"{table}.csv"), text.encode())
     storage.write_json(storage.join(report_uri, "summary.json"), result.summary)
     compared = storage.join(report_uri, "comparison.json")
@@ -325,11 +343,12 @@ def _page(
         report.Report(
             title="Segmentation report",
             rows=main.rows("regions"),
+            columns=options.columns,
             summary=result.summary or {},
             statuses=[row.as_json() for row in result.failures],
             pictures=pictures,
             training=training,
-            labels=summary.summarise_labels(main.rows("labels")),
+            labels=summary.summarise_labels(main.rows("labels"), options.columns),
             comparison=result.comparison or {},
             notes=report.notes(options.release, options.rules, bool(cohort.rejected)),
         )
