@@ -74,11 +74,11 @@ _SHOWN = {
 
 def _score_table(summary: Mapping[str, Any]) -> rich.table.Table:
     regions = summary["regions"]
-    year = "2026" if any("nsd_1mm" in scores for scores in regions.values()) else "2023"
-    shown = _SHOWN[year]
+    challenge = any("nsd_1mm" in scores for scores in regions.values())
+    shown = _SHOWN["2026" if challenge else "2023"]
+    title = f"{summary['cases']} cases, means; the interval is a 95 % bootstrap of the mean Dice"
     table = _table(
-        f"{summary['cases']} cases, means, rules of {year}; the interval is a 95 % bootstrap of the "
-        "mean",
+        title + ("; rules of BraTS 2026" if challenge else ""),
         ("region", "Dice", "interval", "median", *(heading for heading, _ in shown.values())),
     )
     for region, scores in regions.items():
