@@ -18,7 +18,7 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from ray_brats.errors import (
     RayBratsError,
     UsageError,
 )
-from ray_brats.labels import Task
+from ray_brats.labels import Targets, Task
 
 if TYPE_CHECKING:
     from ray_brats.cases.case import Case, Cohort
@@ -45,6 +45,7 @@ __all__ = [
     "CaseError",
     "CaseFailed",
     "CaseRejected",
+    "ChallengeScores",
     "Cohort",
     "Prediction",
     "Predictor",
@@ -95,6 +96,37 @@ class RegionScores:
     surface_dice_1mm: float
     lesionwise_dice: float
     lesionwise_hd95_mm: float
+    reference_ml: float
+    predicted_ml: float
+    volume_difference_ml: float
+    """Predicted minus reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChallengeScores:
+    """`RegionScores` by the rules of BraTS 2026; None also where a distance is infinite.
+
+    NSD is over border voxels and not the surface Dice of `RegionScores`; HD95 pools both borders.
+    """
+
+    dice: float | None
+    nsd_1mm: float | None
+    nsd_05mm: float | None
+    nsd_2mm: float | None
+    hd95_pooled_mm: float | None
+    instance_dice: float | None
+    """Mean over the matched instances, as the next."""
+    instance_nsd_1mm: float | None
+    tp: int
+    fp: int
+    fn: int
+    detection_f1: float | None
+    detection_precision: float | None
+    detection_recall: float | None
+    instance_hd95_pooled_mm: float | None
+    nsd_voxel: float | None
+    """Within the smallest side of a voxel, as the next."""
+    instance_nsd_voxel: float | None
     reference_ml: float
     predicted_ml: float
     volume_difference_ml: float
@@ -203,6 +235,7 @@ def save_mask(
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 
 
+@overload
 def evaluate(
     prediction: Prediction | Place | npt.NDArray[Any],
     reference: Place | npt.NDArray[Any],
@@ -210,7 +243,31 @@ def evaluate(
     task: Task | str | None = None,
     release: str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
-) -> dict[str, RegionScores]:
+    rules: Literal["2023", "both"] = "2023",
+) -> dict[str, RegionScores]: ...
+
+
+@overload
+def evaluate(
+    prediction: Prediction | Place | npt.NDArray[Any],
+    reference: Place | npt.NDArray[Any],
+    *,
+    task: Task | str | None = None,
+    release: str | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    rules: Literal["2026"],
+) -> dict[str, ChallengeScores]: ...
+
+
+def evaluate(
+    prediction: Prediction | Place | npt.NDArray[Any],
+    reference: Place | npt.NDArray[Any],
+    *,
+    task: Task | str | None = None,
+    release: str | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    rules: Literal["2023", "both", "2026"] = "2023",
+) -> dict[str, RegionScores] | dict[str, ChallengeScores]:
     """Scores of one mask against its reference, by region of their task.
 
     Args:
@@ -222,31 +279,43 @@ def evaluate(
             prediction tell; of arrays alone by default gli-2023.
         release: The old name of `task`.
         spacing_mm: Size of a voxel along each axis; needed where both are arrays.
+        rules: The year of the BraTS challenge whose rules the scores follow; `both` is 2023.
 
     Raises:
         CaseRejected: A file that is damaged, on another grid, or with labels of another task.
-        UsageError: Neither a file nor `spacing_mm` tells the size of a voxel.
+        UsageError: Neither a file nor `spacing_mm` tells the size of a voxel, or other rules.
         ValueError: The shapes differ, or an array does not hold class indices.
     """
     from ray_brats.metrics import scores
-    from ray_brats.recipes import tasks
 
+    if rules not in ("2023", "both", "2026"):
+        raise UsageError(f"unknown rules {rules!r}: expected 2023 or 2026")
     meant = _task(task or release) or _told(prediction, reference)
     predicted, grid = _class_index(prediction, meant, None)
     truth, grid = _class_index(reference, meant, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
-    targets = meant.targets if meant else tasks.GLIOMA
-    if not isinstance(prediction, str | os.PathLike | np.ndarray):
-        if meant and prediction.targets != targets:
-            raise UsageError(
-                f"the prediction holds {', '.join(prediction.targets.class_names[1:])}, the "
-                f"reference is of {meant.name}: expected masks of one task"
-            )
-        targets = prediction.targets
-    rows = scores.case_metrics(truth, predicted, spacing, targets=targets)
+    targets = _targets(prediction, meant)
+    rows = scores.case_metrics(truth, predicted, spacing, targets=targets, rules=rules)
+    if rules == "2026":
+        return {row.pop("region"): ChallengeScores(**row) for row in rows}
     return {row.pop("region"): RegionScores(**row) for row in rows}
+
+
+def _targets(prediction: Prediction | Place | npt.NDArray[Any], task: Task | None) -> Targets:
+    """What is scored; raises `UsageError` where a prediction is of another task."""
+    from ray_brats.recipes import tasks
+
+    asked = task.targets if task else tasks.GLIOMA
+    if isinstance(prediction, str | os.PathLike | np.ndarray):
+        return asked
+    if task and prediction.targets != asked:
+        raise UsageError(
+            f"the prediction holds {', '.join(prediction.targets.class_names[1:])}, the "
+            f"reference is of {task.name}: expected masks of one task"
+        )
+    return prediction.targets
 
 
 def _told(*masks: Prediction | Place | npt.NDArray[Any]) -> Task | None:

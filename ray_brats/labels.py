@@ -211,6 +211,8 @@ class Task:
     """What stands for each class on disk, in the order of `targets.classes`; 0 is background."""
     modalities: tuple[str, ...] = ()
     """Canonical names of the images that its cases usually have."""
+    small_lesion_mm3: float | None = None
+    """Below which volume the rules of 2026 ask only whether a lesion was found."""
 
     def __post_init__(self) -> None:
         if len(self.integers) != len(self.targets.classes):

@@ -53,6 +53,7 @@ def test_what_is_offered_is_held() -> None:
         "CaseError",
         "CaseFailed",
         "CaseRejected",
+        "ChallengeScores",
         "Cohort",
         "Prediction",
         "Predictor",
@@ -116,6 +117,23 @@ def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
     assert by_arrays == api.evaluate(prediction, index)
     assert by_arrays == api.evaluate(prediction, seg(one_case))
     assert by_arrays["WT"].dice < 1
+
+
+def test_scores_by_the_rules_of_2026(one_case: Path) -> None:
+    index = read_mask(str(seg(one_case)), "brats2020")
+    shifted = np.roll(index, 2, axis=0)
+    found = api.evaluate(shifted, index, spacing_mm=(1, 1, 1), rules="2026")
+    assert found == api.evaluate(shifted, seg(one_case), rules="2026")
+    assert list(found) == list(labels.REGIONS)
+    whole = found["WT"]
+    assert isinstance(whole, api.ChallengeScores)
+    by_2023 = api.evaluate(shifted, index, spacing_mm=(1, 1, 1), rules="2023")["WT"]
+    assert by_2023 == api.evaluate(shifted, index, spacing_mm=(1, 1, 1))["WT"]
+    assert whole.dice == by_2023.dice
+    assert 0 < whole.nsd_05mm < whole.nsd_1mm < whole.nsd_2mm <= 1
+    assert (type(whole.tp), whole.detection_recall) == (int, 1.0)
+    with pytest.raises(api.UsageError, match="2024"):
+        api.evaluate(shifted, index, spacing_mm=(1, 1, 1), rules="2024")  # type: ignore[call-overload]
 
 
 def test_a_mask_is_saved_with_the_labels_of_a_release(one_case: Path, tmp_path: Path) -> None:

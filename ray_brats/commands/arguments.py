@@ -40,7 +40,7 @@ TaskOption = Annotated[str | None, arg(metavar="TASK", aliases=("--release",))]
 TASK_FILES = (".toml", ".json")
 CountOption = Annotated[int | None, arg(metavar="N")]
 SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
-Rules = Literal["legacy", "lesionwise", "both"]
+Rules = Literal["legacy", "lesionwise", "both", "2023", "2026"]
 Tta = Literal["none", "flips"]
 
 

@@ -56,21 +56,39 @@ def _check_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     return table
 
 
+_SHOWN = {
+    "2023": {
+        "hd95_mm": ("HD95 mm", 1),
+        "lesionwise_dice": ("lesion-wise Dice", 3),
+        "lesionwise_hd95_mm": ("and HD95 mm", 1),
+    },
+    "2026": {
+        "nsd_1mm": ("NSD 1 mm", 3),
+        "hd95_pooled_mm": ("HD95 mm", 1),
+        "instance_dice": ("instance Dice", 3),
+        "detection_f1": ("detection F1", 3),
+    },
+}
+"""What stands beside Dice, by the year of the rules: column to its heading and decimals."""
+
+
 def _score_table(summary: Mapping[str, Any]) -> rich.table.Table:
+    regions = summary["regions"]
+    challenge = any("nsd_1mm" in scores for scores in regions.values())
+    shown = _SHOWN["2026" if challenge else "2023"]
+    title = f"{summary['cases']} cases, means; the interval is a 95 % bootstrap of the mean Dice"
     table = _table(
-        f"{summary['cases']} cases, means; the interval is a 95 % bootstrap of the mean Dice",
-        ("region", "Dice", "interval", "median", "HD95 mm", "lesion-wise Dice", "and HD95 mm"),
+        title + ("; rules of BraTS 2026" if challenge else ""),
+        ("region", "Dice", "interval", "median", *(heading for heading, _ in shown.values())),
     )
-    for region, scores in summary["regions"].items():
+    for region, scores in regions.items():
         dice = scores["dice"]
         table.add_row(
             region,
             _number(dice["mean"], 3),
             " – ".join(_number(bound, 3) for bound in dice["ci95"]),
             _number(dice["median"], 3),
-            _number(scores["hd95_mm"]["mean"], 1),
-            _number(scores["lesionwise_dice"]["mean"], 3),
-            _number(scores["lesionwise_hd95_mm"]["mean"], 1),
+            *(_number(scores[name]["mean"], digits) for name, (_, digits) in shown.items()),
         )
     return table
 

@@ -61,7 +61,7 @@ class RunOptions:
     keep_filtered: bool = False
     """Keep cases that the recipe's own rule would leave out."""
     rules: Rules = "both"
-    """Whole-mask scores, lesion-wise scores (BraTS 2023), or both."""
+    """BraTS 2023: whole-mask scores, lesion-wise ones, or both (also 2023); or those of 2026."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Decides the split, the initial weights and everything drawn."""
 

@@ -43,7 +43,7 @@ class EvaluateOptions:
     """Where the report goes."""
     selection: Selection = field(default_factory=Selection)
     rules: Rules = "both"
-    """Whole-mask scores, lesion-wise scores (BraTS 2023), or both."""
+    """BraTS 2023: whole-mask scores, lesion-wise ones, or both (also 2023); or those of 2026."""
     against: Annotated[tuple[str, ...], arg(metavar="PREDICTIONS …")] = ()
     """Other folders of masks for the same cases: paired tests and a ranking."""
     run: Annotated[str | None, arg(metavar="RUN")] = None

@@ -8,7 +8,8 @@ sets are ranked, ties share their mean rank, and the mean of all ranks is a set'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from ray_brats.errors import UsageError
+from ray_brats.metrics.challenge import counted
+from ray_brats.metrics.scores import CHALLENGE, resolve
 
 Row = Mapping[str, Any]
 Table = Mapping[tuple[str, str], Row]
@@ -27,14 +30,34 @@ HIGHER_IS_BETTER: Final[Mapping[str, bool]] = {
     "lesionwise_hd95_mm": False,
 }
 """The metrics compared; those that the rules left out are left out here too."""
+CHALLENGE_HIGHER_IS_BETTER: Final[Mapping[str, bool]] = {"dice": True, "nsd_1mm": True}
+CHALLENGE_TOLD: Final = ("hd95_pooled_mm",)
+"""The same under the rules of 2026; and what is told beside them, but ranks nobody."""
 
 
-def compare(sets: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What of the rows is compared."""
+
+    ranked: Mapping[str, bool]
+    """Metric to whether more of it is better."""
+    told: Sequence[str] = ()
+    """Metrics of which the means alone are given."""
+
+
+def _compared(rules: str) -> _Compared:
+    if resolve(rules) == CHALLENGE:
+        return _Compared(ranked=CHALLENGE_HIGHER_IS_BETTER, told=CHALLENGE_TOLD)
+    return _Compared(ranked=HIGHER_IS_BETTER)
+
+
+def compare(sets: Mapping[str, Sequence[Row]], rules: str = "both") -> dict[str, Any]:
     """Rank sets of predictions and test the first against each of the others.
 
     Args:
         sets: name to rows of `metrics.case_metrics` with `case_id`; the first set is the one
             that the others are held against. Cases that a set lacks are left out of all.
+        rules: those that the rows follow.
 
     Returns:
         `{"set": the first's name,
@@ -42,14 +65,16 @@ def compare(sets: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         "tests": [{"against", "region", "metric", "cases", "median_difference", "p", "p_holm"},
         …]}`. The ranking is in order, the best first. A difference is the first set minus the
         other, `cases` counts those where both have a value. `p` is two-sided and None where no
-        case differs.
+        case differs. By the rules of 2026 Dice and NSD rank; the mean of HD95 is told, in which
+        an infinite one counts as 373 mm.
 
     Raises:
-        UsageError: fewer than two sets.
+        UsageError: fewer than two sets, or unknown rules.
     """
     if len(sets) < 2:
         raise UsageError("a comparison needs at least two sets of predictions")
     tables = {name: {(r["case_id"], r["region"]): r for r in rows} for name, rows in sets.items()}
+    compared = _compared(rules)
     first, *others = tables
     common = set.intersection(*(set(table) for table in tables.values()))
     tables = {
@@ -58,8 +83,12 @@ def compare(sets: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     }
     return {
         "set": first,
-        "ranking": _ranking(tables),
-        "tests": [test for name in others for test in _tests(tables[first], tables[name], name)],
+        "ranking": _ranking(tables, compared),
+        "tests": [
+            test
+            for name in others
+            for test in _tests(tables[first], tables[name], name, compared.ranked)
+        ],
     }
 
 
@@ -80,7 +109,7 @@ def short_names(uris: Sequence[str]) -> list[str]:
 def _values(table: Table, region: str, metric: str) -> npt.NDArray[np.float64]:
     """One value a case, in the order of the cases; NaN where there is none."""
     keys = sorted(key for key in table if key[1] == region)
-    values = [table[key][metric] for key in keys]
+    values = [counted(table[key], metric) for key in keys]
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
@@ -89,19 +118,21 @@ def _regions(tables: Iterable[Table]) -> list[str]:
     return list(dict.fromkeys(region for table in tables for _, region in table))
 
 
-def _ranking(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+def _ranking(tables: Mapping[str, Table], compared: _Compared) -> list[dict[str, Any]]:
     regions = _regions(tables.values())
     means: dict[str, dict[str, dict[str, float]]] = {
         name: {region: {} for region in regions} for name in tables
     }
     ranks = []
     for region in regions:
-        for metric, higher in HIGHER_IS_BETTER.items():
+        for metric in (*compared.ranked, *compared.told):
             values = np.array([_values(table, region, metric) for table in tables.values()])
             complete = values[:, ~np.isnan(values).any(axis=0)]
             if not complete.size:
                 continue
-            ranks.append(stats.rankdata(-complete if higher else complete, axis=0))
+            if metric in compared.ranked:
+                signed = -complete if compared.ranked[metric] else complete
+                ranks.append(stats.rankdata(signed, axis=0))
             for name, row in zip(tables, complete, strict=True):
                 means[name][region][metric] = float(row.mean())
     mean_ranks = np.concatenate(ranks, axis=1).mean(axis=1).tolist() if ranks else []
@@ -110,10 +141,10 @@ def _ranking(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["mean_rank"] or 0.0)
 
 
-def _tests(first: Table, other: Table, name: str) -> list[dict[str, Any]]:
+def _tests(first: Table, other: Table, name: str, metrics: Collection[str]) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
     for region in _regions([first]):
-        for metric in HIGHER_IS_BETTER:
+        for metric in metrics:
             differences = _values(first, region, metric) - _values(other, region, metric)
             differences = differences[~np.isnan(differences)]
             if differences.size:

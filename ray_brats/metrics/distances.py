@@ -14,7 +14,14 @@ import numpy as np
 
 from ray_brats import arrays
 from ray_brats.arrays import Box, Floats, Spacing, joint, overlap, within
-from ray_brats.metrics.surfaces import Points, Surface, Transform, is_exact_with_edt, lengths_mm
+from ray_brats.metrics.surfaces import (
+    Boundary,
+    Points,
+    Surface,
+    Transform,
+    is_exact_with_edt,
+    lengths_mm,
+)
 
 _HD_FRACTION: Final = 0.95
 
@@ -35,8 +42,8 @@ _REACH: Final = 2
 _FIRST_STEPS: Final = 6
 
 
-def distances_mm(own: Surface, other: Surface) -> Floats:
-    """Distance from each element of one surface to the nearest of another, in mm; (n,)."""
+def distances_mm(own: Boundary, other: Boundary) -> Floats:
+    """Distance from each place of one boundary to the nearest of another, in mm; (n,)."""
     for transform in other.transforms:
         if overlap(own.box, transform.box) == own.box:
             return transform.at(own)
@@ -66,7 +73,7 @@ def _work(box: Box, spacing_mm: Spacing) -> int:
     return _TRANSFORM_WORK[library] * math.prod(arrays.shape_of(box))
 
 
-def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
+def _searched_mm(points: Points, other: Boundary, within_mm: float) -> Floats:
     """Distances by search tree; infinite where nothing is nearer than `within_mm`."""
     if not len(points):
         return np.empty(0)
@@ -79,7 +86,7 @@ def _searched_mm(points: Points, other: Surface, within_mm: float) -> Floats:
     return away_mm
 
 
-def _beside_mm(own: Surface, other: Surface) -> Floats:
+def _beside_mm(own: Boundary, other: Boundary) -> Floats:
     """Distances up to `_REACH` corners away; infinite beyond, or where too few are so near."""
     steps = np.argwhere(np.ones((2 * _REACH + 1,) * 3)) - _REACH
     steps_mm = lengths_mm(steps, own.spacing_mm)
@@ -100,13 +107,13 @@ def _beside_mm(own: Surface, other: Surface) -> Floats:
     return away_mm
 
 
-def _transformed_mm(own: Surface, other: Surface) -> Floats:
+def _transformed_mm(own: Boundary, other: Boundary) -> Floats:
     """Distances by a transform of the box that holds both; kept for the next comparison."""
     other.transforms[:] = [Transform.of(other, joint(own.box, other.box))]
     return other.transforms[0].at(own)
 
 
-def _transformed_near_mm(own: Surface, other: Surface, near: Box) -> Floats:
+def _transformed_near_mm(own: Boundary, other: Boundary, near: Box) -> Floats:
     """Distances by a transform of the box near `own`; infinite beyond `_NEAR_MM`."""
     seen = within(other.box, overlap(near, other.box))
     if not other.border[seen].any():

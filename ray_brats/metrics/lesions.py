@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import cc3d
 import numpy as np
 
 from ray_brats import arrays
 from ray_brats.arrays import Array, Mask, Spacing
+from ray_brats.metrics.components import Overlaps, Parts, numbered, overlaps
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.surfaces import Surface, surface_of
 
@@ -86,22 +86,22 @@ def lesionwise_scores(
     Returns:
         The two means; 1 and 0 mm where there is no lesion to keep and no false positive.
     """
-    components, component_count = _label(prediction)
+    components, component_count = numbered(prediction)
     reach = arrays.grown(arrays.bounding_box(reference), (DILATIONS,) * 3)
     box = arrays.clipped(reach, reference.shape)
     truth = reference[box]
     # Each ball that dilation adds is connected, so a component of the dilated truth is also
     # exactly the dilation of the lesion inside it.
-    dilations, lesion_count = _label(dilate_18(truth, DILATIONS))
+    dilations, lesion_count = numbered(dilate_18(truth, DILATIONS))
     lesions = np.where(truth, dilations, np.zeros((), dilations.dtype))
-    touching = _shared_voxels(dilations, components[box], lesion_count)
+    touching = _by_lesion(overlaps(dilations, components[box], lesion_count))
     served = {component for matched in touching.values() for component in matched}
     false_positives = component_count - len(served)
 
     truths = _Parts(lesions, [part.start for part in box], whole.reference if whole else None)
     pieces = _Parts(components, [0, 0, 0], whole.prediction if whole else None)
     kept = np.flatnonzero(truths.voxels[1:] * math.prod(spacing_mm) > SMALLEST_MM3) + 1
-    overlaps = _shared_voxels(lesions, components[box], lesion_count)
+    shared = _by_lesion(overlaps(lesions, components[box], lesion_count))
     dice_sum, hd95_sum_mm = 0.0, PENALTY_MM * false_positives
     for lesion in kept.tolist():
         matched = tuple(touching[lesion])
@@ -109,7 +109,7 @@ def lesionwise_scores(
             hd95_sum_mm += PENALTY_MM
             continue
         voxels = int(truths.voxels[lesion]) + int(pieces.voxels[list(matched)].sum())
-        dice_sum += 2 * sum(overlaps[lesion].values()) / voxels
+        dice_sum += 2 * sum(shared[lesion].values()) / voxels
         if whole and len(matched) == component_count and lesion_count == 1:
             hd95_sum_mm += whole.hd95_mm
             continue
@@ -119,32 +119,16 @@ def lesionwise_scores(
     return LesionwiseScores(dice_sum / count, hd95_sum_mm / count) if count else NOTHING_TO_FIND
 
 
-def _label(mask: Mask) -> tuple[Array, int]:
-    """26-connected components of a mask, numbered from 1, and how many there are."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.uint16), 0
-    # As uint8: for bool, cc3d 4.1 takes a short cut that fails on lines one voxel thick.
-    whole = np.ascontiguousarray(mask).view(np.uint8)
-    labels, count = cc3d.connected_components(whole, connectivity=26, return_N=True)
-    return np.asarray(labels), int(count)
-
-
-def _shared_voxels(
-    lesions: Array, components: Array, lesion_count: int
-) -> dict[int, dict[int, int]]:
+def _by_lesion(shared: Overlaps) -> dict[int, dict[int, int]]:
     """Voxels that each lesion shares with each component it meets: lesion to {component: n}."""
-    both = (lesions > 0) & (components > 0)
-    pairs = components[both].astype(np.int64) * (lesion_count + 1) + lesions[both]
-    codes, counts = np.unique(pairs, return_counts=True)
-    shared: dict[int, dict[int, int]] = defaultdict(dict)
-    for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-        component, lesion = divmod(code, lesion_count + 1)
-        shared[lesion][component] = count
-    return shared
+    found: dict[int, dict[int, int]] = defaultdict(dict)
+    for lesion, component, voxels in zip(*(part.tolist() for part in shared), strict=True):
+        found[lesion][component] = voxels
+    return found
 
 
-class _Parts:
-    """Numbered parts of a mask, and surfaces of unions of them; each union is built once.
+class _Parts(Parts):
+    """Parts of a mask, and surfaces of unions of them; each union is built once.
 
     Args:
         labels: number of the part of each voxel, from 1.
@@ -153,24 +137,17 @@ class _Parts:
     """
 
     def __init__(self, labels: Array, origin: Sequence[int], whole: Surface | None) -> None:
-        self._labels, self._origin = labels, tuple(origin)
-        # cc3d counts nothing in an array without voxels, not even its background.
-        parts = cc3d.statistics(labels, no_slice_conversion=True) if labels.size else None
-        self.voxels = np.array(parts["voxel_counts"] if parts else [0], np.int64)
-        """Voxels of each part; the background's count stands first."""
-        bounds = parts["bounding_boxes"] if parts else np.zeros((1, 6))
-        self._bounds = np.array(bounds, np.int64)
+        super().__init__(labels)
+        self._origin = tuple(origin)
         everything = tuple(range(1, len(self.voxels)))
         self._surfaces = {everything: whole} if whole else {}
 
     def surface(self, numbers: tuple[int, ...], spacing_mm: Spacing) -> Surface:
         """Surface of the union of some parts."""
         if numbers not in self._surfaces:
-            bounds = self._bounds[list(numbers)]
-            starts, stops = bounds[:, ::2].min(axis=0), bounds[:, 1::2].max(axis=0) + 1
-            box = tuple(map(slice, starts.tolist(), stops.tolist()))
-            wanted = np.zeros(len(self.voxels), bool)
-            wanted[list(numbers)] = True
-            origin = tuple((starts + self._origin).tolist())
-            self._surfaces[numbers] = surface_of(wanted[self._labels[box]], spacing_mm, origin)
+            box = self.box(numbers)
+            origin = tuple(
+                side.start + start for side, start in zip(box, self._origin, strict=True)
+            )
+            self._surfaces[numbers] = surface_of(self.mask(numbers, box), spacing_mm, origin)
         return self._surfaces[numbers]

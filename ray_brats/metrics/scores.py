@@ -1,7 +1,8 @@
 """Scores of a segmentation against its reference, one row per region or label.
 
 Overlap scores follow Taha & Hanbury 2015 (BMC Medical Imaging 15:29); HD95 and surface Dice
-Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`).
+Nikolov et al. 2018 (`distances`); lesion-wise scores the BraTS 2023 rules (`lesions`). The rules
+of 2026 have a row of their own (`challenge`).
 Distances are in mm, volumes in ml. A number that does not exist is None, never NaN.
 """
 
@@ -16,12 +17,15 @@ import numpy as np
 from ray_brats.arrays import Array, Mask, Spacing, bounding_box
 from ray_brats.errors import UsageError
 from ray_brats.labels import LabelMap, Region, Targets, mask_of
+from ray_brats.metrics import challenge
 from ray_brats.metrics.distances import SurfaceDistances
 from ray_brats.metrics.lesions import PENALTY_MM
 from ray_brats.metrics.pair import MapPair
 from ray_brats.recipes.tasks import GLIOMA
 
-RULES: Final = ("legacy", "lesionwise", "both")
+CHALLENGE: Final = "2026"
+RULES: Final = ("legacy", "lesionwise", "both", "2023", CHALLENGE)
+_ALIASES: Final = {"2023": "both"}
 MISSING_HD95_MM: Final = 373.12866
 """Legacy HD95 where exactly one mask is empty: the diagonal of a BraTS volume, 240×240×155."""
 TOLERANCE_MM: Final = 1.0
@@ -38,11 +42,38 @@ LEGACY_COLUMNS: Final = (
 LESIONWISE_COLUMNS: Final = ("lesionwise_dice", "lesionwise_hd95_mm")
 VOLUME_COLUMNS: Final = ("reference_ml", "predicted_ml", "volume_difference_ml")
 SCORE_COLUMNS: Final = (*LEGACY_COLUMNS, *LESIONWISE_COLUMNS, *VOLUME_COLUMNS)
-"""Every numeric column of a row, in order."""
+"""Every numeric column of a row under the rules of 2023, in order."""
 
 _MM3_PER_ML: Final = 1000.0
 
 Row = dict[str, Any]
+
+
+def resolve(rules: str) -> str:
+    """The rules themselves, where a name stands for others.
+
+    Raises:
+        UsageError: no rules have that name.
+    """
+    if rules not in RULES:
+        raise UsageError(f"unknown rules {rules!r}: expected one of {', '.join(RULES)}")
+    return _ALIASES.get(rules, rules)
+
+
+def score_columns(rules: str, *, small: bool = False) -> tuple[str, ...]:
+    """Every numeric column of a row under some rules, in order.
+
+    Args:
+        rules: one of `RULES`.
+        small: whether small instances are treated apart.
+
+    Raises:
+        UsageError: no rules have that name.
+    """
+    if resolve(rules) != CHALLENGE:
+        return SCORE_COLUMNS
+    small_columns = challenge.SMALL_COLUMNS if small else ()
+    return (*challenge.CHALLENGE_COLUMNS, *small_columns, *VOLUME_COLUMNS)
 
 
 def case_metrics(
@@ -52,10 +83,11 @@ def case_metrics(
     *,
     targets: Targets = GLIOMA,
     rules: str = "both",
+    small_mm3: float | None = None,
 ) -> list[Row]:
     """Score one case in every region.
 
-    Whole-mask scores, where both masks are empty: Dice, IoU and surface Dice 1, HD95 0 mm;
+    Whole-mask scores of 2023, where both masks are empty: Dice, IoU and surface Dice 1, HD95 0 mm;
     where exactly one is: 0 and 373.12866 mm. Sensitivity, specificity and precision are None
     where their denominator is zero.
 
@@ -65,17 +97,21 @@ def case_metrics(
         spacing_mm: size of a voxel along each axis.
         targets: what the indices mean.
         rules: `legacy` for the scores of the whole mask, `lesionwise` for those per lesion, or
-            `both`; scores not asked for are None. Volumes are always there.
+            `both` (also `2023`); scores not asked for are None. `2026` for those of `challenge`.
+            Volumes are always there.
+        small_mm3: below which volume instances count by detection alone; see
+            `instances.instance_scores`. Of the rules of 2026 only.
 
     Returns:
-        One row per region in the order of the targets: `region`, then `SCORE_COLUMNS`.
-        `volume_difference_ml` is predicted minus reference.
+        One row per region in the order of the targets: `region`, then `score_columns` of the
+        rules. `volume_difference_ml` is predicted minus reference.
 
     Raises:
         ValueError: the shapes differ, or a map does not hold class indices.
-        UsageError: unknown rules.
+        UsageError: unknown rules, or a `small_mm3` that they have no use for.
     """
-    return all_metrics(reference, prediction, spacing_mm, targets=targets, rules=rules)[0]
+    how: dict[str, Any] = {"targets": targets, "rules": rules, "small_mm3": small_mm3}
+    return all_metrics(reference, prediction, spacing_mm, **how)[0]
 
 
 def label_metrics(
@@ -85,13 +121,15 @@ def label_metrics(
     *,
     targets: Targets = GLIOMA,
     rules: str = "both",
+    small_mm3: float | None = None,
 ) -> list[Row]:
     """Score one case in every label but the background.
 
     As `case_metrics`, with `label` in the place of `region`: the name of a class.
-    Lesion-wise scores are defined for regions and are None here.
+    Scores by lesion or instance are for regions and are None here.
     """
-    return all_metrics(reference, prediction, spacing_mm, targets=targets, rules=rules)[1]
+    how: dict[str, Any] = {"targets": targets, "rules": rules, "small_mm3": small_mm3}
+    return all_metrics(reference, prediction, spacing_mm, **how)[1]
 
 
 def all_metrics(
@@ -101,23 +139,36 @@ def all_metrics(
     *,
     targets: Targets = GLIOMA,
     rules: str = "both",
+    small_mm3: float | None = None,
 ) -> tuple[list[Row], list[Row]]:
     """Rows of `case_metrics` and of `label_metrics`, in less time than the two apart.
 
     Regions and labels that come to the same mask, as ET and the enhancing label always do,
     are measured once.
     """
-    pair = _cropped(reference, prediction, spacing_mm, targets, rules)
-    kind = "legacy" if rules != "lesionwise" else "volumes"
+    rules = resolve(rules)
+    check_small(rules, small_mm3)
+    pair = _cropped(reference, prediction, spacing_mm, targets, small_mm3)
+    kind = {"lesionwise": "volumes", "both": "legacy"}.get(rules, rules)
     regions = [
         {"region": region.name, **_scores(pair, region.classes, rules)}
         for region in targets.regions
     ]
     labels = [
-        {"label": targets.class_names[index], **_scores(pair, (index,), kind)}
+        {"label": targets.class_names[index], **_scores(pair, (index,), kind, by_instance=False)}
         for index in targets.indices
     ]
     return regions, labels
+
+
+def check_small(rules: str, small_mm3: float | None) -> None:
+    """A `UsageError` where instances are to be treated apart that the rules know nothing of."""
+    if small_mm3 is None:
+        return
+    if rules != CHALLENGE:
+        raise UsageError(f"small instances are told apart by rules {CHALLENGE} alone, not {rules}")
+    if not 0 < small_mm3 < math.inf:
+        raise UsageError(f"expected a positive volume in mm³ for small instances, not {small_mm3}")
 
 
 def _cropped(
@@ -125,54 +176,73 @@ def _cropped(
     prediction: LabelMap,
     spacing_mm: Spacing,
     targets: Targets,
-    rules: str,
+    small_mm3: float | None,
 ) -> MapPair:
-    _check(reference, prediction, spacing_mm, rules)
+    _check(reference, prediction, spacing_mm)
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     box = bounding_box(reference | prediction)
     maps = [np.ascontiguousarray(part[box]) for part in (reference, prediction)]
-    if any(part.size and not 0 <= part.min() <= part.max() < targets.class_count for part in maps):
-        raise ValueError(
-            f"expected class indices from 0 to {targets.class_count - 1}, found others"
-        )
-    return MapPair(maps, spacing, reference.size)
+    most = len(targets.classes)
+    if any(part.size and not 0 <= part.min() <= part.max() <= most for part in maps):
+        raise ValueError(f"expected class indices from 0 to {most}, found others")
+    return MapPair(maps, spacing, reference.size, small_mm3)
 
 
-def _scores(pair: MapPair, classes: Collection[int], rules: str) -> Row:
-    """`SCORE_COLUMNS` of a region or label."""
+def _scores(
+    pair: MapPair, classes: Collection[int], rules: str, *, by_instance: bool = True
+) -> Row:
+    """The columns of the rules, of a region or label."""
     reference, prediction = pair.masks(classes)
+    volumes = _volumes(reference, prediction, pair.spacing_mm)
     row: Row = dict.fromkeys(SCORE_COLUMNS)
+    if rules == CHALLENGE:
+        return challenge.row(pair, classes, by_instance=by_instance) | volumes
     if rules in ("legacy", "both"):
         row |= _legacy_scores(reference, prediction, pair.distances(classes), pair.voxels)
     if rules in ("lesionwise", "both"):
         row |= zip(LESIONWISE_COLUMNS, pair.lesionwise(classes), strict=True)
-    return row | _volumes(reference, prediction, pair.spacing_mm)
+    return row | volumes
 
 
 def missing_prediction_metrics(
-    reference: LabelMap, spacing_mm: Spacing, *, targets: Targets = GLIOMA, rules: str = "both"
+    reference: LabelMap,
+    spacing_mm: Spacing,
+    *,
+    targets: Targets = GLIOMA,
+    rules: str = "both",
+    small_mm3: float | None = None,
 ) -> list[Row]:
     """Rows of a case that has no usable prediction; nothing in them rewards its absence.
 
     They are scored as against an empty prediction, except that every Dice and IoU is 0 and
     every distance its penalty, 373.12866 mm (lesion-wise 374 mm), also where the reference
-    region is empty. Arguments, order and errors are those of `case_metrics`.
+    region is empty; by the rules of 2026 every score is 0 and every distance infinite. Arguments,
+    order and errors are those of `case_metrics`.
     """
-    return _punished(
-        case_metrics(reference, np.zeros_like(reference), spacing_mm, targets=targets, rules=rules)
-    )
+    nothing = np.zeros_like(reference)
+    how: dict[str, Any] = {"targets": targets, "rules": rules, "small_mm3": small_mm3}
+    rows = case_metrics(reference, nothing, spacing_mm, **how)
+    return _punished(rows, rules)
 
 
 def missing_prediction_label_metrics(
-    reference: LabelMap, spacing_mm: Spacing, *, targets: Targets = GLIOMA, rules: str = "both"
+    reference: LabelMap,
+    spacing_mm: Spacing,
+    *,
+    targets: Targets = GLIOMA,
+    rules: str = "both",
+    small_mm3: float | None = None,
 ) -> list[Row]:
     """`missing_prediction_metrics` by label."""
-    return _punished(
-        label_metrics(reference, np.zeros_like(reference), spacing_mm, targets=targets, rules=rules)
-    )
+    nothing = np.zeros_like(reference)
+    how: dict[str, Any] = {"targets": targets, "rules": rules, "small_mm3": small_mm3}
+    rows = label_metrics(reference, nothing, spacing_mm, **how)
+    return _punished(rows, rules)
 
 
-def _punished(rows: list[Row]) -> list[Row]:
+def _punished(rows: list[Row], rules: str) -> list[Row]:
+    if rules == CHALLENGE:
+        return [challenge.punished(row) for row in rows]
     worst = {
         "dice": 0.0,
         "hd95_mm": MISSING_HD95_MM,
@@ -187,9 +257,7 @@ def _punished(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _check(reference: Array, prediction: Array, spacing_mm: Spacing, rules: str) -> None:
-    if rules not in RULES:
-        raise UsageError(f"unknown rules {rules!r}: expected one of {', '.join(RULES)}")
+def _check(reference: Array, prediction: Array, spacing_mm: Spacing) -> None:
     if reference.shape != prediction.shape or reference.ndim != 3:
         raise ValueError(
             f"the reference has shape {reference.shape}, the prediction {prediction.shape}: "

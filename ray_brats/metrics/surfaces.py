@@ -7,6 +7,9 @@ the mask. Those eight bits are its neighbour code; the code gives its area.
 
     axes      HWD, the mask's own three axes
     points    indices of voxel corners: corner i lies between voxel i - 1 and voxel i
+
+A `Boundary` is what distances are measured between: the elements of a `Surface` here, the border
+voxels of `borders`.
 """
 
 from __future__ import annotations
@@ -79,39 +82,27 @@ def surfel_areas_mm2(spacing_mm: Spacing) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
-    """The surface elements of one mask, in the order of the voxel corners that carry them."""
+class Boundary:
+    """Places of a grid that stand for the surface of one mask, in the order of the memory."""
 
-    codes: Codes
-    """Neighbour code of every corner of the box around the mask."""
+    border: Mask
+    """Which places of the box around the mask they are."""
     box: Box
-    """Place of that box among the corners of the volume."""
+    """Place of that box in the volume."""
     spacing_mm: Spacing
     transforms: list[Transform] = field(default_factory=list)
     """Distance transforms that reached over both masks: another comparison may use them."""
 
     @cached_property
-    def border(self) -> Mask:
-        """Which corners of the box carry an element."""
-        border: Mask = (self.codes != 0) & (self.codes != _FULL_CODE)
-        return border
-
-    @cached_property
     def count(self) -> int:
-        """Number of elements."""
+        """Number of places."""
         return int(np.count_nonzero(self.border))
 
     @cached_property
     def points(self) -> Points:
-        """Corner index of each element; (n, 3)."""
+        """Index of each place; (n, 3)."""
         points: Points = np.argwhere(self.border) + np.array([part.start for part in self.box])
         return points
-
-    @cached_property
-    def areas_mm2(self) -> Floats:
-        """Area of each element; (n,)."""
-        areas: Floats = surfel_areas_mm2(self.spacing_mm)[self.codes[self.border]]
-        return areas
 
     @cached_property
     def tree_mm(self) -> KDTree:
@@ -120,6 +111,20 @@ class Surface:
         return KDTree(
             self.points * np.array(self.spacing_mm), balanced_tree=False, compact_nodes=False
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Surface(Boundary):
+    """The surface elements of one mask, in the order of the voxel corners that carry them."""
+
+    codes: Codes = field(kw_only=True)
+    """Neighbour code of every corner of the box around the mask."""
+
+    @cached_property
+    def areas_mm2(self) -> Floats:
+        """Area of each element; (n,)."""
+        areas: Floats = surfel_areas_mm2(self.spacing_mm)[self.codes[self.border]]
+        return areas
 
 
 def surface_of(mask: Mask, spacing_mm: Spacing, origin: tuple[int, ...] = (0, 0, 0)) -> Surface:
@@ -137,7 +142,8 @@ def surface_of(mask: Mask, spacing_mm: Spacing, origin: tuple[int, ...] = (0, 0,
     codes = _joined(codes[:-1], codes[1:], bits=4)
     first = [start + side.start for start, side in zip(origin, box, strict=True)]
     corners = arrays.box_at(first, codes.shape)
-    return Surface(codes, corners, spacing_mm)
+    border = (codes != 0) & (codes != _FULL_CODE)
+    return Surface(border, corners, spacing_mm, codes=codes)
 
 
 def _joined(high: Codes, low: Codes, bits: int) -> Codes:
@@ -148,7 +154,7 @@ def _joined(high: Codes, low: Codes, bits: int) -> Codes:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Distance of every corner of a box to the nearest element of a surface inside it."""
+    """Distance of every place of a box to the nearest one of a boundary inside it."""
 
     box: Box
     values: Array
@@ -157,8 +163,8 @@ class Transform:
     squared: bool
 
     @classmethod
-    def of(cls, surface: Surface, box: Box) -> Transform:
-        """Transform a box that holds at least one element of the surface."""
+    def of(cls, surface: Boundary, box: Box) -> Transform:
+        """Transform a box that holds at least one place of the boundary."""
         away = np.ones(arrays.shape_of(box), np.uint8)
         seen = arrays.overlap(box, surface.box)
         away[arrays.within(box, seen)] = ~surface.border[arrays.within(surface.box, seen)]
@@ -168,8 +174,8 @@ class Transform:
         values: Floats = ndimage.distance_transform_edt(away, sampling=steps)
         return cls(box, values, unit_mm, squared=False)
 
-    def at(self, surface: Surface) -> Floats:
-        """Distances in mm at the elements of a surface that lies in the box."""
+    def at(self, surface: Boundary) -> Floats:
+        """Distances in mm at the places of a boundary that lies in the box."""
         values = self.values[arrays.within(self.box, surface.box)][surface.border].astype(
             np.float64
         )
@@ -177,7 +183,7 @@ class Transform:
 
 
 def lengths_mm(steps: Points, spacing_mm: Spacing) -> Floats:
-    """Lengths of so many corners along each axis, `(n, 3)`, to the bit those of a `Transform`.
+    """Lengths of so many steps along each axis, `(n, 3)`, to the bit those of a `Transform`.
 
     Whatever finds a distance, equal ones are equal: else the 95th percentile could depend on
     what else is in the volume.

@@ -40,6 +40,7 @@ _GREEN, _PINK, _BLUE = "#009E73", "#CC79A7", "#0072B2"
 PALETTE: Final = (_ORANGE, _SKY, _YELLOW, _GREEN, _PINK, _BLUE)
 """Colours that people who see colours differently tell apart (Wong 2011, Nature Methods 8:441)."""
 _MOST_BYTES: Final = 1 << 20
+_OPTIONAL: Final = ("modalities", "small_lesion_mm3")
 
 
 def _whole(*classes: int) -> Region:
@@ -121,7 +122,7 @@ TASKS: Final[Mapping[str, Task]] = {
         *(_task(f"gli-{year}", GLIOMA, _UNTIL_2021) for year in range(2018, 2022)),
         *(_task(name, GLIOMA, _FROM_2023) for name in ("gli-2023", "ssa", "goat", "men-pre")),
         _task("gli-post", TREATED_GLIOMA, (1, 2, 3, 4)),
-        _task("met", METASTASES, (1, 2, 3, 4)),
+        dataclasses.replace(_task("met", METASTASES, (1, 2, 3, 4)), small_lesion_mm3=20.0),
         _task("ped", CHILDREN, (1, 2, 3, 4)),
         _task("men-rt", RADIOTHERAPY, (1,), ("t1ce",)),
         # There, 1 is edema and 2 the non-enhancing core.
@@ -226,9 +227,11 @@ def as_json(task: Task) -> str | dict[str, Any]:
     """What files and rows hold: the name, or all of a task of somebody's own."""
     if TASKS.get(task.name) == task:
         return task.name
+    small = {"small_lesion_mm3": task.small_lesion_mm3} if task.small_lesion_mm3 else {}
     return {
         "name": task.name,
         "modalities": list(task.modalities),
+        **small,
         **targets_as_json(task.targets, task.integers),
     }
 
@@ -263,12 +266,15 @@ def from_json(value: object, source: str = "") -> Task:
     if isinstance(value, str):
         return named(value)
     reader = _Reader(source)
-    table = reader.table(value, "the task", ("name", "classes", "regions"), ("modalities",))
+    table = reader.table(value, "the task", ("name", "classes", "regions"), _OPTIONAL)
     classes = reader.rows(table, "classes", ("name", "integer"), ("colour",))
     regions = reader.rows(table, "regions", ("name", "classes"), ("title", "learnt"))
     modalities = table.get("modalities", [])
     if not isinstance(modalities, list) or not all(name in FOUR_MODALITIES for name in modalities):
         reader.refuse("modalities", f"{modalities!r}: expected a list of {FOUR_MODALITIES}")
+    small_mm3 = table.get("small_lesion_mm3")
+    if small_mm3 is not None and (type(small_mm3) not in (int, float) or not small_mm3 > 0):
+        reader.refuse("small_lesion_mm3", f"{small_mm3!r}: expected a volume in mm³ above zero")
     if not isinstance(table["name"], str) or TASKS.get(table["name"]):
         reader.refuse("name", f"{table['name']!r}: expected a name of its own, as text")
     try:
@@ -277,6 +283,7 @@ def from_json(value: object, source: str = "") -> Task:
             targets=_targets(reader, classes, regions),
             integers=tuple(reader.integer(row) for row in classes),
             modalities=tuple(modalities),
+            small_lesion_mm3=None if small_mm3 is None else float(small_mm3),
         )
     except UsageError as error:
         raise UsageError(reader.placed(str(error))) from error

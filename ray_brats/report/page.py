@@ -19,17 +19,30 @@ from html import escape
 from importlib.resources import files
 from numbers import Real
 from string import Template
-from typing import Any
+from typing import Any, Final
 
 from ray_brats.labels import Targets, Task
+from ray_brats.metrics import scores
 from ray_brats.metrics.original import ORIGINAL_TITLES
 from ray_brats.recipes import tasks
-from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.report import charts, markup, ranking
 from ray_brats.report.charts import finite
-from ray_brats.report.markup import METRICS
+from ray_brats.report.markup import HEADINGS, METRICS
 
 Row = Mapping[str, Any]
+
+_PENALTIES: Final = {
+    "2023": (
+        "Where exactly one of the two masks is empty, Dice is 0 and HD95 the fixed penalty of "
+        "the BraTS challenge: a few such cases pull the mean far from the median."
+    ),
+    "2026": (
+        "Where exactly one of the two masks is empty, or they share no voxel, Dice and NSD are 0 "
+        "and HD95 is infinite: a dash by case, 373 mm in the means. Where both are empty no score "
+        "exists, and the case is left out of the means."
+    ),
+}
+"""What rules make of empty masks, by their year."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +60,9 @@ class Report:
 
     title: str
     rows: Sequence[Row] = ()
-    """One a case and region: `case_id`, `region` and the keys of `METRICS`."""
+    """One a case and region: `case_id`, `region` and the columns."""
+    columns: Sequence[str] = tuple(METRICS)
+    """The metrics of the rules that the rows follow, in order; keys of `markup.HEADINGS`."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """Content of `summary.json`: `cases`, `regions`, `original`."""
     statuses: Sequence[Row] = ()
@@ -58,7 +73,7 @@ class Report:
     """Lines of a run's log: `step`, `loss`, and validation events."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Name of a label to numbers such as `summary` holds by region."""
-    targets: Targets = GLIOMA
+    targets: Targets = tasks.GLIOMA
     """What was scored."""
     comparison: Mapping[str, Any] = field(default_factory=dict)
     """What `comparison.compare` returns."""
@@ -66,9 +81,11 @@ class Report:
     """Sentences that stand under the answer."""
 
 
-def metrics_csv(rows: Sequence[Row], key: str = "region") -> str:
-    """The rows as CSV: case, region (or label), the known metrics, then others by name."""
-    known = ["case_id", key, *METRICS]
+def metrics_csv(
+    rows: Sequence[Row], key: str = "region", columns: Sequence[str] = tuple(METRICS)
+) -> str:
+    """The rows as CSV: case, region (or label), the columns, then others by name."""
+    known = ["case_id", key, *columns]
     others = sorted({name for row in rows for name in row} - set(known))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -82,17 +99,14 @@ def metrics_csv(rows: Sequence[Row], key: str = "region") -> str:
 def render_html(report: Report) -> str:
     """The report as one HTML page."""
     rows, summary, training = report.rows, report.summary, report.training
+    columns = report.columns
     regions = _regions(rows, summary)
     sections = (
-        _answer(
-            summary,
-            regions,
-            len({str(row["case_id"]) for row in report.statuses}),
-            report.targets,
-        ),
+        _answer(report, regions, columns),
+        _warning(report.statuses),
         "".join(f"<p>{escape(note)}</p>\n" for note in report.notes),
         markup.section("Compared", ranking.render(report.comparison)),
-        markup.section("Distributions", _distributions(rows, regions)),
+        markup.section("Distributions", _distributions(rows, regions, columns)),
         markup.section(
             "Dice against lesion volume",
             markup.grid(charts.dice_against_volume(rows, name) for name in regions),
@@ -101,9 +115,11 @@ def render_html(report: Report) -> str:
             "Training",
             markup.grid((charts.loss_curve(training), charts.validation_curve(training))),
         ),
-        markup.section("All metrics", _all_metrics(summary, regions)),
-        markup.section("Each label", _metric_rows(report.labels, "The parts of the regions")),
-        markup.section("Cases", _cases(rows)),
+        markup.section("All metrics", _all_metrics(summary, regions, columns)),
+        markup.section(
+            "Each label", _metric_rows(report.labels, columns, "The parts of the regions")
+        ),
+        markup.section("Cases", _cases(rows, columns)),
         markup.section("Problem cases", _problems(report.statuses), anchor="problems"),
         markup.section("Pictures", "".join(map(_picture, report.pictures))),
         markup.section("The original project's figures", _original(summary)),
@@ -136,9 +152,10 @@ def _region_head(region: str, targets: Targets) -> str:
     return markup.row_head(region, titles.get(region, ""))
 
 
-def _distributions(rows: Sequence[Row], regions: Sequence[str]) -> str:
-    keys = ("dice", "hd95_mm", "lesionwise_dice")
-    plots = markup.grid(charts.distribution(rows, regions, key, METRICS[key][0]) for key in keys)
+def _distributions(rows: Sequence[Row], regions: Sequence[str], columns: Sequence[str]) -> str:
+    wanted = ("dice", "hd95_mm", "lesionwise_dice", "nsd_1mm", "hd95_pooled_mm")
+    keys = [key for key in wanted if key in columns]
+    plots = markup.grid(charts.distribution(rows, regions, key, HEADINGS[key][0]) for key in keys)
     text = "A dot is a case, a box the middle half of the cases, a thick line the median."
     return f'<p class="soft">{text}</p>\n{plots}' if plots else ""
 
@@ -151,7 +168,7 @@ def _numbers(summary: Mapping[str, Any], region: str) -> Mapping[str, Any]:
 def _summary_cell(numbers: Mapping[str, Any], key: str) -> str:
     """Mean, 95 % interval and median of one metric."""
     values = numbers.get(key) or {}
-    decimals = METRICS[key][1]
+    decimals = HEADINGS[key][1]
     mean, median = (markup.text(values.get(name), decimals) for name in ("mean", "median"))
     interval = (
         " to ".join(markup.text(end, decimals) for end in values.get("ci95") or ()) or markup.DASH
@@ -159,16 +176,10 @@ def _summary_cell(numbers: Mapping[str, Any], key: str) -> str:
     return f"<td><b>{mean}</b><small>{interval}</small><small>median {median}</small></td>"
 
 
-def _answer(
-    summary: Mapping[str, Any], regions: Sequence[str], problems: int, targets: Targets
-) -> str:
+def _answer(report: Report, regions: Sequence[str], columns: Sequence[str]) -> str:
     """The first thing to read: how good, how sure, over how many cases."""
-    numbers = [_numbers(summary, region) for region in regions]
-    whole = any(finite((part.get("dice") or {}).get("mean")) is not None for part in numbers)
-    lesionwise = any("lesionwise_dice" in part for part in numbers)
-    keys = ("dice", "hd95_mm")
-    if lesionwise and not whole:
-        keys = ("lesionwise_dice", "lesionwise_hd95_mm")
+    summary, targets = report.summary, report.targets
+    keys = _answered(summary, regions, columns)
     lines = [
         [
             _region_head(region, targets),
@@ -177,24 +188,43 @@ def _answer(
         for region in regions
     ]
     cases = summary.get("cases") or 0
-    caption = f"Mean over {cases} cases, its 95 % bootstrap interval, and the median"
-    heads = markup.heads(["Region", *(METRICS[key][0] for key in keys)])
-    text = markup.table("answer", caption, heads, lines)
-    if not lines:
-        text = "<p>No case was scored.</p>\n"
-    if problems:
-        are = "case is" if problems == 1 else "cases are"
-        text += f'<p class="warn">{problems} {are} not ok: <a href="#problems">see below</a>.</p>\n'
-    return text
-
-
-def _all_metrics(summary: Mapping[str, Any], regions: Sequence[str]) -> str:
-    caption = "Mean, 95 % bootstrap interval and median over the cases"
-    text = _metric_rows({name: _numbers(summary, name) for name in regions}, caption)
-    penalty = (
-        "Where exactly one of the two masks is empty, Dice is 0 and HD95 the fixed penalty of "
-        "the BraTS challenge: a few such cases pull the mean far from the median."
+    caption = (
+        f"Mean over {cases} cases, its 95 % bootstrap interval, and the median; rules of BraTS "
+        f"{markup.year(columns)}"
     )
+    heads = markup.heads(["Region", *(HEADINGS[key][0] for key in keys)])
+    return (
+        markup.table("answer", caption, heads, lines) if lines else "<p>No case was scored.</p>\n"
+    )
+
+
+def _answered(
+    summary: Mapping[str, Any], regions: Sequence[str], columns: Sequence[str]
+) -> Sequence[str]:
+    """The metrics that answer how good it is."""
+    if "nsd_1mm" in columns:
+        return ("dice", "nsd_1mm", "hd95_pooled_mm")
+    numbers = [_numbers(summary, region) for region in regions]
+    whole = any(finite((part.get("dice") or {}).get("mean")) is not None for part in numbers)
+    lesionwise = any("lesionwise_dice" in part for part in numbers)
+    if lesionwise and not whole:
+        return ("lesionwise_dice", "lesionwise_hd95_mm")
+    return ("dice", "hd95_mm")
+
+
+def _warning(statuses: Sequence[Row]) -> str:
+    """How many cases are not as they should be."""
+    problems = len({str(row["case_id"]) for row in statuses})
+    if not problems:
+        return ""
+    are = "case is" if problems == 1 else "cases are"
+    return f'<p class="warn">{problems} {are} not ok: <a href="#problems">see below</a>.</p>\n'
+
+
+def _all_metrics(summary: Mapping[str, Any], regions: Sequence[str], columns: Sequence[str]) -> str:
+    caption = "Mean, 95 % bootstrap interval and median over the cases"
+    text = _metric_rows({name: _numbers(summary, name) for name in regions}, columns, caption)
+    penalty = _PENALTIES[markup.year(columns)]
     empty = "; ".join(
         f"{name} is empty in {numbers['empty_references']} reference(s) and "
         f"{numbers['empty_predictions']} prediction(s), missing ones included"
@@ -205,24 +235,29 @@ def _all_metrics(summary: Mapping[str, Any], regions: Sequence[str]) -> str:
     return f'{text}<p class="soft">{penalty}</p>\n{counted}' if text else ""
 
 
-def _metric_rows(columns: Mapping[str, Mapping[str, Any]], caption: str) -> str:
+def _metric_rows(
+    parts: Mapping[str, Mapping[str, Any]], columns: Sequence[str], caption: str
+) -> str:
     """A row a metric, a column a region or label; nothing where nothing was measured."""
     lines = [
-        [markup.row_head(heading), *(_summary_cell(numbers, key) for numbers in columns.values())]
-        for key, (heading, _) in METRICS.items()
-        if any((numbers.get(key) or {}).get("mean") is not None for numbers in columns.values())
+        [
+            markup.row_head(HEADINGS[key][0], markup.FOLLOWS.get(key, "")),
+            *(_summary_cell(numbers, key) for numbers in parts.values()),
+        ]
+        for key in columns
+        if any((numbers.get(key) or {}).get("mean") is not None for numbers in parts.values())
     ]
-    heads = markup.heads(["Metric", *columns])
+    heads = markup.heads(["Metric", *parts])
     return markup.table("metrics", caption, heads, lines) if lines else ""
 
 
-def _cases(rows: Sequence[Row]) -> str:
+def _cases(rows: Sequence[Row], columns: Sequence[str]) -> str:
     heads = markup.heads(["Case", "Region"]) + markup.heads(
-        (text for text, _ in METRICS.values()), "number"
+        (HEADINGS[key][0] for key in columns), "number"
     )
     lines = [
         [markup.row_head(str(row["case_id"])), f"<td>{escape(str(row['region']))}</td>"]
-        + [markup.cell(row.get(key), decimals) for key, (_, decimals) in METRICS.items()]
+        + [markup.cell(row.get(key), HEADINGS[key][1]) for key in columns]
         for row in rows
     ]
     caption = "Every case and region; press a heading to sort by it"
@@ -271,7 +306,11 @@ def _original(summary: Mapping[str, Any]) -> str:
 
 def notes(task: Task | None, rules: str, rejected: bool) -> list[str]:
     """Sentences under the answer: how labels were read, and what is left out."""
-    sentences = [f"Labels read as {task.name if task else 'nobody says'}.", f"Rules: {rules}."]
+    year = markup.year(scores.score_columns(rules))
+    sentences = [
+        f"Labels read as {task.name if task else 'nobody says'}.",
+        f"Rules: {rules}, of BraTS {year}.",
+    ]
     if rejected:
         sentences.append("Cases that could not be used are listed and not scored.")
     return sentences

@@ -41,17 +41,17 @@ def pictures(
         task: whose labels the masks carry.
         raw_3_is_enhancing: of the references; see `labels.to_class_index`.
     """
-    ranked = sorted(scored, key=lambda row: (_mean_dice(row), row["case_id"]))
-    if not ranked:
+    if not scored:
         return []
-    key = _key(ranked[0])
+    key = _key(scored)
+    ranked = sorted(scored, key=lambda row: (_mean_dice(row, key), row["case_id"]))
     words = "Dice" if key == "dice" else "lesion-wise Dice"
     median = ranked[(len(ranked) - 1) // 2]
     chosen = [*ranked[:PICTURED], *([median] if median not in ranked[:PICTURED] else [])]
     shown = []
     for place, row in enumerate(chosen, 1):
         kind = "the median case" if row is median else f"worst case {place} of {len(ranked)}"
-        dices = ", ".join(f"{item['region']} {item[key]:.3f}" for item in row["regions"])
+        dices = ", ".join(f"{item['region']} {_told(item[key])}" for item in row["regions"])
         title = f"{row['case_id']}, {kind}: {words} {dices}"
         case, mask_uri = cases[row["case_id"]], predictions[row["case_id"]]
         picture = _picture(case, mask_uri, task, title, raw_3_is_enhancing)
@@ -59,14 +59,21 @@ def pictures(
     return shown
 
 
-def _key(row: Row) -> str:
+def _key(rows: Sequence[Row]) -> str:
     """Dice of the whole mask, or of its lesions where the rules leave the former out."""
-    return "dice" if row["regions"][0]["dice"] is not None else "lesionwise_dice"
+    regions = [region for row in rows for region in row["regions"]]
+    known = any(region["dice"] is not None for region in regions)
+    return "dice" if known or "lesionwise_dice" not in regions[0] else "lesionwise_dice"
 
 
-def _mean_dice(row: Row) -> float:
-    values = [float(region[_key(row)]) for region in row["regions"]]
-    return sum(values) / len(values)
+def _mean_dice(row: Row, key: str) -> float:
+    """1 where no region has a Dice: there was nothing to find, and nothing was found."""
+    values = [float(region[key]) for region in row["regions"] if region[key] is not None]
+    return sum(values) / len(values) if values else 1.0
+
+
+def _told(dice: float | None) -> str:
+    return "none" if dice is None else f"{dice:.3f}"
 
 
 def _picture(

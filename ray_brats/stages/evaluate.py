@@ -58,18 +58,36 @@ class Options:
     task: Task | None = None
     """Whose labels masks carry, where the cohort's names do not tell."""
     rules: str = "both"
-    """`legacy`, `lesionwise` or `both`."""
+    """One of `scores.RULES`."""
     raw_3_is_enhancing: bool = False
     """Whether references have it so; see `labels.to_class_index`."""
+    small_mm3: float | None = None
+    """Below which volume instances count by detection alone, by the rules of 2026."""
+
+    def __post_init__(self) -> None:
+        if self.rules not in scores.RULES:
+            raise UsageError(f"--rules {self.rules}: expected one of {', '.join(scores.RULES)}")
+        # One key for what is the same.
+        object.__setattr__(self, "rules", scores.resolve(self.rules))
+        scores.check_small(self.rules, self.small_mm3)
+
+    def of(self, cohort: Cohort) -> Options:
+        """The same for the task of a cohort; raises `UsageError` where nothing tells it."""
+        task = self.task or cohort.task_or(None)
+        small_mm3 = self.small_mm3
+        if task and self.rules == scores.CHALLENGE and small_mm3 is None:
+            small_mm3 = task.small_lesion_mm3
+        return dataclasses.replace(self, task=task, small_mm3=small_mm3)
 
     @property
     def targets(self) -> Targets:
         """What is scored."""
         return (self.task or tasks.DEFAULT).targets
 
-    def __post_init__(self) -> None:
-        if self.rules not in scores.RULES:
-            raise UsageError(f"--rules {self.rules}: expected one of {', '.join(scores.RULES)}")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is measured of a region or label, in order."""
+        return scores.score_columns(self.rules, small=self.small_mm3 is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +117,7 @@ class _Pair:
             "prediction": self.prediction_uri,
             "rules": self.options.rules,
             "raw_3_is_enhancing": self.options.raw_3_is_enhancing,
+            "small_mm3": self.options.small_mm3,
             "task": json.dumps(tasks.as_json(task)) if task else None,
         }
 
@@ -163,13 +182,12 @@ def evaluate(
         against: other folders of predictions for the same cases, to compare with.
         training: lines of `metrics.jsonl`, for the report's curves.
     """
-    options = dataclasses.replace(options, task=options.task or cohort.task_or(None))
+    options = options.of(cohort)
     uris = [predictions_uri, *against]
     names = comparison.short_names(uris)
     # All of them are there, and of this task, before any is scored.
     masks = [predictions.find_masks(uri, cohort) for uri in uris]
-    for uri in uris:
-        _check_made_for(uri, options.task)
+    check_made_for(uris, options.task)
     folders = [report_uri] + [
         storage.join(report_uri, "against", str(number)) for number in range(1, len(uris))
     ]
@@ -178,28 +196,23 @@ def evaluate(
         for name, files, folder in zip(names, masks, folders, strict=True)
     }
     main = sets[names[0]]
-    targets = options.targets
     rows = {name: item.rows("regions") for name, item in sets.items()}
     originals = [row.facts["original"] for row in main.with_prediction()]
     result = EvaluateSummary(
         report=storage.join(report_uri, "report.html"),
-        summary=summary.summarise(rows[names[0]], originals, targets),
+        summary=summary.summarise(rows[names[0]], originals, options.columns, options.targets),
         counts=ledger.counts(main.cases),
         processed=sum(item.processed for item in sets.values()),
         skipped=sum(len(item.keys) - item.processed for item in sets.values()),
         failures=_failures(sets, cohort),
-        comparison=comparison.compare(rows) if against else None,
+        comparison=comparison.compare(rows, options.rules) if against else None,
         notes=_notes(sets, options.task),
     )
-    keys = [item.keys for item in sets.values()]
-    failures = [row.as_json() for row in result.failures]
-    key = jsonform.fingerprint(keys, names, failures, list(training), STAGE_VERSION)
-    marker = storage.join(report_uri, MARKER)
-    current = (storage.read_json_or_none(marker) or {}).get("key") == key
-    if result.processed or not current or not _is_whole(report_uri, result):
+    if _is_outdated(report_uri, sets, result, training):
         # It vouches for the old files until the new ones are whole.
+        marker, key = storage.join(report_uri, MARKER), _key(sets, result, training)
         storage.write_json(marker, {"key": None})
-        _write_tables(report_uri, main, result)
+        _write_tables(report_uri, main, result, options.columns)
         page = _page(main, result, cohort, options, training)
         storage.write_bytes(result.report, page.encode())
         storage.write_json(marker, {"key": key})
@@ -208,17 +221,39 @@ def evaluate(
     return result
 
 
-def _check_made_for(predictions_uri: str, task: Task | None) -> None:
-    """`UsageError` for masks that say of themselves that they are of another task."""
-    described = storage.join(predictions_uri, predictions.DESCRIPTION)
-    made = tasks.told_by(storage.read_json_or_none(described) or {})
-    if made and task and made.targets != task.targets:
-        raise UsageError(
-            f"{predictions_uri} holds masks of the task {made.name} ("
-            f"{', '.join(made.targets.class_names[1:])}), the references are of {task.name} ("
-            f"{', '.join(task.targets.class_names[1:])}): expected masks of {task.name}; numbers "
-            "between the two would mean nothing"
-        )
+def _key(
+    sets: Mapping[str, _Scored], result: EvaluateSummary, training: Sequence[Mapping[str, Any]]
+) -> str:
+    """Hash of all that a report depends on."""
+    keys = [item.keys for item in sets.values()]
+    failures = [row.as_json() for row in result.failures]
+    return jsonform.fingerprint(keys, list(sets), failures, list(training), STAGE_VERSION)
+
+
+def _is_outdated(
+    report_uri: str,
+    sets: Mapping[str, _Scored],
+    result: EvaluateSummary,
+    training: Sequence[Mapping[str, Any]],
+) -> bool:
+    """Whether a report is to be written."""
+    marker = storage.read_json_or_none(storage.join(report_uri, MARKER)) or {}
+    current = marker.get("key") == _key(sets, result, training)
+    return bool(result.processed) or not current or not _is_whole(report_uri, result)
+
+
+def check_made_for(uris: Sequence[str], task: Task | None) -> None:
+    """`UsageError` for folders of masks that say of themselves that they are of another task."""
+    for uri in uris:
+        described = storage.join(uri, predictions.DESCRIPTION)
+        made = tasks.told_by(storage.read_json_or_none(described) or {})
+        if made and task and made.targets != task.targets:
+            raise UsageError(
+                f"{uri} holds masks of the task {made.name} "
+                f"({', '.join(made.targets.class_names[1:])}), the references are of {task.name} "
+                f"({', '.join(task.targets.class_names[1:])}): expected masks of {task.name}; "
+                "numbers between the two would mean nothing"
+            )
 
 
 def _score(
@@ -274,7 +309,9 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
     task = next(iter(tasks.described(options.task).values()))
-    how = [task, options.rules, options.raw_3_is_enhancing]
+    how: list[Any] = [task, options.rules, options.raw_3_is_enhancing]
+    # Where it is not asked for, what was measured before it existed is still right.
+    how += [] if options.small_mm3 is None else [options.small_mm3]
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(
         case_id=case.case_id,
@@ -297,9 +334,10 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
     targets = options.targets
     facts: dict[str, Any] = {OUTLINES["references"]: anatomy.outline(reference, targets).as_json()}
     how: dict[str, Any] = {
+        "targets": targets,
         "spacing_mm": geometry.spacing_mm,
         "rules": options.rules,
-        "targets": targets,
+        "small_mm3": options.small_mm3,
     }
     try:
         prediction = _prediction(pair, geometry)
@@ -329,13 +367,15 @@ def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
     return all(storage.exists(storage.join(report_uri, name)) for name in names)
 
 
-def _write_tables(report_uri: str, main: _Scored, result: EvaluateSummary) -> None:
+def _write_tables(
+    report_uri: str, main: _Scored, result: EvaluateSummary, measured: Sequence[str]
+) -> None:
     for table, kind, key in (("metrics", "regions", "region"), ("labels", "labels", "label")):
         rows = main.rows(kind)
         columns = {"case_id": pa.string(), key: pa.string()}
-        columns |= {name: pa.float64() for name in scores.SCORE_COLUMNS}
+        columns |= {name: pa.float64() for name in measured}
         ledger.write_table(storage.join(report_uri, f"{table}.parquet"), rows, columns)
-        text = report.metrics_csv(rows, key)
+        text = report.metrics_csv(rows, key, measured)
         storage.write_bytes(storage.join(report_uri, f"{table}.csv"), text.encode())
     storage.write_json(storage.join(report_uri, "summary.json"), result.summary)
     compared = storage.join(report_uri, "comparison.json")
@@ -352,7 +392,6 @@ def _page(
     options: Options,
     training: Sequence[Mapping[str, Any]],
 ) -> str:
-    targets = options.targets
     pictures = worst_cases.pictures(
         [row.as_json() for row in main.with_prediction()],
         {case.case_id: case for case in cohort.cases},
@@ -363,13 +402,14 @@ def _page(
     return report.render_html(
         report.Report(
             title="Segmentation report",
-            targets=targets,
+            targets=options.targets,
             rows=main.rows("regions"),
+            columns=options.columns,
             summary=result.summary or {},
             statuses=[row.as_json() for row in result.failures],
             pictures=pictures,
             training=training,
-            labels=summary.summarise_labels(main.rows("labels"), targets),
+            labels=summary.summarise_labels(main.rows("labels"), options.columns, options.targets),
             comparison=result.comparison or {},
             notes=report.notes(options.task, options.rules, bool(cohort.rejected)),
         )

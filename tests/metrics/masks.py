@@ -11,7 +11,9 @@ from classes import ENHANCING, REGIONS
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
+from ray_brats import arrays
 from ray_brats.arrays import Mask
 from ray_brats.labels import BACKGROUND, LabelMap
 from ray_brats.metrics import distances, scores, surfaces
@@ -68,6 +70,24 @@ def package_hd95_mm(reference: Mask, prediction: Mask, spacing_mm) -> float:
         warnings.simplefilter("ignore", DeprecationWarning)  # it uses old names of scipy's
         package = surface_distance.compute_surface_distances(reference, prediction, spacing_mm)
     return float(surface_distance.compute_robust_hausdorff(package, 95))
+
+
+def perturbed(label: LabelMap, seed: int) -> LabelMap:
+    """A label map bent by up to 4 voxels, with a few specks: much like a good prediction."""
+    random = np.random.default_rng(seed)
+    box = arrays.clipped(arrays.grown(arrays.bounding_box(label), (12,) * 3), label.shape)
+    part = label[box]
+    places = np.indices(part.shape).astype(np.float64)
+    for axis in range(3):
+        bend = ndimage.gaussian_filter(random.standard_normal(part.shape), 6)
+        places[axis] += bend / np.abs(bend).max() * 4
+    bent = ndimage.map_coordinates(part, places, order=0, mode="nearest")
+    for _ in range(random.integers(2, 12)):
+        start, size = random.integers(0, part.shape), random.integers(1, 6)
+        bent[arrays.box_at(start.tolist(), (size,) * 3)] = random.integers(0, part.max() + 1)
+    prediction = np.zeros_like(label)
+    prediction[box] = bent
+    return prediction
 
 
 EMPTY = np.zeros((10, 10, 10), bool)

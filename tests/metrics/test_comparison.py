@@ -117,3 +117,47 @@ def test_sets_are_named_by_the_shortest_endings_that_differ() -> None:
     assert comparison.short_names(["/x/a/masks", "/y/b/masks"]) == ["a/masks", "b/masks"]
     with pytest.raises(UsageError, match="twice"):
         comparison.short_names(["/x/a", "/x/a"])
+
+
+def challenge_rows(
+    dices: list[float | None], nsds: list[float | None], hd95s_mm: list[float | None]
+) -> list[dict[str, Any]]:
+    """Rows by the rules of 2026, the same in every region."""
+    names = ("dice", "nsd_1mm", "hd95_pooled_mm")
+    return [
+        {"case_id": f"case-{index}", "region": region, **dict(zip(names, values, strict=True))}
+        for index, values in enumerate(zip(dices, nsds, hd95s_mm, strict=True))
+        for region in REGIONS
+    ]
+
+
+def test_dice_and_nsd_rank_by_the_rules_of_2026_and_hd95_is_told() -> None:
+    """The second has the better distances, and that helps it nothing."""
+    sets = {
+        "a": challenge_rows([0.9, 0.8], [0.7, 0.6], [9.0, None]),
+        "b": challenge_rows([0.7, 0.8], [0.6, 0.5], [1.0, 2.0]),
+    }
+    found = compare(sets, "2026")
+    assert [(row["name"], row["mean_rank"]) for row in found["ranking"]] == [
+        ("a", (1 + 1.5 + 1 + 1) / 4),
+        ("b", (2 + 1.5 + 2 + 2) / 4),
+    ]
+    assert found["ranking"][0]["mean"]["TC"] == {
+        "dice": pytest.approx(0.85),
+        "nsd_1mm": pytest.approx(0.65),
+        "hd95_pooled_mm": (9 + 373) / 2,
+    }
+    assert {test["metric"] for test in found["tests"]} == {"dice", "nsd_1mm"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_is_empty_in_both_for_one_set_is_left_out_for_all() -> None:
+    sets = {
+        "a": challenge_rows([None, 0.9], [None, 0.8], [None, 1.0]),
+        "b": challenge_rows([0.0, 0.5], [0.0, 0.4], [None, 3.0]),
+    }
+    found = compare(sets, "2026")
+    assert {test["cases"] for test in found["tests"]} == {1}
+    assert found["ranking"][1]["mean"]["WT"] == {"dice": 0.5, "nsd_1mm": 0.4, "hd95_pooled_mm": 3.0}
+    with pytest.raises(UsageError, match="unknown rules"):
+        compare(sets, "2025")

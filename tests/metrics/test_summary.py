@@ -96,3 +96,63 @@ def test_labels_are_summed_up_by_their_names():
     assert list(summary) == list(CLASS_NAMES[1:])
     assert summary["edema"]["dice"]["mean"] == rows[EDEMA - 1]["dice"]
     assert summary["edema"]["lesionwise_dice"]["mean"] is None
+
+
+SHAPE = (8, 8, 8)
+CORNERS = {
+    "nothing": np.zeros(SHAPE, bool),
+    "voxel": np.pad(np.ones((1, 1, 1), bool), ((3, 4),) * 3),
+    "whole": np.ones(SHAPE, bool),
+}
+
+
+def mean_over(pairs: list[tuple[str, str]], rules: str) -> dict[str, float | None]:
+    """Means of WT over cases whose reference and prediction are of `CORNERS`."""
+    rows = [
+        {"case_id": str(number), **row}
+        for number, pair in enumerate(pairs)
+        for row in scores.case_metrics(
+            *(np.where(CORNERS[name], np.uint8(EDEMA), np.uint8(0)) for name in pair),
+            UNIT_MM,
+            rules=rules,
+        )
+    ]
+    numbers = summaries.summarise(rows, [], scores.score_columns(rules))["regions"]["WT"]
+    assert set(numbers) == {
+        *scores.score_columns(rules),
+        "empty_references",
+        "empty_predictions",
+    }
+    return {name: numbers[name]["mean"] for name in scores.score_columns(rules)}
+
+
+@pytest.mark.parametrize("present", ["voxel", "whole"])
+def test_means_of_2026_leave_out_what_is_empty_in_both_and_count_what_is_in_one(present):
+    found = mean_over(
+        [("nothing", "nothing"), (present, present), (present, "nothing"), ("nothing", present)],
+        "2026",
+    )
+    for name in ("dice", "nsd_1mm", "nsd_05mm", "nsd_2mm", "instance_dice", "detection_f1"):
+        assert found[name] == pytest.approx(1 / 3), name
+    for name in ("hd95_pooled_mm", "instance_hd95_pooled_mm"):
+        assert found[name] == pytest.approx(2 * 373 / 3)
+    assert (found["detection_precision"], found["detection_recall"]) == (0.5, 0.5)
+    assert [found[name] for name in ("tp", "fp", "fn")] == [0.25, 0.25, 0.25]
+    alone = mean_over([("nothing", "nothing")], "2026")
+    assert {alone[name] for name in ("dice", "nsd_1mm", "hd95_pooled_mm")} == {None}
+
+
+@pytest.mark.parametrize("present", ["voxel", "whole"])
+def test_means_of_2023_count_what_is_empty_in_both_as_perfect(present):
+    found = mean_over(
+        [("nothing", "nothing"), (present, present), (present, "nothing"), ("nothing", present)],
+        "2023",
+    )
+    for name in ("dice", "iou", "surface_dice_1mm"):
+        assert found[name] == 0.5, name
+    assert found["hd95_mm"] == pytest.approx(373.12866 / 2)
+    # One voxel is too small a lesion to be missed, and is a false positive all the same.
+    small = present == "voxel"
+    assert found["lesionwise_dice"] == (0.75 if small else 0.5)
+    assert found["lesionwise_hd95_mm"] == (374 / 4 if small else 374 / 2)
+    assert (found["sensitivity"], found["precision"]) == (0.5, 0.5)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_brats.report import charts, page
+from ray_brats.metrics import scores
+from ray_brats.report import charts, markup, page
 from ray_brats.report.markup import METRICS
 from ray_brats.report.page import Picture, Report, metrics_csv, render_html
 
@@ -231,6 +232,73 @@ def test_csv_has_stable_columns_and_empty_fields() -> None:
     assert lines[1][:5] == ["a", "WT", "", "", "0.5"]
     assert lines[1][-2:] == ["0.1", "1.0"]
     assert metrics_csv([]) == ",".join(["case_id", "region", *METRICS]) + "\n"
+
+
+COLUMNS_2026 = scores.score_columns("2026", small=True)
+
+
+def page_of_2026(**values: float | None) -> list[str]:
+    cell = {"mean": 0.7, "median": 0.8, "ci95": [0.4, 0.9]}
+    rows = [{"case_id": "case-a", "region": "WT", **dict.fromkeys(COLUMNS_2026, 0.5), **values}]
+    numbers = {"cases": 1, "regions": {"WT": dict.fromkeys(COLUMNS_2026, cell)}}
+    return Page(html(rows, numbers, columns=COLUMNS_2026)).texts
+
+
+def test_every_column_of_any_rules_has_a_heading() -> None:
+    assert set(markup.HEADINGS) == {*METRICS, *COLUMNS_2026}
+    assert tuple(METRICS) == scores.score_columns("both")
+
+
+def test_by_the_rules_of_2026_dice_nsd_and_hd95_answer() -> None:
+    texts = page_of_2026()
+    assert any("rules of BraTS 2026" in text for text in texts)
+    at = texts.index("NSD at 1 mm")
+    assert texts[at - 1 : at + 2] == ["Dice", "NSD at 1 mm", "Pooled HD95, mm"]
+    assert any("373 mm in the means" in text for text in texts)
+    assert not any("surface Dice" in text or "Lesion-wise" in text for text in texts)
+
+
+def test_a_number_names_the_rule_it_follows() -> None:
+    texts = page_of_2026()
+    for heading in ("NSD at 2 mm", "Instance Dice", "Detection F1", "Small F1"):
+        places = [at for at, text in enumerate(texts) if text == heading]
+        assert "BraTS 2026" in [texts[at + 1] for at in places]
+    value = {"mean": 0.7, "median": 0.8, "ci95": [0.4, 0.9]}
+    numbers = {"surface_dice_1mm": value, "lesionwise_dice": value, "dice": value}
+    texts = Page(html([], {"cases": 1, "regions": {"WT": numbers}})).texts
+    assert any("rules of BraTS 2023" in text for text in texts)
+    assert texts[texts.index("Nikolov's surface Dice at 1 mm") + 1] == "Nikolov 2018"
+    assert texts[texts.index("Lesion-wise Dice") + 1] == "BraTS 2023"
+
+
+def test_counts_are_whole_numbers_and_infinite_ones_a_dash() -> None:
+    texts = page_of_2026(tp=3, hd95_pooled_mm=None)
+    row = texts[texts.index("case-a") :]
+    assert "3" in row
+    assert "–" in row
+    assert page.notes("brats2023", "2026", rejected=False)[1] == "Rules: 2026, of BraTS 2026."
+    assert page.notes("brats2023", "both", rejected=False)[1] == "Rules: both, of BraTS 2023."
+
+
+def test_what_is_told_and_ranks_nobody_is_named() -> None:
+    means = {"dice": 0.9, "nsd_1mm": 0.8, "hd95_pooled_mm": 4.0}
+    test = {"against": "b", "region": "WT", "cases": 2, "median_difference": 0.1, "p": 0.5}
+    compared = {
+        "set": "a",
+        "ranking": [
+            {"name": name, "mean_rank": rank, "mean": {"WT": means}}
+            for name, rank in (("a", 1.0), ("b", 2.0))
+        ],
+        "tests": [{**test, "metric": name, "p_holm": 1.0} for name in ("dice", "nsd_1mm")],
+    }
+    texts = Page(html([], columns=COLUMNS_2026, comparison=compared)).texts
+    assert any(text.endswith("Pooled HD95, mm is told and ranks nobody.") for text in texts)
+    assert texts.index("WT Pooled HD95, mm") < texts.index("4.00")
+
+
+def test_csv_has_the_columns_of_its_rules() -> None:
+    head = metrics_csv([], "label", COLUMNS_2026).splitlines()[0]
+    assert head == ",".join(["case_id", "label", *COLUMNS_2026])
 
 
 def test_report_and_charts_import_no_framework() -> None:

@@ -74,3 +74,18 @@ def test_a_case_without_a_usable_image_is_passed_over(one_case: Path, damage: st
     cases = {case.case_id: case for case in found.cases}
     masks = {one_case.name: str(file_of(one_case, "seg"))}
     assert worst_cases.pictures(scored({one_case.name: 0.5}), cases, masks, TASKS["gli-2020"]) == []
+
+
+def test_a_case_without_any_dice_is_no_bad_one(cohort_folder: Path) -> None:
+    """By the rules of 2026 a region that is empty in both masks has no Dice."""
+    rows = scored({CASES[0]: None, CASES[1]: 0.4})
+    rows[1]["regions"][2]["dice"] = None
+    cases = {case.case_id: case for case in cohorts.find(str(cohort_folder)).cases}
+    masks = {name: str(file_of(cohort_folder / name, "seg")) for name in CASES}
+    titles = [
+        picture.title for picture in worst_cases.pictures(rows, cases, masks, TASKS["gli-2020"])
+    ]
+    assert titles == [
+        f"{CASES[1]}, the median case: Dice WT 0.400, TC 0.400, ET none",
+        f"{CASES[0]}, worst case 2 of 2: Dice WT none, TC none, ET none",
+    ]

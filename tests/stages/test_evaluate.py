@@ -254,6 +254,47 @@ def test_a_selection_is_all_that_counts(
     assert summary.summary["regions"]["WT"]["lesionwise_dice"]["mean"] is None
 
 
+def test_the_rules_of_2026_have_tables_of_their_own(
+    ray_here: None, cohort_folder: Path, predictions: Path, others: Path, tmp_path: Path
+) -> None:
+    found, options = cohorts.find(str(cohort_folder)), Options(rules="2026")
+    evaluated = evaluate.evaluate(
+        str(predictions), found, str(tmp_path), options=options, against=[str(others)]
+    )
+    rows, columns = rows_of(tmp_path), scores.score_columns("2026")
+    assert all(list(row) == ["case_id", "region", *columns] for row in rows.values())
+    head = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert head == ",".join(["case_id", "region", *columns])
+    assert rows[PERFECT, "WT"]["nsd_05mm"] == 1
+    for case_id in (MISSING, MISPLACED, EMPTY):
+        row = rows[case_id, "ET"]
+        assert (row["dice"], row["nsd_1mm"], row["hd95_pooled_mm"]) == (0, 0, None)
+    distances_mm = [
+        373.0 if row["hd95_pooled_mm"] is None else row["hd95_pooled_mm"]
+        for (_, region), row in rows.items()
+        if region == "WT"
+    ]
+    whole = evaluated.summary["regions"]["WT"]
+    assert whole["hd95_pooled_mm"]["mean"] == pytest.approx(np.mean(distances_mm))
+    assert {test["metric"] for test in evaluated.comparison["tests"]} == {"dice", "nsd_1mm"}
+    page = (tmp_path / "report.html").read_text()
+    assert "Rules: 2026, of BraTS 2026." in page
+    assert "Lesion-wise" not in page
+    again = evaluate.evaluate(str(predictions), found, str(tmp_path), options=options)
+    assert (again.processed, again.skipped) == (0, 5)
+    apart = Options(rules="2026", small_mm3=20.0)
+    assert evaluate.evaluate(str(predictions), found, str(tmp_path), options=apart).processed == 5
+    assert "small_f1" in rows_of(tmp_path)[PERFECT, "WT"]
+
+
+def test_2023_is_both_and_nothing_is_measured_twice_for_the_name() -> None:
+    assert Options(rules="2023") == Options()
+    with pytest.raises(UsageError, match="--rules 2024"):
+        Options(rules="2024")
+    with pytest.raises(UsageError, match="2026 alone"):
+        Options(small_mm3=20.0)
+
+
 def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: Path) -> None:
     found = cohorts.find(str(cohort_folder))
     (tmp_path / "empty").mkdir()
