@@ -120,11 +120,11 @@ def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
 
 
 def test_scores_by_the_rules_of_2026(one_case: Path) -> None:
-    index = read_mask(str(seg(one_case)), "brats2020")
+    index = read_mask(str(seg(one_case)), TASKS["gli-2020"])
     shifted = np.roll(index, 2, axis=0)
     found = api.evaluate(shifted, index, spacing_mm=(1, 1, 1), rules="2026")
     assert found == api.evaluate(shifted, seg(one_case), rules="2026")
-    assert list(found) == list(labels.REGIONS)
+    assert list(found) == list(classes.REGIONS)
     whole = found["WT"]
     assert isinstance(whole, api.ChallengeScores)
     by_2023 = api.evaluate(shifted, index, spacing_mm=(1, 1, 1), rules="2023")["WT"]

@@ -107,17 +107,10 @@ def run(options: RunOptions) -> RunSummary:
             return summary
         chosen = card.choose([trained.bundle])
         scored = masks.segment(held_out, predictions, chosen, resources, task=task)
-        evaluated = reports.measure(
-            predictions,
-            held_out,
-            report,
-            Options(
-                task=task,
-                rules=options.rules,
-                raw_3_is_enhancing=recipe.preprocess.raw_3_is_enhancing,
-            ),
-            training=log.read(run_uri),
-        )
+        raw_3 = recipe.preprocess.raw_3_is_enhancing
+        how = Options(task=task, rules=options.rules, raw_3_is_enhancing=raw_3)
+        training_log = log.read(run_uri)
+        evaluated = reports.measure(predictions, held_out, report, how, training=training_log)
     return dataclasses.replace(
         summary,
         score=scored,

@@ -63,18 +63,14 @@ def evaluate(options: EvaluateOptions) -> Summary:
     target = storage.absolute(options.report)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
-    from ray_brats.stages.evaluate import Options
+    from ray_brats.stages.evaluate import Options, check_made_for
 
+    how = Options(task=options.selection.meant(), rules=options.rules).of(cohort)
+    uris = [storage.absolute(uri) for uri in (options.predictions, *options.against)]
+    check_made_for(uris, how.task)
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
-        return measure(
-            storage.absolute(options.predictions),
-            cohort,
-            target,
-            Options(task=options.selection.meant(), rules=options.rules),
-            against=[storage.absolute(uri) for uri in options.against],
-            training=training,
-        )
+        return measure(uris[0], cohort, target, how, against=uris[1:], training=training)
 
 
 def measure(

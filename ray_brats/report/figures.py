@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -54,60 +54,63 @@ _MARKS: Final = {
 EXTENSIONS: Final = (*_METADATA, ANIMATED)
 
 
+class View(TypedDict, total=False):
+    """How a case is looked at; every key may be left out."""
+
+    plane: PlaneName
+    """Which way slices lie; by default axial."""
+    title: str
+    """Text above the picture."""
+    spacing_mm: Spacing
+    """Voxel size along the three axes; by default 1 mm."""
+    targets: Targets
+    """What class indices mean; by default a glioma's."""
+
+
 def draw_case(
     images: Mapping[str, Array],
     label: LabelMap | None,
     prediction: LabelMap | None = None,
     *,
-    plane: PlaneName = "axial",
     slice_index: int | None = None,
-    title: str = "",
-    spacing_mm: Spacing = (1.0, 1.0, 1.0),
-    targets: Targets = GLIOMA,
+    **view: Unpack[View],
 ) -> Figure:
     """Draw one slice: each modality in grey, then the mask in colour.
 
     Args:
         images: canonical modality name to array (H, W, D) in LPS index order.
         label, prediction: class indices (H, W, D), side by side where both are given.
-        plane: which way the slice lies.
         slice_index: the slice; by default the one with most tumour, of the label if it
             has any, else of the prediction, else the middle one.
-        title: text above the picture.
-        spacing_mm: voxel size along the three axes.
-        targets: what the class indices mean.
+        view: as `View` says.
 
     Raises:
         UsageError: no image, arrays that differ in shape, a plane that is none, or a slice out
             of range.
     """
     masks = _named(label, prediction)
+    plane = view.get("plane", "axial")
     shape = _checked_shape(images, masks, plane)
     index = _chosen_slice(shape, masks.values(), PLANES[plane], slice_index)
-    return _case_figure(images, masks, PLANES[plane], index, title, spacing_mm, targets)[0]
+    return _case_figure(images, masks, index, view)[0]
 
 
 def animate_case(
     images: Mapping[str, Array],
     label: LabelMap | None,
     prediction: LabelMap | None = None,
-    *,
-    plane: PlaneName = "axial",
-    title: str = "",
-    spacing_mm: Spacing = (1.0, 1.0, 1.0),
-    targets: Targets = GLIOMA,
+    **view: Unpack[View],
 ) -> bytes:
     """A GIF that goes through all slices with signal, each drawn as by `draw_case`.
 
     Arguments and errors are those of `draw_case`; equal arguments give equal bytes.
     """
     masks = _named(label, prediction)
+    plane = view.get("plane", "axial")
     shape = _checked_shape(images, masks, plane)
     box = panels.shown_box([*images.values(), *masks.values()], shape)
     within = box[PLANES[plane].axis]
-    figure, move = _case_figure(
-        images, masks, PLANES[plane], within.start, title, spacing_mm, targets
-    )
+    figure, move = _case_figure(images, masks, within.start, view)
     figure.set_dpi(_FRAME_DPI)
     frames = []
     for pixels in _frames(figure, move, range(within.start, within.stop)):
@@ -205,13 +208,12 @@ def _encode(figure: Figure, suffix: str) -> bytes:
 def _case_figure(
     images: Mapping[str, Array],
     masks: Mapping[str, LabelMap],
-    plane: Plane,
     index: int,
-    title: str,
-    spacing_mm: Spacing,
-    targets: Targets,
+    view: View,
 ) -> tuple[Figure, Callable[[int], None]]:
     """The figure of one slice, and a function that moves it to another."""
+    plane, targets = PLANES[view.get("plane", "axial")], view.get("targets", GLIOMA)
+    title, spacing_mm = view.get("title", ""), view.get("spacing_mm", (1.0, 1.0, 1.0))
     shape = _common_shape([*images.values(), *masks.values()])
     names = [name for name in PANEL_ORDER if name in images]
     names += sorted(set(images) - set(names))

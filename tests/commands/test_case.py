@@ -108,13 +108,13 @@ def test_how_good_a_mask_is_is_said_only_of_cases_such_as_those_measured(
     out = tmp_path / "mask.nii.gz"
     own = command.segment(SegmentOptions(folder=str(one_case), out=str(out))).quality
     assert str(own).endswith("(95 % interval of the mean)")
-    other = tmp_path / "BraTS-MET-00001-000"
+    other = tmp_path / "BraTS-MEN-00001-000"
     other.mkdir()
     for name, file in files(one_case).items():
         shutil.copy(file, other / f"{other.name}-{name}.nii.gz")
     told = command.segment(SegmentOptions(folder=str(other), out=str(out), overwrite=True))
     assert not {"quality", "measured"} & set(told.as_json())
-    assert "was not measured: 1 of brain metastases" in capsys.readouterr().err
+    assert "was not measured: 1 of meningioma" in capsys.readouterr().err
     affine = np.diag([2, 2, 2, 1]) @ nib.load(file_of(one_case, "flair")).affine
     for name in files(one_case):
         path = file_of(one_case, name)

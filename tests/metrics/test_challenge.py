@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from classes import ENHANCING, NECROTIC
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from ray_brats.arrays import Mask
-from ray_brats.labels import ENHANCING, NECROTIC
 from ray_brats.metrics import challenge, scores
 
 from .masks import (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ray_brats.metrics import scores
+from ray_brats.recipes.tasks import DEFAULT
 from ray_brats.report import charts, markup, page
 from ray_brats.report.markup import METRICS
 from ray_brats.report.page import Picture, Report, metrics_csv, render_html
@@ -276,8 +277,8 @@ def test_counts_are_whole_numbers_and_infinite_ones_a_dash() -> None:
     row = texts[texts.index("case-a") :]
     assert "3" in row
     assert "–" in row
-    assert page.notes("brats2023", "2026", rejected=False)[1] == "Rules: 2026, of BraTS 2026."
-    assert page.notes("brats2023", "both", rejected=False)[1] == "Rules: both, of BraTS 2023."
+    assert page.notes(DEFAULT, "2026", rejected=False)[1] == "Rules: 2026, of BraTS 2026."
+    assert page.notes(DEFAULT, "both", rejected=False)[1] == "Rules: both, of BraTS 2023."
 
 
 def test_what_is_told_and_ranks_nobody_is_named() -> None:
