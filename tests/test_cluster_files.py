@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 TEXTS = {path.name: path.read_text() for path in FILES}
 KUBERAY = ("raycluster.yaml", "rayjob-train.yaml", "rayjob-score.yaml", "rayservice.yaml")
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+CHALLENGE = (FOLDER / "challenge.Dockerfile").read_text()
+APPTAINER = (FOLDER / "challenge.def").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 # Fields of ray.io/v1, from KubeRay's API reference (docs.ray.io, KubeRay CRD API reference) and
@@ -277,18 +280,35 @@ def test_versions_are_those_of_the_package() -> None:
         re.findall(r'"ray\[.*\]==([\d.]+)"', PYPROJECT)
     )
     (pinned,) = re.findall(r'"(tensorflow)==([\d.]+)"', PYPROJECT)
-    assert f"tensorflow[and-cuda]=={pinned[1]}" in DOCKERFILE
+    for text in (DOCKERFILE, CHALLENGE):
+        assert f"tensorflow[and-cuda]=={pinned[1]}" in text
 
 
-def test_the_dockerfile_is_small_and_not_root() -> None:
-    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+def test_a_challenge_starts_the_same_call_in_both_containers() -> None:
+    start, default = (
+        json.loads(re.findall(rf"^{word} (\[.*\])$", CHALLENGE, re.MULTILINE)[0])
+        for word in ("ENTRYPOINT", "CMD")
+    )
+    parsed = cli.parse([*start, *default][1:])
+    assert parsed.command.name == "score"
+    (run,) = re.findall(r"^ +exec (.*)$", APPTAINER, re.MULTILINE)
+    assert shlex.split(run) == [*start, "$@"]
+    assert f"set -- {' '.join(default)}" in APPTAINER
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "last"), [(DOCKERFILE, "ray", "CMD"), (CHALLENGE, "brats", "ENTRYPOINT")]
+)
+def test_the_dockerfiles_are_small_and_not_root(text: str, user: str, last: str) -> None:
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert all(
         base == "${VARIANT}" or re.fullmatch(r"python:3\.\d+-slim-\w+", base) for base in bases
     )
-    final = DOCKERFILE.rpartition("FROM ")[2]
-    assert final.index("USER ray") < final.index("CMD")
-    for source in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", DOCKERFILE, re.MULTILINE):
-        for path in source.split():
+    final = text.rpartition("FROM ")[2]
+    assert final.index(f"USER {user}") < final.index(last)
+    for source in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, re.MULTILINE):
+        default = re.findall(r"^ARG BUNDLE=([^/\s]+)", text, re.MULTILINE)
+        for path in source.replace("${BUNDLE}", "".join(default)).split():
             assert (ROOT / path).exists(), path
             ignored = (ROOT / ".dockerignore").read_text()
             assert f"!{path}" in ignored.splitlines(), path

@@ -48,10 +48,15 @@ class ScoreOptions:
     taken from RAY_BRATS_API_KEY."""
     model: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the endpoint's model; by default its own default."""
+    flat: bool = False
+    """As challenges run a container: in this process, without Ray or a network, and leaving
+    <case_id>.nii.gz in PREDICTIONS and nothing else, there or elsewhere."""
 
 
 def score(options: ScoreOptions) -> Summary:
     """Segment a whole cohort: one mask a case, in its own grid, and a ledger."""
+    if options.flat and (options.endpoint is not None or options.workers is not None):
+        raise UsageError("--flat works in this process: leave out --endpoint and --workers")
     if options.endpoint is not None:
         return _score_through(options, options.endpoint)
     if options.model is not None:
@@ -60,6 +65,10 @@ def score(options: ScoreOptions) -> Summary:
     cohort = selected(options.cohort, options.selection)
     task = chosen.task_of(cohort, options.selection.meant())
     target = storage.absolute(options.predictions)
+    if options.flat:
+        from ray_brats.commands import flat
+
+        return _told(flat.score(cohort, target, chosen, task), cohort, chosen)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
 
@@ -109,7 +118,6 @@ def segment(
     workers: int | None = None,
 ) -> ScoreSummary:
     """`score` for a cohort that is found already, inside a running Ray."""
-    from ray_brats.model import card as modelcard
     from ray_brats.model.predictions import Predictions
     from ray_brats.stages import score as stage
 
@@ -127,6 +135,13 @@ def segment(
         cluster=resources,
         workers=workers,
     )
+    return _told(summary, cohort, chosen)
+
+
+def _told(summary: ScoreSummary, cohort: Cohort, chosen: Chosen) -> ScoreSummary:
+    """Say what was not as usual, and how good such masks are; the summary with the latter."""
+    from ray_brats.model import card as modelcard
+
     for note in summary.notes:
         say(f"score: {note}")
     say_done("score", summary)

@@ -222,18 +222,24 @@ def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepare
     given = {ALIASES.get(name.lower(), name.lower()): source for name, source in case.items()}
     if problem := volume.missing_modality(config.modalities, given):
         raise CaseRejected(problem[0])
-    with ThreadPoolExecutor(len(config.modalities)) as pool:
-        volumes = pool.map(
-            lambda name: (name, _read(given[name], name, exact=config.is_exact)), config.modalities
-        )
-        return preprocess.preprocess_volumes(dict(volumes), config)
+    wanted = {name: given[name] for name in config.modalities}
+    places = {
+        name: os.fspath(source)
+        for name, source in wanted.items()
+        if isinstance(source, str | os.PathLike)
+    }
+    volumes = preprocess.read_all(places, exact=config.is_exact)
+    here = {name: source for name, source in wanted.items() if name not in places}
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        parsed = pool.map(lambda item: _parsed(*item, exact=config.is_exact), here.items())
+        volumes |= dict(zip(here, parsed, strict=True))
+    return preprocess.preprocess_volumes({name: volumes[name] for name in wanted}, config)
 
 
-def _read(source: Source, name: str, *, exact: bool) -> Volume:
+def _parsed(name: str, source: Source, *, exact: bool) -> Volume:
     if isinstance(source, Volume):
         return source
-    if isinstance(source, str | os.PathLike):
-        return volume.read(os.fspath(source), exact=exact)
+    assert isinstance(source, bytes)
     return volume.parse(source, name, exact=exact)
 
 
