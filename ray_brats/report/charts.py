@@ -27,6 +27,15 @@ _LOSS_POINTS: Final = 300
 _GOLDEN: Final = 0.6180339887498949
 
 
+_KINDS: Final[Mapping[str, str]] = {
+    **{name: name.lower() for name in tasks.GLIOMA.region_names},
+    "GTV": "wt",
+    **dict.fromkeys(("RC", "CC"), "rc"),
+    **dict.fromkeys(("SNFH", "ED"), "ed"),
+}
+"""Region to the class of its marks in the page's style; others are grey."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Axis:
     """One axis of a plot; `log` shows log(1 + value), `names` makes it one of categories."""
@@ -211,7 +220,7 @@ def validation_curve(training: Sequence[Row]) -> str:
 
 
 def _kind(region: str) -> str:
-    return region.lower() if region in tasks.GLIOMA.region_names else "other"
+    return _KINDS.get(region, "other")
 
 
 def _pairs(rows: Sequence[Row], region: str, key: str) -> list[tuple[float, str]]:
