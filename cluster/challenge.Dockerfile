@@ -34,5 +34,5 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     TF_ENABLE_ONEDNN_OPTS=1 \
     TF_FORCE_GPU_ALLOW_GROWTH=true
 # `docker run … challenge /input /output --task gli-post` adds options.
-ENTRYPOINT ["ray-brats", "score", "--flat", "--bundle", "/bundle"]
+ENTRYPOINT ["ray-brats", "score", "--bundle", "/bundle", "--flat"]
 CMD ["/input", "/output"]

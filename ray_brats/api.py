@@ -199,9 +199,9 @@ def find(uri: Place, *, task: Task | str | None = None, release: str | None = No
 
 
 def _task(asked: Task | str | None) -> Task | None:
-    from ray_brats.recipes import tasks
+    from ray_brats.cases import cohort
 
-    return tasks.named(asked) if isinstance(asked, str) else asked
+    return cohort.task_of(asked) if isinstance(asked, str) else asked
 
 
 def save_mask(
@@ -297,7 +297,10 @@ def evaluate(
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
     targets = _targets(prediction, meant)
-    rows = scores.case_metrics(truth, predicted, spacing, targets=targets, rules=rules)
+    small_mm3 = meant.small_lesion_mm3 if meant and rules == "2026" else None
+    rows = scores.case_metrics(
+        truth, predicted, spacing, targets=targets, rules=rules, small_mm3=small_mm3
+    )
     if rules == "2026":
         return {row.pop("region"): ChallengeScores(**row) for row in rows}
     return {row.pop("region"): RegionScores(**row) for row in rows}

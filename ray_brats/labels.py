@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -39,6 +40,7 @@ WHOLE_WITHIN: Final = 0.01
 """Distance from a whole number at which a float is still a label: tools that scale a mask to
 fit an 8-bit header (nibabel among them) leave it off by up to half a step, 4 / 255 / 2."""
 _COLOUR: Final = re.compile(r"#[0-9A-Fa-f]{6}")
+_TASK_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REGION_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}")
 
 
@@ -58,8 +60,8 @@ class TumourClass:
     """What a voxel can be besides background."""
 
     name: str
-    colour: str
-    """As `#RRGGBB`."""
+    colour: str = field(compare=False)
+    """As `#RRGGBB`; how a class looks makes it no other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Region:
     """Classes that are scored as one mask."""
 
     name: str
-    title: str
+    title: str = field(compare=False)
     classes: tuple[int, ...]
     """Class indices."""
     learnt: bool = True
@@ -91,6 +93,7 @@ class Targets:
     def __post_init__(self) -> None:
         _check_names("classes", [BACKGROUND_NAME, *(item.name for item in self.classes)])
         _check_names("regions", self.region_names)
+        _check_names("titles of regions", [region.title for region in self.regions], once=False)
         if not 1 <= len(self.classes) <= MOST_CLASSES:
             raise UsageError(f"{len(self.classes)} classes: expected 1 to {MOST_CLASSES}")
         for item in self.classes:
@@ -104,6 +107,8 @@ class Targets:
                 )
             if not region.classes or not set(region.classes) <= set(self.indices):
                 raise UsageError(f"region {region.name} joins no class, or one that is none")
+            if len(set(region.classes)) < len(region.classes):
+                raise UsageError(f"region {region.name} names a class twice")
         self.painting  # noqa: B018  # Regions from which no class follows are refused now.
 
     @property
@@ -188,12 +193,14 @@ class Targets:
         return self.painting[0][0] if len(widest.classes) > 1 else None
 
 
-def _check_names(what: str, names: Sequence[str]) -> None:
+def _check_names(what: str, names: Sequence[str], *, once: bool = True) -> None:
     for name in names:
         if not name or len(name) > 80 or not name.isprintable():
             raise UsageError(f"{what}: {name!r}: expected 1 to 80 printable characters")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    # Columns and headers are called after them in one case of letters.
+    small = [name.lower() for name in names]
+    twice = next((name for name in names if small.count(name.lower()) > 1), None)
+    if once and twice is not None:
         raise UsageError(f"{what}: {twice!r} is there twice")
 
 
@@ -211,10 +218,20 @@ class Task:
     """What stands for each class on disk, in the order of `targets.classes`; 0 is background."""
     modalities: tuple[str, ...] = ()
     """Canonical names of the images that its cases usually have."""
+    cases: str = field(default="", compare=False)
+    """What its cases are of, in words for model cards."""
     small_lesion_mm3: float | None = None
     """Below which volume the rules of 2026 ask only whether a lesion was found."""
 
     def __post_init__(self) -> None:
+        if not _TASK_NAME.fullmatch(self.name):
+            raise UsageError(
+                f"task {self.name!r}: expected a name of 1 to 64 letters, digits, '.', '_' or '-', "
+                "a letter or digit first"
+            )
+        small_mm3 = self.small_lesion_mm3
+        if small_mm3 is not None and not 0 < small_mm3 < math.inf:
+            raise UsageError(f"small_lesion_mm3 {small_mm3}: expected a volume above zero")
         if len(self.integers) != len(self.targets.classes):
             raise UsageError(f"{self.name}: expected one integer for each class")
         for integer in self.integers:
@@ -229,6 +246,10 @@ class Task:
         return {BACKGROUND: BACKGROUND} | {
             integer: index for index, integer in enumerate(self.integers, start=1)
         }
+
+    def means_as(self, other: Task) -> bool:
+        """Whether equal integers mean equal classes, of equal regions."""
+        return (self.targets, self.integers) == (other.targets, other.integers)
 
     @property
     def legend(self) -> dict[str, str]:
@@ -283,7 +304,13 @@ def _unknown(values: Sequence[float], task: Task) -> UnknownLabelsError:
 
 
 def from_class_index(index: Array, task: Task) -> LabelMap:
-    """Turn class indices into the integers of a task; uint8 of the same shape."""
+    """Turn class indices into the integers of a task; uint8 of the same shape.
+
+    Raises:
+        ValueError: an index is no class of the task.
+    """
+    if index.size and index.max() > len(task.integers):
+        raise ValueError(f"class index {index.max()}: {task.name} has {len(task.integers)} classes")
     raw = np.zeros_like(index, np.uint8)
     for integer, meant in task.meaning.items():
         if meant != BACKGROUND:

@@ -208,9 +208,6 @@ def test_convolutions_are_fast_unless_the_user_says_otherwise(
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     code = """
 from ray_brats import api
-from ray_brats.recipes.tasks import TASKS
-from ray_brats.recipes.tasks import TASKS
-from ray_brats.recipes.tasks import GLIOMA, TASKS
 api.load_predictor()
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())

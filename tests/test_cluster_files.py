@@ -289,8 +289,12 @@ def test_a_challenge_starts_the_same_call_in_both_containers() -> None:
         json.loads(re.findall(rf"^{word} (\[.*\])$", CHALLENGE, re.MULTILINE)[0])
         for word in ("ENTRYPOINT", "CMD")
     )
-    parsed = cli.parse([*start, *default][1:])
-    assert parsed.command.name == "score"
+    for more in ([], ["--task", "gli-post"], ["--json"]):
+        parsed = cli.parse([*start, *default, *more][1:])
+        assert parsed.command.name == "score"
+        asked = parsed.options
+        assert (asked.cohort, asked.predictions, asked.flat) == ("/input", "/output", True)
+        assert asked.bundles.bundle == ("/bundle",)
     (run,) = re.findall(r"^ +exec (.*)$", APPTAINER, re.MULTILINE)
     assert shlex.split(run) == [*start, "$@"]
     assert f"set -- {' '.join(default)}" in APPTAINER

@@ -22,6 +22,7 @@ from ray_brats import labels
 from ray_brats.arrays import bounding_box, clipped, grown
 from ray_brats.files.ledger import CaseRow
 from ray_brats.labels import LabelMap, Targets, Task
+from ray_brats.recipes.tasks import GLIOMA
 
 FACT = "outline"
 """The fact of a case's row that holds the `Outline` of its mask."""
@@ -103,7 +104,7 @@ def warnings(outlines: Mapping[str, Outline], masks: str, task: Task) -> list[st
 def _exchanged(outlines: Mapping[str, Outline], masks: str, task: Task) -> str:
     """The class that lies around the edema in more than half of the cases that have both."""
     targets, edema = task.targets, task.targets.edema
-    if edema is None:
+    if edema is None or targets != GLIOMA:
         return ""
     names = targets.class_names
     strange: dict[int, list[str]] = {}
@@ -128,7 +129,8 @@ def _exchanged(outlines: Mapping[str, Outline], masks: str, task: Task) -> str:
 
 def _empty(outlines: Mapping[str, Outline], masks: str, targets: Targets) -> str:
     """The widest region that no mask has: the whole tumour of any number, others of enough."""
-    for region in targets.regions:
+    # That a case has no cavity or cyst is as usual.
+    for region in targets.regions if targets == GLIOMA else targets.regions[:1]:
         enough = 1 if region == targets.regions[0] else _ENOUGH
         if len(outlines) >= enough and not any(
             item.holds(number) for item in outlines.values() for number in region.classes

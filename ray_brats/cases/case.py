@@ -153,6 +153,12 @@ class Cohort:
             return fitting
         if fallback is None and not any(case.segmentation for case in self.cases):
             return None
+        if fallback is not None:
+            raise UsageError(
+                f"the cases in {self.uri} are of {' or '.join(possible)} by their names, and the "
+                f"model has learnt {fallback.name}: expected a bundle that was trained on such "
+                "cases, or --task if the names mislead"
+            )
         options = " or ".join(f"--task {name}" for name in possible)
         raise UsageError(
             f"the names in {self.uri} do not tell the task, and labels mean another thing in each: "

@@ -20,9 +20,11 @@ from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import Task
+from ray_brats.recipes import tasks
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
+TASK_FILES = (".toml", ".json")
 FREE = Guard(opens_images=True)
 """A CSV of our own may be and name anything."""
 _SHOWN = 3
@@ -67,6 +69,19 @@ def find(
             + "".join(f"; {line}" for line in passed_over_lines(cohort))
         )
     return _with_task(cohort, task)
+
+
+def task_of(text: str | None) -> Task | None:
+    """The task of a name, or of a .toml or .json file that says it; raises `UsageError`."""
+    if text is None or not text.lower().endswith(TASK_FILES):
+        return None if text is None else tasks.named(text)
+    try:
+        content = storage.read_bytes(storage.absolute(text))
+        return tasks.parse(content.decode(), text)
+    except FileNotFoundError as error:
+        raise UsageError(f"--task {text}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--task {text}: expected text in UTF-8") from error
 
 
 def sentence(cohort: Cohort) -> str:
@@ -199,7 +214,9 @@ def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
             return cohort
         task = told[min(told)]
         if len(told) > 1:
-            return cohort
+            # Of several with one meaning each case keeps its own.
+            own = (dataclasses.replace(case, task=case.task or task) for case in cohort.cases)
+            return dataclasses.replace(cohort, cases=tuple(own))
     cases = tuple(dataclasses.replace(case, task=task) for case in cohort.cases)
     return dataclasses.replace(cohort, cases=cases)
 

@@ -7,6 +7,7 @@ names make a task of the set's own.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -30,6 +31,8 @@ _REGIONS: Mapping[str, str] = {
     "ET": _CLASSES[_ENHANCING],
 }
 _COMPLETE = 3
+_IGNORED = "ignore"
+"""nnU-Net's word for voxels that nobody has judged: a mask that holds them is rejected."""
 
 
 def task_of(told: DatasetJson) -> Task | None:
@@ -38,7 +41,11 @@ def task_of(told: DatasetJson) -> Task | None:
     Raises:
         UsageError: regions from which no class follows.
     """
-    labels = {name: values for name, values in told.labels.items() if set(values) != {BACKGROUND}}
+    labels = {
+        name: values
+        for name, values in told.labels.items()
+        if set(values) != {BACKGROUND} and name != _IGNORED
+    }
     if not labels:
         return None
     integers = _of_regions(labels) if told.has_regions else _of_classes(labels)
@@ -139,8 +146,11 @@ def _words(names: Sequence[str]) -> list[str]:
     words: list[str] = []
     for number, name in enumerate(names, start=1):
         word = re.sub(r"[^A-Za-z0-9]", "", name)[:12]
-        usable = word[:1].isalpha() and word.lower() not in map(str.lower, words)
-        words.append(word if usable else f"R{number}")
+        taken = {other.lower() for other in words}
+        if not word[:1].isalpha() or word.lower() in taken:
+            free = (f"R{n}" for n in itertools.count(number) if f"r{n}" not in taken)
+            word = next(free)
+        words.append(word)
     return words
 
 

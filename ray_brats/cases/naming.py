@@ -38,6 +38,7 @@ MASK_SPELLINGS = (
     "segmentation",
     "tumor_segmentation",
     "tumour_segmentation",
+    "gtv",
     "glistrboost",
     "glistrboost_manuallycorrected",
 )

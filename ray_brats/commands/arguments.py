@@ -21,7 +21,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.labels import Task
 from ray_brats.progress import say
-from ray_brats.recipes import named, tasks
+from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.named import RecipeName
 
@@ -37,7 +37,6 @@ ReportArgument = Annotated[str, Positional, arg(metavar="REPORT")]
 CsvOption = Annotated[str | None, arg(metavar="CSV")]
 FileOption = Annotated[str | None, arg(metavar="FILE")]
 TaskOption = Annotated[str | None, arg(metavar="TASK", aliases=("--release",))]
-TASK_FILES = (".toml", ".json")
 CountOption = Annotated[int | None, arg(metavar="N")]
 SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
 Rules = Literal["legacy", "lesionwise", "both", "2023", "2026"]
@@ -101,8 +100,8 @@ class Selection:
     `ray-brats info`), or a .toml or .json file that says it."""
 
     def meant(self) -> Task | None:
-        """The task; raises as `task_of`."""
-        return task_of(self.task)
+        """The task; raises as `cohort.task_of`."""
+        return cohorts.task_of(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,19 +136,6 @@ class Bundles:
         uris = [card.uri_of(uri) for uri in self.bundle or (card.STARTER,)]
         asked = card.Asked(**dataclasses.asdict(self.inference))
         return card.choose(uris, self.bundle_sha256, asked)
-
-
-def task_of(text: str | None) -> Task | None:
-    """The task that an option names, or that its file says; raises `UsageError`."""
-    if text is None or not text.lower().endswith(TASK_FILES):
-        return None if text is None else tasks.named(text)
-    try:
-        content = storage.read_bytes(storage.absolute(text))
-        return tasks.parse(content.decode(), text)
-    except FileNotFoundError as error:
-        raise UsageError(f"--task {text}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--task {text}: expected text in UTF-8") from error
 
 
 def found(uri: str, task: Task | None) -> Cohort:

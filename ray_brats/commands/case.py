@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from ray_brats import labels, progress
+from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands import reports
-from ray_brats.commands.arguments import Bundles, FileOption, TaskOption, one_case, task_of
+from ray_brats.commands.arguments import Bundles, FileOption, TaskOption, one_case
 from ray_brats.commands.output import print_summary
 from ray_brats.errors import CaseError, UsageError
 from ray_brats.files import channels, ledger, ownership, storage
@@ -102,7 +103,7 @@ def segment(options: SegmentOptions) -> Summary:
     from ray_brats.model import card as modelcard
 
     alone = Cohort(uri=case.case_id, cases=(case,))
-    task = chosen.task_of(alone, task_of(options.task))
+    task = chosen.task_of(alone, cohorts.task_of(options.task))
     case = dataclasses.replace(case, task=task)
     from ray_brats.model import predict
 
@@ -130,7 +131,7 @@ def _case_of_folder(options: SegmentOptions) -> Case:
     assert options.folder is not None
     if _files(options):
         raise UsageError("expected either FOLDER or the files of a case, not both")
-    return one_case(options.folder, task_of(options.task))
+    return one_case(options.folder, cohorts.task_of(options.task))
 
 
 def _files(options: SegmentOptions) -> dict[str, str]:

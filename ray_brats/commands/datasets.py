@@ -20,7 +20,6 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     TaskOption,
     found,
-    task_of,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -54,7 +53,7 @@ def check(options: CheckOptions) -> Summary:
     from ray_brats.cases.inspection import check_case
 
     config = options.recipe.read().preprocess
-    cohort = cohorts.find(options.cohort, task=task_of(options.task))
+    cohort = cohorts.find(options.cohort, task=cohorts.task_of(options.task))
     cohort.task_or(None)  # What names leave open is asked for before an hour's look.
     for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
@@ -107,7 +106,9 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    cohort = with_splits(found(options.cohort, task_of(options.task)), options.split, options.seed)
+    cohort = with_splits(
+        found(options.cohort, cohorts.task_of(options.task)), options.split, options.seed
+    )
     cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster

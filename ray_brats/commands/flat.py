@@ -75,8 +75,11 @@ def score(cohort: Cohort, folder: str, chosen: Chosen, task: Task) -> ScoreSumma
 def _scratch(folder: Path) -> Iterator[None]:
     """Room for temporary files: among the masks, until the end, where nothing else is writable."""
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         tempfile.gettempdir()
+    except FileNotFoundError:
+        pass
+    else:
         yield
         return
     own = folder / f".ray-brats-{os.getpid()}"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 from ray_brats.commands import datasets, masks, reports
 from ray_brats.commands.arguments import (
@@ -20,7 +21,6 @@ from ray_brats.commands.arguments import (
     Rules,
     TaskOption,
     found,
-    task_of,
     with_splits,
 )
 from ray_brats.errors import UsageError
@@ -70,7 +70,7 @@ def run(options: RunOptions) -> RunSummary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
-    task = task_of(options.task)
+    task = cohorts.task_of(options.task)
     cohort = with_splits(found(options.cohort, task), options.split, options.seed)
     cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     out = storage.absolute(options.out)
@@ -178,7 +178,7 @@ def demo(options: DemoOptions) -> RunSummary:
     ownership.check_files({"--out": str(picture.absolute())}, (), overwrite=finished)
     sides = "×".join(map(str, options.shape))
     say(f"demo: {options.cases} phantoms of {sides} voxels in {folder}")
-    task = task_of(options.task) or phantom.DEFAULT_TASK
+    task = cohorts.task_of(options.task) or phantom.DEFAULT_TASK
     phantom.write_cohort(
         folder, cases=options.cases, shape_vox=options.shape, seed=options.seed, task=task
     )

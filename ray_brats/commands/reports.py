@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
@@ -19,11 +20,11 @@ from ray_brats.commands.arguments import (
     TaskOption,
     one_case,
     selected,
-    task_of,
 )
 from ray_brats.errors import CaseError, CaseRejected, UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
+from ray_brats.labels import Task
 from ray_brats.progress import say, say_done
 from ray_brats.recipes import tasks
 
@@ -133,7 +134,7 @@ def show(options: ShowOptions) -> Summary:
         raise UsageError(f"--animate writes {figures.ANIMATED}: expected OUT.gif, not {picture}")
     if suffix == figures.ANIMATED and options.slice_index is not None:
         raise UsageError("--slice is one slice, a .gif goes through all: leave one of them out")
-    case = one_case(options.case, task_of(options.task))
+    case = one_case(options.case, cohorts.task_of(options.task))
     read = [*case.images.values(), *filter(None, [case.segmentation])]
     if options.prediction:
         read.append(storage.absolute(options.prediction))
@@ -166,6 +167,19 @@ def draw(case: Case, options: ShowOptions) -> None:
     figures.save_figure(figure, target)
 
 
+def _made_for(prediction: str, task: Task | None) -> Task | None:
+    """The task of a mask by its folder, else that of the case; `UsageError` where these differ."""
+    from ray_brats.model import predictions
+
+    made = predictions.made_for(storage.parent_of(prediction))
+    if made and task and made.targets != task.targets:
+        raise UsageError(
+            f"{prediction} is a mask of the task {made.name}, and the case is of {task.name}: "
+            "expected a mask of the case's own task"
+        )
+    return made or task
+
+
 def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
     """Up to three modalities of a case, its mask, the predicted one, and the voxel size in mm.
 
@@ -185,5 +199,9 @@ def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
     if not any(item.voxels_HWD.any() for item in images.values()):
         raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
     uris = (case.segmentation, storage.absolute(prediction) if prediction else None)
-    label, other = (volume.read_mask(uri, case.task, grid=grid) if uri else None for uri in uris)
+    meant = (case.task, _made_for(uris[1], case.task) if uris[1] else None)
+    label, other = (
+        volume.read_mask(uri, task, grid=grid) if uri else None
+        for uri, task in zip(uris, meant, strict=True)
+    )
     return {name: item.voxels_HWD for name, item in images.items()}, label, other, grid.spacing_mm

@@ -111,7 +111,7 @@ def _confusion(reference: Array, prediction: Array, class_count: int) -> Floats:
     for part in (reference, prediction):
         if not 0 <= part.min() <= part.max() < class_count:
             raise ValueError(f"expected class indices from 0 to {class_count - 1}, found others")
-    pairs = reference.astype(np.uint8) * np.uint8(class_count) + prediction.astype(np.uint8)
+    pairs = reference.astype(np.uint16) * np.uint16(class_count) + prediction.astype(np.uint16)
     counts = np.bincount(pairs.ravel(order="K"), minlength=class_count**2)
     return counts.reshape(class_count, class_count).astype(np.float64)
 

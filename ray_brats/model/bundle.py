@@ -122,4 +122,4 @@ def load_predictor(
         tf.config.threading.set_inter_op_parallelism_threads(lanes)
     pairs = zip(chosen.uris, chosen.sha256, strict=True)
     forwards = [load(uri, pinned=sha256).forward for uri, sha256 in pairs]
-    return Predictor(forwards, chosen.recipe, lanes=lanes)
+    return Predictor(forwards, chosen.recipe, lanes=lanes, task=chosen.task)

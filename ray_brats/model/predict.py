@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,10 +31,10 @@ from ray_brats.cases.naming import ALIASES
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseRejected
-from ray_brats.labels import LabelMap, Targets
+from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.model import windows
 from ray_brats.model.windows import Forward, Probabilities
-from ray_brats.recipes import costs
+from ray_brats.recipes import costs, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 
 Source = str | os.PathLike[str] | bytes | Volume
@@ -74,10 +74,20 @@ class Predictor:
         forwards: the networks; their probabilities are averaged.
         recipe: how cases are prepared and probabilities become labels.
         lanes: how many batches of windows pass a network side by side.
+        task: whose labels its masks carry where nothing else is asked for; by default the usual
+            one of the recipe's targets.
     """
 
-    def __init__(self, forwards: Sequence[Forward], recipe: Recipe, *, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        forwards: Sequence[Forward],
+        recipe: Recipe,
+        *,
+        lanes: int = 1,
+        task: Task | None = None,
+    ) -> None:
         self.forwards, self.recipe = list(forwards), recipe
+        self.task = task or tasks.usual(recipe.targets)
         self.lanes, self.batch = lanes, max(1, costs.windows_at_once(recipe) // lanes)
 
     def segment(
@@ -206,7 +216,9 @@ class Predictor:
         windows.in_slabs(work, len(index))
         least_vox = round(inference.min_component_vox * voxels_each)
         if least_vox > 1:
-            drop_small_components(index, least_vox)
+            # A cavity beside a tumour is no part of it.
+            for number in outermost:
+                drop_small_components(index, targets.learnt[number].classes, least_vox)
         if targets.enhancing and inference.min_enhancing_vox:
             paint, around = targets.enhancing
             enhancing = index == paint
@@ -259,7 +271,8 @@ def region_probabilities(probabilities: Probabilities, recipe: Recipe) -> Probab
     return np.stack([probabilities[..., classes].sum(axis=-1) for classes in members], axis=-1)
 
 
-def drop_small_components(index: LabelMap, least_vox: int) -> None:
-    """Set 26-connected pieces of tumour of fewer than `least_vox` voxels to background."""
-    kept = cc3d.dust((index != labels.BACKGROUND).astype(np.uint8), threshold=least_vox)
-    index[kept == 0] = labels.BACKGROUND
+def drop_small_components(index: LabelMap, classes: Collection[int], least_vox: int) -> None:
+    """Set 26-connected pieces of some classes of fewer than `least_vox` voxels to background."""
+    pieces = labels.mask_of(index, classes)
+    kept = cc3d.dust(pieces.astype(np.uint8), threshold=least_vox)
+    index[pieces & (kept == 0)] = labels.BACKGROUND

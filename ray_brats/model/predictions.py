@@ -92,7 +92,7 @@ class Predictions:
         """One case, and the key of all that its mask depends on."""
         inputs = case.inputs(self.preprocessing.modalities)
         inputs.pop("seg", None)
-        stage = {**tasks.described(self.task), "stage": STAGE_VERSION}
+        stage = {**tasks.key_of(self.task), "stage": STAGE_VERSION}
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
@@ -155,6 +155,8 @@ class Masks:
     of_no_case: Sequence[FileInfo]
     several: Sequence[str]
     """Cases that have another mask than the one called as ours are."""
+    made_for: Task | None = None
+    """The task that the folder says of itself."""
 
     def notes(self) -> list[str]:
         """What to say of masks that are not read."""
@@ -212,7 +214,21 @@ def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
     strangers = found.pop(None, [])
     of_case = {case_id: _chosen(case_id, masks) for case_id, masks in found.items() if case_id}
     several = sorted(case_id for case_id in of_case if len(found[case_id]) > 1)
-    return Masks(of_case=of_case, of_no_case=strangers, several=several)
+    return Masks(
+        of_case=of_case,
+        of_no_case=strangers,
+        several=several,
+        made_for=made_for(predictions_uri),
+    )
+
+
+def made_for(predictions_uri: str) -> Task | None:
+    """The task that a folder of masks says of itself; None where it says nothing."""
+    described = storage.read_json_or_none(storage.join(predictions_uri, DESCRIPTION))
+    try:
+        return tasks.told_by(described or {})
+    except UsageError as error:
+        raise UsageError(f"{storage.join(predictions_uri, DESCRIPTION)}: {error}") from error
 
 
 def _case_of_mask(name: str, case_ids: Collection[str]) -> str | None:

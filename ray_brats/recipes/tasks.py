@@ -105,28 +105,44 @@ RADIOTHERAPY: Final = Targets(
 FOUR_MODALITIES: Final = ("t1", "t1ce", "t2", "flair")
 
 
-def _task(
-    name: str,
-    targets: Targets,
-    integers: Sequence[int],
-    modalities: Sequence[str] = FOUR_MODALITIES,
-) -> Task:
-    return Task(name=name, targets=targets, integers=tuple(integers), modalities=tuple(modalities))
-
-
 _UNTIL_2021: Final = (1, 2, 4)
 _FROM_2023: Final = (1, 2, 3)
+_FOUR: Final = (1, 2, 3, 4)
+
+
+def _task(name: str, targets: Targets, integers: Sequence[int], cases: str) -> Task:
+    return Task(
+        name=name,
+        targets=targets,
+        integers=tuple(integers),
+        modalities=FOUR_MODALITIES,
+        cases=cases,
+    )
+
+
+_ADULTS: Final = "adult glioma"
 TASKS: Final[Mapping[str, Task]] = {
     task.name: task
     for task in (
-        *(_task(f"gli-{year}", GLIOMA, _UNTIL_2021) for year in range(2018, 2022)),
-        *(_task(name, GLIOMA, _FROM_2023) for name in ("gli-2023", "ssa", "goat", "men-pre")),
-        _task("gli-post", TREATED_GLIOMA, (1, 2, 3, 4)),
-        dataclasses.replace(_task("met", METASTASES, (1, 2, 3, 4)), small_lesion_mm3=20.0),
-        _task("ped", CHILDREN, (1, 2, 3, 4)),
-        _task("men-rt", RADIOTHERAPY, (1,), ("t1ce",)),
+        *(_task(f"gli-{year}", GLIOMA, _UNTIL_2021, _ADULTS) for year in range(2018, 2022)),
+        _task("gli-2023", GLIOMA, _FROM_2023, _ADULTS),
+        _task("ssa", GLIOMA, _FROM_2023, "glioma in Sub-Saharan Africa"),
+        _task("goat", GLIOMA, _FROM_2023, "several brain tumours"),
+        _task("men-pre", GLIOMA, _FROM_2023, "meningioma before treatment"),
+        _task("gli-post", TREATED_GLIOMA, _FOUR, "adult glioma after treatment"),
+        dataclasses.replace(
+            _task("met", METASTASES, _FOUR, "brain metastases"), small_lesion_mm3=20.0
+        ),
+        _task("ped", CHILDREN, _FOUR, "brain tumours of children"),
+        dataclasses.replace(
+            _task("men-rt", RADIOTHERAPY, (1,), "meningioma before radiotherapy"),
+            modalities=("t1ce",),
+        ),
         # There, 1 is edema and 2 the non-enhancing core.
-        _task("msd-task01", GLIOMA, (2, 1, 3), ("flair", "t1", "t1ce", "t2")),
+        dataclasses.replace(
+            _task("msd-task01", GLIOMA, (2, 1, 3), _ADULTS),
+            modalities=("flair", "t1", "t1ce", "t2"),
+        ),
     )
 }
 """Name to task."""
@@ -148,6 +164,14 @@ def region_titles() -> dict[str, str]:
 def old_name(name: str) -> str:
     """The release that a task was called by; the name itself where by none."""
     return next((old for old, new in OLD_NAMES.items() if new == name), name)
+
+
+def key_of(task: Task | None) -> dict[str, Any]:
+    """What stands for a task in the keys of finished work: as earlier versions had it.
+
+    Those called all of 2023 `brats2023`, whose labels mean the same.
+    """
+    return described(DEFAULT if task and task.means_as(DEFAULT) else task)
 
 
 def name_before(name: str) -> str:
@@ -273,20 +297,27 @@ def from_json(value: object, source: str = "") -> Task:
     if not isinstance(modalities, list) or not all(name in FOUR_MODALITIES for name in modalities):
         reader.refuse("modalities", f"{modalities!r}: expected a list of {FOUR_MODALITIES}")
     small_mm3 = table.get("small_lesion_mm3")
-    if small_mm3 is not None and (type(small_mm3) not in (int, float) or not small_mm3 > 0):
+    if small_mm3 is not None and type(small_mm3) not in (int, float):
         reader.refuse("small_lesion_mm3", f"{small_mm3!r}: expected a volume in mm³ above zero")
-    if not isinstance(table["name"], str) or TASKS.get(table["name"]):
+    if not isinstance(table["name"], str) or table["name"] in OLD_NAMES:
         reader.refuse("name", f"{table['name']!r}: expected a name of its own, as text")
+    integers = tuple(reader.integer(row) for row in classes)
     try:
         return Task(
             name=table["name"],
             targets=_targets(reader, classes, regions),
-            integers=tuple(reader.integer(row) for row in classes),
+            integers=integers,
             modalities=tuple(modalities),
             small_lesion_mm3=None if small_mm3 is None else float(small_mm3),
         )
+    except _Told:
+        raise
     except UsageError as error:
         raise UsageError(reader.placed(str(error))) from error
+
+
+class _Told(UsageError):
+    """A fault that is told with its line already."""
 
 
 def _targets(
@@ -304,10 +335,12 @@ def _targets(
             reader.refuse(item.name, f"classes: {item.name!r} is there twice")
     joined = []
     for row in regions:
-        named = row["classes"] if isinstance(row["classes"], list) else [row["classes"]]
+        named = row["classes"]
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            reader.refuse("classes", f"region {row['name']}: {named!r}: expected a list of names")
         for name in named:
             if name not in index_of:
-                reader.refuse(str(name), f"region {row['name']}: {name!r} is no class of this task")
+                reader.refuse(name, f"region {row['name']}: {name!r} is no class of this task")
         learnt = row.get("learnt", True)
         if not isinstance(row["name"], str) or not isinstance(learnt, bool):
             reader.refuse("regions", f"{row!r}: expected name as text, learnt as true or false")
@@ -344,6 +377,8 @@ def parse(text: str, name: str) -> Task:
     try:
         if not isinstance(value, dict):
             raise UsageError("expected a table with name, classes and regions")
+        if isinstance(value.get("name"), str) and value["name"] in TASKS:
+            _Reader(text).refuse("name", f"{value['name']!r}: expected a name of its own")
         return from_json(value, text)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
@@ -357,13 +392,19 @@ class _Reader:
 
     def refuse(self, word: str, why: str) -> None:
         """A `UsageError` at the line that holds a word."""
-        raise UsageError(self._at(word) + why)
+        raise _Told(self._at(word) + why)
 
     def placed(self, sentence: str) -> str:
-        """A sentence with the line that names the region or class it is about."""
-        named = re.findall(r"region (\S+)|'([^']+)'|integer (\d+)", sentence)
-        words = [next(filter(None, groups)) for groups in named]
-        return next(filter(None, (self._at(word, last=True) for word in words)), "") + sentence
+        """A sentence with the last line that gives the integer, region or class it is about."""
+        named = re.findall(r"integer (\d+)|region (\w+)|'([^']+)'", sentence)
+        for integer, region, quoted in named:
+            pattern = (
+                rf"integer\W+{integer}\b" if integer else rf"name\W+{region or re.escape(quoted)}\b"
+            )
+            for number, line in reversed(list(enumerate(self._lines, start=1))):
+                if re.search(pattern, line):
+                    return f"line {number}: {sentence}"
+        return sentence
 
     def table(
         self, value: object, what: str, required: Sequence[str], others: Sequence[str]
@@ -397,10 +438,8 @@ class _Reader:
             self.refuse("integer", f"{row['name']}: integer {value!r}: expected a whole number")
         return int(value)
 
-    def _at(self, word: str, *, last: bool = False) -> str:
-        """The line that holds a word; of two that are equal, the last is one too many."""
-        numbered = list(enumerate(self._lines, start=1))
-        for number, line in reversed(numbered) if last else numbered:
+    def _at(self, word: str) -> str:
+        for number, line in enumerate(self._lines, start=1):
             if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line):
                 return f"line {number}: "
         return ""

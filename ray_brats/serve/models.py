@@ -74,6 +74,14 @@ class ServedModel:
             )
         return task
 
+    def check_knows(self, task: Task) -> None:
+        """`UsageError` where it writes other integers under a task's name, or none."""
+        if self.integers().get(task.name) != task.integers:
+            raise UsageError(
+                f"the model {self.name} does not know the task {task.name} with the labels "
+                f"{', '.join(map(str, task.integers))}: ask for one of {', '.join(self.integers())}"
+            )
+
     def integers(self) -> dict[str, tuple[int, ...]]:
         """Task to the integer of each class, for every task that it can write."""
         alike = (task for task in tasks.TASKS.values() if task.targets == self.task.targets)

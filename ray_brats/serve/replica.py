@@ -19,7 +19,7 @@ from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
-from ray_brats.errors import CaseError, CaseFailed
+from ray_brats.errors import CaseError, CaseFailed, UsageError
 from ray_brats.labels import Task
 from ray_brats.model import predict
 from ray_brats.model.card import Asked
@@ -138,7 +138,13 @@ class Model:
                 self._began = None
 
     def _task_named(self, name: str) -> Task:
-        return self._task if name == self._task.name else tasks.named(name)
+        try:
+            task = self._task if name == self._task.name else tasks.named(name)
+        except UsageError as error:
+            raise Refusal(422, str(error), "task") from error
+        if task.targets != self._task.targets:
+            raise Refusal(422, f"this model has not learnt {name}", "task")
+        return task
 
     def check_health(self) -> None:
         """Raises where a forward pass hangs."""

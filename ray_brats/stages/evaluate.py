@@ -61,6 +61,8 @@ class Options:
     """One of `scores.RULES`."""
     raw_3_is_enhancing: bool = False
     """Whether references have it so; see `labels.to_class_index`."""
+    made_for: Task | None = None
+    """What the predictions hold, where their integers are others than the references'."""
     small_mm3: float | None = None
     """Below which volume instances count by detection alone, by the rules of 2026."""
 
@@ -111,7 +113,7 @@ class _Pair:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse."""
-        task = self.options.task
+        task, made_for = self.options.task, self.options.made_for
         return {
             "case": self.case.as_row(),
             "prediction": self.prediction_uri,
@@ -119,6 +121,7 @@ class _Pair:
             "raw_3_is_enhancing": self.options.raw_3_is_enhancing,
             "small_mm3": self.options.small_mm3,
             "task": json.dumps(tasks.as_json(task)) if task else None,
+            "made_for": json.dumps(tasks.as_json(made_for)) if made_for else None,
         }
 
     @staticmethod
@@ -126,8 +129,9 @@ class _Pair:
         """The pair of a task."""
         rest = dict(values)
         case, prediction_uri = Case.from_row(rest.pop("case")), rest.pop("prediction")
-        if rest["task"] is not None:
-            rest["task"] = tasks.from_json(json.loads(rest["task"]))
+        for name in ("task", "made_for"):
+            if rest[name] is not None:
+                rest[name] = tasks.from_json(json.loads(rest[name]))
         return _Pair(case=case, prediction_uri=prediction_uri, options=Options(**rest))
 
 
@@ -243,10 +247,9 @@ def _is_outdated(
 
 
 def check_made_for(uris: Sequence[str], task: Task | None) -> None:
-    """`UsageError` for folders of masks that say of themselves that they are of another task."""
+    """`UsageError` for folders of masks that say they are of other classes or regions."""
     for uri in uris:
-        described = storage.join(uri, predictions.DESCRIPTION)
-        made = tasks.told_by(storage.read_json_or_none(described) or {})
+        made = predictions.made_for(uri)
         if made and task and made.targets != task.targets:
             raise UsageError(
                 f"{uri} holds masks of the task {made.name} "
@@ -265,7 +268,7 @@ def _score(
     main: bool,
 ) -> _Scored:
     """Score one set of predictions; what is finished in `folder_uri` is not done again."""
-    files = masks.of_case
+    files, options = masks.of_case, dataclasses.replace(options, made_for=masks.made_for)
     work = [_work(case, files.get(case.case_id), folder_uri, options) for case in cohort.cases]
     output = ledger.Output(
         uri=folder_uri,
@@ -308,10 +311,13 @@ def _failures(sets: Mapping[str, _Scored], cohort: Cohort) -> list[CaseRow]:
 
 def _work(case: Case, mask: FileInfo | None, folder_uri: str, options: Options) -> Work:
     files = [mask.etag if mask else None, case.etags.get(case.segmentation or "", "")]
-    task = next(iter(tasks.described(options.task).values()))
+    task = next(iter(tasks.key_of(options.task).values()))
     how: list[Any] = [task, options.rules, options.raw_3_is_enhancing]
     # Where it is not asked for, what was measured before it existed is still right.
     how += [] if options.small_mm3 is None else [options.small_mm3]
+    made_for = options.made_for
+    if made_for and options.task and not made_for.means_as(options.task):
+        how.append(tasks.as_json(made_for))
     pair = _Pair(case=case, prediction_uri=mask.uri if mask else None, options=options)
     return Work(
         case_id=case.case_id,
@@ -358,7 +364,9 @@ def measure(item: Work) -> tuple[CaseRow, list[str]]:
 def _prediction(pair: _Pair, reference: Geometry) -> LabelMap:
     if pair.prediction_uri is None:
         raise CaseRejected("no prediction for this case: it counts with Dice 0")
-    return volume.read_mask(pair.prediction_uri, pair.options.task, grid=reference)
+    return volume.read_mask(
+        pair.prediction_uri, pair.options.made_for or pair.options.task, grid=reference
+    )
 
 
 def _is_whole(report_uri: str, result: EvaluateSummary) -> bool:
@@ -397,6 +405,7 @@ def _page(
         {case.case_id: case for case in cohort.cases},
         {case_id: file.uri for case_id, file in main.masks.of_case.items()},
         options.task,
+        made_for=main.masks.made_for,
         raw_3_is_enhancing=options.raw_3_is_enhancing,
     )
     return report.render_html(

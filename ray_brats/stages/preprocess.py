@@ -131,7 +131,7 @@ def preprocess(
 def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
     key = jsonform.fingerprint(
         case.inputs(options.modalities),
-        {**tasks.described(case.task), "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
+        {**tasks.key_of(case.task), "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
         options,
     )
     payload = {

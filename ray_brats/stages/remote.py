@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ import httpx
 from ray_brats.cases import preprocess
 from ray_brats.cases.case import Cohort
 from ray_brats.errors import CaseFailed, CaseGivenUp, CaseRejected, UsageError
-from ray_brats.files import retry, storage
+from ray_brats.files import channels, retry, storage
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.labels import Task
 from ray_brats.model import card, predictions
@@ -48,6 +48,8 @@ class Remote:
     task: Task
     """Whose labels it writes where nothing else is asked for."""
     recipe: Recipe
+    integers: Mapping[str, Sequence[int]]
+    """Task to the integers of its classes, for every task that the service writes."""
     identity: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the user ends the command: nobody knocks at a busy service any more."""
@@ -88,10 +90,13 @@ def connect(url: str, model: str | None = None) -> Remote:
             model=chosen["name"],
             task=tasks.from_json(chosen["task_definition"]),
             recipe=jsonform.from_json(Recipe, chosen["card"]["recipe"]),
+            integers=chosen["integers"],
             identity=chosen["card"]["identity"],
         )
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--endpoint {url} is no ray-brats service: {error}") from error
+        raise UsageError(
+            f"--endpoint {url} is no ray-brats service, or one of an earlier version: {error!r}"
+        ) from error
 
 
 def score_through(
@@ -113,6 +118,17 @@ def score_through(
     """
     wanted = task or cohort.task_or(remote.task) or remote.task
     card.check_task(wanted, remote.recipe, f"the model {remote.model}")
+    if tuple(remote.integers.get(wanted.name, ())) != wanted.integers:
+        raise UsageError(
+            f"the service does not know the task {wanted.name} with the labels "
+            f"{', '.join(map(str, wanted.integers))}: it writes {', '.join(remote.integers)}; pass "
+            "one of them as --task, or score with a bundle here"
+        )
+    if any(channels.file_of(uri) != uri for case in cohort.cases for uri in case.images.values()):
+        raise UsageError(
+            f"{cohort.uri}: the scans of a case are channels of one file, which no service takes: "
+            "score with a bundle here"
+        )
     target = Predictions(
         uri=predictions_uri,
         identity=remote.identity,

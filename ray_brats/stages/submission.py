@@ -25,6 +25,7 @@ from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.labels import Task
 from ray_brats.model import predictions
 from ray_brats.model.predictions import mask_name
+from ray_brats.recipes import tasks
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The first moment a zip can name: equal masks give equal bytes."""
@@ -71,6 +72,12 @@ def submit(
     if not zip_uri.lower().endswith(".zip"):
         raise UsageError(f"{zip_uri}: expected a name that ends in .zip")
     masks = predictions.find_masks(predictions_uri, cohort)
+    made = masks.made_for
+    if made and not made.means_as(chosen):
+        raise UsageError(
+            f"{predictions_uri} holds masks of the task {made.name}, whose labels are not those of "
+            f"{chosen.name}: score with --task {chosen.name}, or submit with --task {made.name}"
+        )
     read = [*cohort.files(), *masks.uris()]
     ours = [zip_uri] if _is_ours(zip_uri) else []
     ownership.check_files({"OUT.zip": zip_uri}, read, overwrite=overwrite, ours=ours)
@@ -107,7 +114,7 @@ def _check(case: Case, uris: Mapping[str, str], task: Task) -> tuple[CaseRow, by
 
 def _valid_mask(case: Case, uri: str, task: Task) -> bytes:
     """The bytes of a mask, gzipped; `CaseRejected` says what the challenge would not accept."""
-    if task.name not in naming.tasks_of(case.case_id):
+    if not any(task.means_as(tasks.TASKS[name]) for name in naming.tasks_of(case.case_id)):
         raise CaseRejected(
             f"{task.name} has no case of this name: the challenge would not match it"
         )

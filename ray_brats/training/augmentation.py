@@ -50,8 +50,7 @@ def augment(
     for number in range(train.batch_per_worker):
         patch, mask, key = image[number], label[number], keys[number]
         if train.tumour_probability > 0:
-            wanted = region_targets(mask[None], targets)[0]
-            patch = _retoned(patch, wanted, key, train)
+            patch = _retoned(patch, mask, key, train, targets)
         if train.zoom_probability > 0:
             patch, mask = _zoomed(patch, mask, key, train)
         if train.flip:
@@ -95,7 +94,9 @@ def _sometimes(
 # --- tumour ----------------------------------------------------------------------------
 
 
-def _retoned(image: Tensor, regions: Tensor, key: Tensor, train: TrainConfig) -> Tensor:
+def _retoned(
+    image: Tensor, label: Tensor, key: Tensor, train: TrainConfig, targets: Targets
+) -> Tensor:
     """The patch, or the patch with its regions each brighter or darker in each channel.
 
     How much a tumour enhances, and how bright its edema is, differs from patient to patient by
@@ -103,10 +104,10 @@ def _retoned(image: Tensor, regions: Tensor, key: Tensor, train: TrainConfig) ->
     """
 
     def change(own: Tensor) -> Tensor:
-        shape = (regions.shape[-1], image.shape[-1])
+        shape = (len(targets.learnt), image.shape[-1])
         offsets = TUMOUR_DEVIATION * tf.random.stateless_normal(shape, own)
         # Mean of the 27 neighbours: a step exactly at the border would give it away.
-        soft = tf.nn.avg_pool3d(regions[None], 3, 1, "SAME")[0]
+        soft = tf.nn.avg_pool3d(region_targets(label[None], targets), 3, 1, "SAME")[0]
         brain = tf.cast(tf.not_equal(image, 0.0), tf.float32)
         return image + tf.tensordot(soft, offsets, 1) * brain
 

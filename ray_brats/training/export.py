@@ -130,8 +130,7 @@ def write(
             "parameters": int(model.count_params()),
             "signatures": _describe_signatures(recipe, task, facts.get("spacing_mm")),
             "versions": versions(),
-            "intended_use": INTENDED_USE,
-            "limits": list(LIMITS),
+            **_use_of(task),
             "cite_for_brats_cases": list(BRATS_CITATIONS),
             **facts,
             "sha256": modelcard.hashes(folder),
@@ -139,6 +138,16 @@ def write(
         storage.write_json(str(folder / modelcard.CARD), card)
         put(folder, uri, last=modelcard.CARD)
     return card
+
+
+def _use_of(task: Task) -> dict[str, Any]:
+    """What a model is for, and for what it is not."""
+    if task.cases == tasks.DEFAULT.cases:
+        return {"intended_use": INTENDED_USE, "limits": list(LIMITS)}
+    cases = task.cases or f"cases of {task.name}"
+    first = f"{cases}; other tumours and patients were not in the training cases"
+    use = INTENDED_USE.replace("glioma segmentation", f"segmentation of {cases}")
+    return {"intended_use": use, "limits": [first, *LIMITS[1:]]}
 
 
 def _save_model(model: Any, recipe: Recipe, task: Task, folder: Path) -> None:
@@ -180,7 +189,8 @@ def _describe_signatures(
         "input": f"image: float32 (H, W, D, C), raw intensities of {names} of one case in "
         "canonical orientation (LPS: indices grow to the left, to posterior, to superior)"
         f"{spacing}",
-        "output": f"labels: uint8 (H, W, D) on the same grid, the integers of {task.name}",
+        "output": "labels: uint8 (H, W, D) on the same grid, the integers of "
+        + tasks.name_before(task.name),
         "labels": task.legend,
     }
     return {"serve": serve, "segment": segment}

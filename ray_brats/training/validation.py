@@ -87,13 +87,16 @@ def summary(recipe: Recipe, case_ids: Sequence[str], rows: np.ndarray[Any, Any])
         case_ids: of the rows.
         rows: as of `scores`, of one case or more.
     """
-    names = score_names(recipe)
-    by_name = dict(zip(names, rows.mean(axis=0).tolist(), strict=True))
     regions = recipe.targets.region_names
-    dice = {region: by_name.pop(region) for region in regions}
-    means: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(list(dice.values())))}
-    if by_name:
-        means["original_soft_on_crops"] = by_name
+    averages = rows.mean(axis=0).tolist()
+    dice = dict(zip(regions, averages, strict=False))
+    # What follows from other regions would count twice.
+    learnt = [dice[region.name] for region in recipe.targets.learnt]
+    means: dict[str, Any] = {"dice": dice, "mean_dice": float(np.mean(learnt))}
+    if figures := dict(
+        zip(score_names(recipe)[len(regions) :], averages[len(regions) :], strict=True)
+    ):
+        means["original_soft_on_crops"] = figures
     means["dice_by_case"] = {
         case_id: dict(zip(regions, row[: len(regions)].tolist(), strict=True))
         for case_id, row in zip(case_ids, rows, strict=True)

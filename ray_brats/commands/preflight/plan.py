@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from ray_brats.cases import cohort as cohorts
 from ray_brats.commands.arguments import (
     CountOption,
     FileOption,
@@ -21,7 +22,6 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     TaskOption,
     found,
-    task_of,
 )
 from ray_brats.commands.preflight import rates as tables
 from ray_brats.commands.preflight.rates import Rate, Rates
@@ -113,7 +113,7 @@ def _usable(options: PlanOptions, recipe: Recipe) -> int:
     """How many cases of the cohort have all modalities of the recipe."""
     assert options.cohort is not None
     wanted = set(recipe.preprocess.modalities)
-    cohort = found(options.cohort, task_of(options.task))
+    cohort = found(options.cohort, cohorts.task_of(options.task))
     cases = sum(wanted <= set(case.images) for case in cohort.cases)
     left_out = len(cohort.cases) + len(cohort.rejected) - cases
     if left_out:

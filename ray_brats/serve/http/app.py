@@ -53,9 +53,13 @@ async def read_submission(request: Request, model: ServedModel, limits: Limits) 
     )
 
 
-def _asked_task(request: Request) -> str | None:
-    """Whose labels the query asks for, as `task` or, of old, `release`."""
-    return request.query_params.get("task") or request.query_params.get("release")
+def _asked_task(request: Request, model: ServedModel) -> str | None:
+    """Name of the task that the query asks for, as `task` or, of old, `release`.
+
+    Raises `Refusal` 422, before a body is read, for one that the model has not learnt.
+    """
+    asked = request.query_params.get("task") or request.query_params.get("release")
+    return None if asked is None else model.task_named(asked).name
 
 
 def _task(asked: str | None, submission: Submission, model: ServedModel) -> str:
@@ -105,7 +109,7 @@ def _add_cases(app: FastAPI, service: Service) -> None:
     async def segment(request: Request) -> Response:
         """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
         model = service.model(request)
-        asked_task = _asked_task(request)
+        asked_task = _asked_task(request, model)
         service.check_place(model)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
@@ -135,12 +139,13 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     async def submit(request: Request) -> Response:
         """Accept a case or a cohort to be segmented later; what was accepted is never lost."""
         model = service.model(request)
-        asked_task = _asked_task(request)
+        asked_task = _asked_task(request, model)
         await service.jobs.check_room(promised_bytes(request.headers) or 0)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
             request.state.case = submission.case_id
-            asked_task = asked_task or submission.task
+            if asked_task is None and submission.task is not None:
+                asked_task = model.task_named(submission.task).name
             task = _task(asked_task, submission, model)
             job_request, files = request_of(
                 submission, model.name, task, asked_task, request.state.caller

@@ -67,6 +67,7 @@ async def run(
     task = asked or cohort.task_or(model.task) or model.task
     recipe = jsonform.from_json(Recipe, model.card["recipe"])
     check_task(task, recipe, f"the model {model.name}")
+    model.check_knows(task)
     target = Predictions(
         uri=str(request.output),
         identity=model.card["identity"],

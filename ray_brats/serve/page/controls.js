@@ -69,7 +69,7 @@ export class Controls {
     const { volume } = result;
     const task = result.task || this.targets.task;
     const mask = { index: this.targets.toClassIndex(volume, task), volume };
-    const { counts, most } = survey(mask);
+    const { counts, most } = survey(mask, this.targets.names.length);
     const tissueMl = (tissues) =>
       tissues.reduce((sum, tissue) => sum + counts[tissue], 0) * volume.voxelMl();
     for (const tissue of this.targets.tissues) $(`ml-${tissue}`).textContent = ml(tissueMl([tissue]));

@@ -80,8 +80,8 @@ function abgr(red, green, blue) {
 
 // Voxels of each class index, and the cross-hair that sees most tumour: on each axis the slice
 // with most of it. LPS; null where the mask is empty.
-export function survey({ index, volume }) {
-  const counts = [0, 0, 0, 0];
+export function survey({ index, volume }, classes) {
+  const counts = new Array(classes).fill(0);
   const [width, height, depth] = volume.shape;
   const sums = volume.shape.map((size) => new Float64Array(size));
   for (let k = 0; k < depth; k += 1) {

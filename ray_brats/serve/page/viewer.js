@@ -18,7 +18,7 @@ function element(name, className, attributes = {}) {
 export class Viewer {
   volume = null;
   mask = null; // {index, volume}
-  table = [null, null, null, null];
+  table = [null];
   opacity = 0.65;
   window = [0, 1];
   at = [0, 0, 0]; // cross-hair, LPS voxel
