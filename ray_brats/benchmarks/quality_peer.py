@@ -8,7 +8,6 @@ cases and draws its patches from the same stream as ours.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ import numpy as np
 from ray_brats import labels
 from ray_brats.labels import LabelMap
 from ray_brats.progress import Progress
-from ray_brats.recipes import named
 from ray_brats.recipes.config import TrainConfig
 from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training.batches import BatchStream
@@ -84,9 +82,8 @@ def _train(network: Any, training: Sequence[PreparedCase], seconds: float, seed:
     import torch
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    own = named.get("standard", seed=seed, settings=())
-    draws = dataclasses.replace(own, train=TrainConfig(patch_vox=PATCH_VOX, seed=seed))
-    batches = BatchStream(training, draws, rank=0, ranks=1).from_step(0)
+    draws = TrainConfig(patch_vox=PATCH_VOX, seed=seed)
+    batches = BatchStream(training, draws, GLIOMA, rank=0, ranks=1).from_step(0)
     rng = np.random.default_rng((seed, 2))
     network.train()
     began = time.monotonic()

@@ -122,7 +122,7 @@ def _rank(job: dict[str, Any]) -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     ranks = strategy.num_replicas_in_sync
     cases = [fetch(job["dataset"], case_id, run_uri="benchmark") for case_id in job["cases"]]
-    stream = BatchStream(cases, recipe, rank=job["rank"], ranks=ranks)
+    stream = BatchStream(cases, recipe.train, recipe.targets, rank=job["rank"], ranks=ranks)
     trainee = Trainee(strategy, recipe)
     batches = stream.from_step(0)
     seconds = []

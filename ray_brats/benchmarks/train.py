@@ -128,7 +128,9 @@ def step_flops(recipe: Recipe) -> float:
 
     from ray_brats.model import unet
 
-    model = unet.build(recipe, seed=0)
+    model = unet.build(
+        recipe.network, len(recipe.preprocess.modalities), len(recipe.outputs), seed=0
+    )
     shapes = _layer_shapes(model, recipe.train.patch_vox)
     total = 0.0
     for layer, inputs, outputs in shapes:

@@ -83,7 +83,9 @@ def _release_number(version: str) -> tuple[int, ...]:
 
 
 def _check_architecture(card: Mapping[str, Any], recipe: Recipe, loaded: Any, uri: str) -> None:
-    built = unet.for_inference(unet.build(recipe, seed=0)).count_params()
+    built = unet.for_inference(
+        unet.build(recipe.network, len(recipe.preprocess.modalities), len(recipe.outputs), seed=0)
+    ).count_params()
     # Dropout's random state is stored too, as integers.
     weights = [variable for variable in loaded.variables if variable.dtype.is_floating]
     stored = sum(math.prod(weight.shape) for weight in weights)

@@ -12,26 +12,28 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.config import NetworkConfig
 
 NEGATIVE_SLOPE = 0.01
 REFINING_CHANNELS = 8
 """A multiple of eight: what oneDNN's kernels work in."""
 
 
-def build(recipe: Recipe, *, seed: int) -> Any:
-    """A recipe's `keras.Model`, initialised from `seed` alone: the same on every rank.
+def build(config: NetworkConfig, channels: int, outputs: int, *, seed: int) -> Any:
+    """A `keras.Model`, initialised from `seed` alone: the same on every rank.
 
-    Its input has a channel for each modality, its output one for each of `Recipe.outputs`.
+    Its input has so many channels, a modality each, and its output one for each of
+    `Recipe.outputs`.
 
     With deep supervision its output is a list, finest first; `for_inference` gives the
     network that has the first alone.
     """
     keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.network.precision)
+    keras.config.set_dtype_policy(config.precision)
     try:
-        return (_baseline if recipe.network.kind == "baseline" else _standard)(recipe)
+        make = _baseline if config.kind == "baseline" else _standard
+        return make(config, channels, outputs)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -41,20 +43,16 @@ def for_inference(model: Any) -> Any:
     return model if len(model.outputs) == 1 else keras.Model(model.inputs[0], model.outputs[0])
 
 
-def _input(recipe: Recipe) -> Any:
-    return keras.Input((None, None, None, len(recipe.preprocess.modalities)), name="image")
+def _logits(features: Any, outputs: int) -> Any:
+    return layers.Conv3D(outputs, 1, dtype="float32")(features)
 
 
-def _logits(features: Any, recipe: Recipe) -> Any:
-    return layers.Conv3D(len(recipe.outputs), 1, dtype="float32")(features)
-
-
-def _probabilities(logits: Any, recipe: Recipe) -> Any:
-    activation = "softmax" if recipe.network.output == "classes" else "sigmoid"
+def _probabilities(logits: Any, config: NetworkConfig) -> Any:
+    activation = "softmax" if config.output == "classes" else "sigmoid"
     return layers.Activation(activation, dtype="float32")(logits)
 
 
-def _baseline(recipe: Recipe) -> Any:
+def _baseline(config: NetworkConfig, channels: int, outputs: int) -> Any:
     """The original's blocks: conv, dropout, conv; max-pooling down, transposed conv up."""
 
     def block(x: Any, width: int, dropout: float) -> Any:
@@ -63,9 +61,8 @@ def _baseline(recipe: Recipe) -> Any:
         x = layers.Dropout(dropout)(x)
         return layers.Conv3D(width, 3, **kwargs)(x)
 
-    config = recipe.network
     dropouts = [min(0.1 * (1 + level // 2), 0.3) for level in range(len(config.widths))]
-    inputs = _input(recipe)
+    inputs = keras.Input((None, None, None, channels), name="image")
     x, skips = inputs, []
     for width, dropout in zip(config.widths[:-1], dropouts[:-1], strict=True):
         x = block(x, width, dropout)
@@ -77,11 +74,11 @@ def _baseline(recipe: Recipe) -> Any:
     ):
         x = layers.Conv3DTranspose(width, 2, strides=2, padding="same")(x)
         x = block(layers.Concatenate()([x, skip]), width, dropout)
-    probabilities = _probabilities(_logits(x, recipe), recipe)
+    probabilities = _probabilities(_logits(x, outputs), config)
     return keras.Model(inputs, probabilities, name="baseline_unet")
 
 
-def _standard(recipe: Recipe) -> Any:
+def _standard(config: NetworkConfig, channels: int, outputs: int) -> Any:
     """Instance norm, leaky ReLU, strided convolutions down, transposed ones up."""
 
     def unit(x: Any, width: int, stride: int = 1) -> Any:
@@ -91,7 +88,7 @@ def _standard(recipe: Recipe) -> Any:
         x = InstanceNorm()(x)
         return layers.LeakyReLU(negative_slope=NEGATIVE_SLOPE)(x)
 
-    config, inputs = recipe.network, _input(recipe)
+    inputs = keras.Input((None, None, None, channels), name="image")
     seen, skips = inputs, []
     if config.local_contrast_vox:
         local = LocalContrast(config.local_contrast_vox, dtype="float32")(inputs)
@@ -110,13 +107,13 @@ def _standard(recipe: Recipe) -> Any:
         x = layers.Conv3DTranspose(width, 2, strides=2, padding="same", use_bias=False)(x)
         x = layers.Concatenate()([x, skips[level]])
         x = unit(unit(x, width), width)
-    logits = _logits(x, recipe)
+    logits = _logits(x, outputs)
     if config.stem_stride == 2:
         logits = _refine(Upsample()(logits), seen)
-    outputs = [logits, *(_logits(features, recipe) for features in coarse)]
-    outputs = [_probabilities(logits, recipe) for logits in outputs]
+    levels = [logits, *(_logits(features, outputs) for features in coarse)]
+    levels = [_probabilities(level, config) for level in levels]
     return keras.Model(
-        inputs, outputs if config.deep_supervision else outputs[0], name="standard_unet"
+        inputs, levels if config.deep_supervision else levels[0], name="standard_unet"
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_brats.arrays import Array
-from ray_brats.recipes.config import Recipe
+from ray_brats.labels import Targets
+from ray_brats.recipes.config import TrainConfig
 from ray_brats.training import samples
 from ray_brats.training.data import PreparedCase
 from ray_brats.training.samples import SampleStream, carve, draw_location
@@ -44,11 +45,17 @@ class BatchStream:
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], recipe: Recipe, *, rank: int, ranks: int
+        self,
+        cases: Sequence[PreparedCase],
+        train: TrainConfig,
+        targets: Targets,
+        *,
+        rank: int,
+        ranks: int,
     ) -> None:
         self._cases = list(cases)
-        self._train = train = recipe.train
-        self._regions = recipe.targets if train.foreground == "region" else None
+        self._train = train
+        self._regions = targets if train.foreground == "region" else None
         self._rank, self._ranks = rank, ranks
         self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
         self._size = train.batch_per_worker * train.accumulate

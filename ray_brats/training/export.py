@@ -60,7 +60,9 @@ def export_run(
         ArtefactError: the checkpoint is damaged, or a reloaded model differs.
     """
     recipe, chosen = source.recipe, source.checkpoint
-    model = unet.build(recipe, seed=0)
+    model = unet.build(
+        recipe.network, len(recipe.preprocess.modalities), len(recipe.outputs), seed=0
+    )
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
     card = {**source.facts, "measured": measured}

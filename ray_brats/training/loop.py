@@ -81,7 +81,9 @@ class Loop:
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
         self.trainee = Trainee(strategy, recipe)
-        self.stream = BatchStream(data.training, recipe, rank=rank, ranks=self.ranks)
+        self.stream = BatchStream(
+            data.training, recipe.train, recipe.targets, rank=rank, ranks=self.ranks
+        )
         self.step = 0
         self.loss = math.nan
         self.pace = Pace(

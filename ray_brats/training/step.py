@@ -45,13 +45,14 @@ class Trainee:
     def __init__(self, strategy: Any, recipe: Recipe) -> None:
         self._strategy, self._train = strategy, recipe.train
         self._targets = recipe.targets
+        sizes = (len(recipe.preprocess.modalities), len(recipe.outputs))
         self._ranks = int(strategy.num_replicas_in_sync)
         with strategy.scope():
-            self.model = unet.build(recipe, seed=recipe.train.seed)
+            self.model = unet.build(recipe.network, *sizes, seed=recipe.train.seed)
             self.optimizer = _optimizer(recipe.train)
             self.optimizer.build(self.model.trainable_variables)
         # Outside the scope: a plain copy on each rank, for validation and export.
-        self.averaged = unet.build(recipe, seed=recipe.train.seed)
+        self.averaged = unet.build(recipe.network, *sizes, seed=recipe.train.seed)
         self._forward: Callable[[Any], Any] = functools.partial(self.model, training=True)
         if recipe.train.xla:
             # The network alone: collectives cannot be inside, and losses are cheap.

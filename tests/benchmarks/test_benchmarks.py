@@ -150,7 +150,7 @@ def test_the_twin_in_pytorch_is_our_network() -> None:
     for settings in ([], ["network.stem_stride=1"]):
         alone = ["network.deep_supervision=0", "network.local_contrast_vox=null", *settings]
         network = named.get("standard", settings=alone).network
-        ours = unet.build(network, 3, seed=0).count_params()
+        ours = unet.build(network, 3, 3, seed=0).count_params()
         theirs = sum(one.numel() for one in torch_peers.twin(network).parameters())
         # Biases in front of a norm do nothing and are on neither side.
         assert ours == theirs
@@ -183,7 +183,7 @@ def test_scoring_is_measured_against_its_own_forward_passes(
     from ray_brats.training import export
 
     recipe = named.get("smoke")
-    model = unet.for_inference(unet.build(recipe.network, 3, seed=0))
+    model = unet.for_inference(unet.build(recipe.network, 3, len(recipe.outputs), seed=0))
     export.write(model, recipe, str(tmp_path / "bundle"), facts={"release": "brats2020"})
     arguments = ("score", str(cohort_folder), "--bundle", str(tmp_path / "bundle"), "--no-peer")
     result = apart(*arguments, "--cases", "3", "--repeats", "1")

@@ -119,7 +119,7 @@ def test_what_names_leave_open_is_asked_for(tmp_path: Path) -> None:
     # A bundle has learnt one of the two.
     assert found.task_or(tasks.TASKS["gli-2018"]) == tasks.TASKS["gli-2023"]
     assert found.task_or(tasks.TASKS["gli-post"]) == tasks.TASKS["gli-post"]
-    with pytest.raises(UsageError, match="are of gli-2023 or gli-post .* has learnt ped"):
+    with pytest.raises(UsageError, match=r"are of gli-2023 or gli-post .* has learnt ped"):
         found.task_or(tasks.TASKS["ped"])
     # Where there is no mask to read, nothing is asked.
     without = [dataclasses.replace(case, segmentation=None) for case in found.cases]

@@ -56,7 +56,7 @@ np.save(sys.argv[3], labels.numpy())
 
 def make_model(recipe: Recipe = RECIPE) -> Any:
     """A network that was never trained, and is sure of itself all the same."""
-    model = unet.for_inference(unet.build(recipe.network, 3, seed=0))
+    model = unet.for_inference(unet.build(recipe.network, 3, len(recipe.outputs), seed=0))
     for weight in model.weights:
         if weight.name == "kernel" and weight.shape[-1] == 3:
             weight.assign(np.random.default_rng(1).normal(size=weight.shape))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import classes
 import numpy as np
 import pytest
 
@@ -40,12 +39,12 @@ def recipe_with(name: str = "smoke", preprocess: Any = None, **inference: Any) -
 
 def network(recipe: Recipe) -> Any:
     """Sees its neighbours, its borders and the left from the right."""
-    channels = len(classes.REGIONS) if recipe.network.output == "regions" else classes.CLASS_COUNT
+    channels = len(recipe.outputs)
     kernel = np.random.default_rng(5).normal(size=(3, 3, 3, 3, channels)).astype(np.float32)
 
     def forward(batch: Any) -> Any:
         logits = tf.nn.conv3d(batch, kernel, [1] * 5, "SAME")
-        if channels == len(classes.REGIONS):
+        if recipe.network.output == "regions":
             return tf.sigmoid(logits)
         return tf.nn.softmax(logits)
 
@@ -140,6 +139,18 @@ def test_the_graph_gives_the_predictors_mask(
 def test_the_labels_are_the_tasks() -> None:
     image = phantom_case((40, 40, 40))
     assert set(np.unique(both(recipe_with(), image, TASKS["gli-2023"])[0])) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("task", ["gli-post", "ped", "met", "men-rt", "msd-task01"])
+@pytest.mark.parametrize("name", ["smoke", "baseline"])
+def test_the_graph_gives_the_predictors_mask_of_every_task(task: str, name: str) -> None:
+    crop = {"crop_size_vox": (48, 48, 32)} if name == "baseline" else {}
+    meant = TASKS[task]
+    recipe = recipe_with(name, crop, min_enhancing_vox=2 if name == "smoke" else 0)
+    recipe = dataclasses.replace(recipe, targets=meant.targets)
+    given, expected = both(recipe, phantom_case((50, 52, 47)), meant)
+    assert set(np.unique(expected)) == {0, *meant.integers}
+    assert np.mean(given == expected) >= 0.9999
 
 
 def test_an_empty_image_is_background() -> None:

@@ -13,6 +13,7 @@ from ray_brats.metrics import original
 
 tf = pytest.importorskip("tensorflow")
 from ray_brats.model import losses  # noqa: E402 - after TensorFlow is known to be there
+from ray_brats.recipes.tasks import GLIOMA
 
 pytestmark = pytest.mark.tf
 
@@ -27,7 +28,7 @@ def volume(*values: int) -> object:
 
 
 def test_region_targets_are_nested() -> None:
-    targets = losses.region_targets(volume(0, 1, 2, 3))
+    targets = losses.region_targets(volume(0, 1, 2, 3), GLIOMA)
     assert np.asarray(targets).reshape(4, 3).tolist() == [
         [0, 0, 0],
         [1, 1, 0],
@@ -50,14 +51,14 @@ def test_dice_of_nothing_found_where_nothing_is() -> None:
 def test_focal_of_one_voxel() -> None:
     p = tf.reshape(tf.constant([0.4, 0.3, 0.2, 0.1]), (1, 1, 1, 1, 4))
     expected = -0.25 * (1 - 0.3) ** 2 * math.log(0.3) / 4
-    value = losses.categorical_focal(losses.class_targets(volume(1)), p, alone)
+    value = losses.categorical_focal(losses.class_targets(volume(1), GLIOMA), p, alone)
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 def test_cross_entropy_of_one_voxel() -> None:
     p = tf.reshape(tf.constant([0.9, 0.5, 0.2]), (1, 1, 1, 1, 3))
     expected = -(math.log(0.9) + math.log(0.5) + math.log(0.8)) / 3
-    value = losses.binary_crossentropy(losses.region_targets(volume(1)) * 1.0, p, alone)
+    value = losses.binary_crossentropy(losses.region_targets(volume(1), GLIOMA) * 1.0, p, alone)
     # Class 1 is in WT and TC, not in ET.
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
@@ -67,8 +68,8 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
     label = rng.integers(0, 4, (1, 4, 4, 4)).astype(np.uint8)
     p = rng.dirichlet(np.ones(4), (1, 4, 4, 4)).astype(np.float32)
     expected = original.original_figures_soft(label, p)["dice_loss_weighted"]
-    focal = losses.categorical_focal(losses.class_targets(tf.constant(label)), p, alone)
-    total, dice = losses.dice_focal(tf.constant(label), tf.constant(p), alone)
+    focal = losses.categorical_focal(losses.class_targets(tf.constant(label), GLIOMA), p, alone)
+    total, dice = losses.dice_focal(tf.constant(label), tf.constant(p), GLIOMA, alone)
     assert float(total - focal) == pytest.approx(expected, abs=1e-4)
     assert dice.shape == (4,)
 
@@ -76,11 +77,11 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
 def test_sums_of_losses_by_hand() -> None:
     """Two voxels, of background and enhancing tumour, each channel found with one half."""
     label = volume(0, 3)
-    bce, dice = losses.dice_bce(label, tf.fill((1, 2, 1, 1, 3), 0.5), alone)
+    bce, dice = losses.dice_bce(label, tf.fill((1, 2, 1, 1, 3), 0.5), GLIOMA, alone)
     # Dice of each region: 2 · 0.5 / (1 + 1) = 1/2. Cross-entropy: log 2.
     assert dice.numpy() == pytest.approx([0.5] * 3, abs=1e-5)
     assert float(bce) == pytest.approx(0.5 + math.log(2), abs=1e-5)
-    focal, dice = losses.dice_focal(label, tf.fill((1, 2, 1, 1, 4), 0.5), alone)
+    focal, dice = losses.dice_focal(label, tf.fill((1, 2, 1, 1, 4), 0.5), GLIOMA, alone)
     # Background and enhancing 1/2, the two absent classes 0, times 0.25, then the mean of four;
     # two of eight terms are 0.25 · 0.5² · log 2.
     assert dice.numpy() == pytest.approx([0.5, 0, 0, 0.5], abs=1e-4)
@@ -115,7 +116,7 @@ def test_gradients_are_finite_also_where_regions_are_empty(name: str, label: obj
         p = tf.fill((1, 4, 1, 1, channels), fill)
         with tf.GradientTape() as tape:
             tape.watch(p)
-            loss, _ = losses.LOSSES[name](label, p, alone)
+            loss, _ = losses.LOSSES[name](label, p, GLIOMA, alone)
         assert np.isfinite(float(loss))
         assert np.isfinite(np.asarray(tape.gradient(loss, p))).all()
 
@@ -124,10 +125,10 @@ def test_coarser_outputs_count_less_and_see_every_second_voxel() -> None:
     rng = np.random.default_rng(0)
     label = tf.constant(rng.integers(0, 4, (1, 8, 8, 8)).astype(np.uint8))
     fine, coarse = (tf.constant(rng.random((1, n, n, n, 3)).astype(np.float32)) for n in (8, 4))
-    one, dice = losses.dice_bce(label, fine, alone)
-    other, _ = losses.dice_bce(label[:, ::2, ::2, ::2], coarse, alone)
-    both, told = losses.supervised("dice_bce", label, [fine, coarse], alone)
+    one, dice = losses.dice_bce(label, fine, GLIOMA, alone)
+    other, _ = losses.dice_bce(label[:, ::2, ::2, ::2], coarse, GLIOMA, alone)
+    both, told = losses.supervised("dice_bce", label, [fine, coarse], GLIOMA, alone)
     assert float(both) == pytest.approx((float(one) + 0.5 * float(other)) / 1.5, rel=1e-6)
     assert (told.numpy() == dice.numpy()).all()
-    alone_too, _ = losses.supervised("dice_bce", label, [fine], alone)
+    alone_too, _ = losses.supervised("dice_bce", label, [fine], GLIOMA, alone)
     assert float(alone_too) == pytest.approx(float(one), rel=1e-6)

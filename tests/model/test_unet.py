@@ -20,15 +20,16 @@ pytestmark = pytest.mark.tf
 def test_networks_take_any_sides_that_the_levels_divide(name: named.RecipeName) -> None:
     config = named.get(name).network
     config = dataclasses.replace(config, widths=tuple(4 for _ in config.widths))
-    model = unet.for_inference(unet.build(config, 3, seed=0))
+    outputs = 4 if config.output == "classes" else 3
+    model = unet.for_inference(unet.build(config, 3, outputs, seed=0))
     sides = (config.divisor_vox, 2 * config.divisor_vox, 3 * config.divisor_vox)
     output = np.asarray(model(np.zeros((1, *sides, 3), np.float32)))
-    assert output.shape == (1, *sides, 4 if config.output == "classes" else 3)
+    assert output.shape == (1, *sides, outputs)
     assert ((output >= 0) & (output <= 1)).all()
 
 
 def test_the_baseline_has_the_originals_layers_and_parameters() -> None:
-    model = unet.build(named.get("baseline").network, 3, seed=0)
+    model = unet.build(named.get("baseline").network, 3, 4, seed=0)
     kinds = [type(layer).__name__ for layer in model.layers]
     assert (kinds.count("Conv3D"), kinds.count("MaxPooling3D")) == (19, 4)
     assert kinds.count("Conv3DTranspose") == kinds.count("Concatenate") == 4
@@ -38,7 +39,7 @@ def test_the_baseline_has_the_originals_layers_and_parameters() -> None:
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     config = dataclasses.replace(named.get("smoke").network, widths=(4, 8))
-    one, two = (unet.build(config, 3, seed=1).get_weights() for _ in range(2))
+    one, two = (unet.build(config, 3, 3, seed=1).get_weights() for _ in range(2))
     assert all((a == b).all() for a, b in zip(one, two, strict=True))
 
 
@@ -113,7 +114,7 @@ def test_a_network_with_local_contrast_is_the_same_after_a_file(tmp_path: Path) 
     config = dataclasses.replace(
         named.get("standard").network, widths=(4, 8), deep_supervision=0, local_contrast_vox=20
     )
-    model = unet.build(config, 3, seed=0)
+    model = unet.build(config, 3, 3, seed=0)
     x = np.random.default_rng(0).normal(size=(1, 16, 16, 16, 3)).astype(np.float32)
     for name in ("model.keras", "model.h5"):
         model.save(tmp_path / name)
@@ -125,7 +126,7 @@ def test_supervised_levels_are_outputs_that_inference_leaves_out() -> None:
     config = dataclasses.replace(
         named.get("standard").network, widths=(4, 8, 8), deep_supervision=2
     )
-    model = unet.build(config, 3, seed=0)
+    model = unet.build(config, 3, 3, seed=0)
     image = np.zeros((1, 16, 16, 16, 3), np.float32)
     assert [tuple(one.shape[1:4]) for one in model(image)] == [(16,) * 3, (4,) * 3, (2,) * 3]
     network = unet.for_inference(model)
@@ -136,12 +137,12 @@ def test_half_precision_keeps_weights_and_probabilities_in_float32() -> None:
     config = dataclasses.replace(
         named.get("standard").network, widths=(4, 8, 8), precision="mixed_bfloat16"
     )
-    model = unet.for_inference(unet.build(config, 3, seed=0))
+    model = unet.for_inference(unet.build(config, 3, 3, seed=0))
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert model(np.zeros((1, 8, 8, 8, 3), np.float32)).dtype == "float32"
     assert {layer.compute_dtype for layer in model.layers} >= {"bfloat16", "float32"}
     # The next network is not affected.
-    assert unet.build(named.get("smoke").network, 3, seed=0).layers[1].compute_dtype == "float32"
+    assert unet.build(named.get("smoke").network, 3, 3, seed=0).layers[1].compute_dtype == "float32"
 
 
 @pytest.mark.parametrize("layer", [unet.Upsample, unet.LocalContrast, unet.InstanceNorm])

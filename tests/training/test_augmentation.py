@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ray_brats.recipes.config import AUGMENTATIONS, TrainConfig
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training import augmentation
 from ray_brats.training import samples as patches
 
@@ -30,7 +31,7 @@ def samples(count: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def changed(train: TrainConfig, *batch: np.ndarray) -> list[np.ndarray]:
-    run = tf.function(lambda *given: augmentation.augment(*given, train), autograph=False)
+    run = tf.function(lambda *given: augmentation.augment(*given, train, GLIOMA), autograph=False)
     return [np.asarray(one) for one in run(*map(tf.constant, batch))]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ray_brats.recipes.config import TrainConfig
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training import batches
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
@@ -20,11 +21,12 @@ def test_a_step_holds_the_same_samples_however_they_are_shared(
     cases: list[PreparedCase], ranks: int, batch: int, accumulate: int
 ) -> None:
     common = {"patch_vox": (8, 8, 8), "seed": 3}
-    alone = BatchStream(cases, TrainConfig(batch_per_worker=4, **common), rank=0, ranks=1)  # type: ignore[arg-type]
+    alone = BatchStream(cases, TrainConfig(batch_per_worker=4, **common), GLIOMA, rank=0, ranks=1)  # type: ignore[arg-type]
     train = TrainConfig(batch_per_worker=batch, accumulate=accumulate, **common)  # type: ignore[arg-type]
     for step in (0, 7):
         shared = [
-            BatchStream(cases, train, rank=rank, ranks=ranks).batch(step) for rank in range(ranks)
+            BatchStream(cases, train, GLIOMA, rank=rank, ranks=ranks).batch(step)
+            for rank in range(ranks)
         ]
         images = np.concatenate([one.image for one in shared])
         np.testing.assert_array_equal(images, alone.batch(step).image)
@@ -36,11 +38,11 @@ def test_another_number_of_workers_goes_on_with_the_samples_that_come_next(
     cases: list[PreparedCase], ranks: int
 ) -> None:
     train = TrainConfig(patch_vox=(8, 8, 8), seed=3)
-    alone = BatchStream(cases, train, rank=0, ranks=1)
-    two = BatchStream(cases, train, rank=0, ranks=2)
+    alone = BatchStream(cases, train, GLIOMA, rank=0, ranks=1)
+    two = BatchStream(cases, train, GLIOMA, rank=0, ranks=2)
     assert two.first_sample(5) == 10
     for rank in range(ranks):
-        stream = BatchStream(cases, train, rank=rank, ranks=ranks)
+        stream = BatchStream(cases, train, GLIOMA, rank=rank, ranks=ranks)
         stream.goes_on_at(5, two.first_sample(5))
         for step in (5, 6):
             found, expected = stream.batch(step), alone.batch(10 + (step - 5) * ranks + rank)
@@ -51,14 +53,14 @@ def test_another_number_of_workers_goes_on_with_the_samples_that_come_next(
 
 def test_the_cases_of_a_step_are_those_of_all_ranks(cases: list[PreparedCase]) -> None:
     train = TrainConfig(patch_vox=(8, 8, 8), accumulate=2)
-    streams = [BatchStream(cases, train, rank=rank, ranks=2) for rank in range(2)]
+    streams = [BatchStream(cases, train, GLIOMA, rank=rank, ranks=2) for rank in range(2)]
     seen = [name for stream in streams for name in stream.batch(3).case_ids]
     assert [stream.case_ids(3) for stream in streams] == [seen, seen]
 
 
 def test_the_cases_of_a_step_include_those_that_gave_a_tumour(cases: list[PreparedCase]) -> None:
     train = TrainConfig(patch_vox=(8, 8, 8), batch_per_worker=4, carve_probability=1.0)
-    stream = BatchStream(cases, train, rank=0, ranks=1)
+    stream = BatchStream(cases, train, GLIOMA, rank=0, ranks=1)
     names = stream.case_ids(3)
     assert tuple(names[::2]) == stream.batch(3).case_ids
     assert all(one != donor for one, donor in zip(names[::2], names[1::2], strict=True))
@@ -67,7 +69,7 @@ def test_the_cases_of_a_step_include_those_that_gave_a_tumour(cases: list[Prepar
 def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
     cases: list[PreparedCase],
 ) -> None:
-    stream = BatchStream(cases, TrainConfig(patch_vox=(8, 8, 8)), rank=0, ranks=1)
+    stream = BatchStream(cases, TrainConfig(patch_vox=(8, 8, 8)), GLIOMA, rank=0, ranks=1)
     running = stream.from_step(5)
     np.testing.assert_array_equal(next(running).image, stream.batch(5).image)
     np.testing.assert_array_equal(next(running).image, stream.batch(6).image)
@@ -75,6 +77,7 @@ def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
     gone = BatchStream(
         [PreparedCase(case_id="x", folder=Path("/nowhere"))],
         TrainConfig(patch_vox=(8, 8, 8)),
+        GLIOMA,
         rank=0,
         ranks=1,
     )
@@ -86,9 +89,9 @@ def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
     cases: list[PreparedCase],
 ) -> None:
     common = {"patch_vox": (8, 8, 8), "seed": 3}
-    plain = BatchStream(cases, TrainConfig(**common), rank=0, ranks=1).batch(2)  # type: ignore[arg-type]
+    plain = BatchStream(cases, TrainConfig(**common), GLIOMA, rank=0, ranks=1).batch(2)  # type: ignore[arg-type]
     zoomed = TrainConfig(**common, zoom_probability=0.1)  # type: ignore[arg-type]
-    wide = BatchStream(cases, zoomed, rank=0, ranks=1).batch(2)
+    wide = BatchStream(cases, zoomed, GLIOMA, rank=0, ranks=1).batch(2)
     assert wide.image.shape == (1, 10, 10, 10, 2)
     np.testing.assert_array_equal(wide.image[:, 1:-1, 1:-1, 1:-1], plain.image)
     np.testing.assert_array_equal(wide.label[:, 1:-1, 1:-1, 1:-1], plain.label)
@@ -99,7 +102,7 @@ def test_a_carved_patch_holds_voxels_of_two_cases(cases: list[PreparedCase]) -> 
         train = TrainConfig(
             patch_vox=(16, 16, 16), batch_per_worker=8, seed=3, carve_probability=probability
         )
-        return BatchStream(cases, train, rank=0, ranks=1).batch(0)
+        return BatchStream(cases, train, GLIOMA, rank=0, ranks=1).batch(0)
 
     plain, carved = batch(0.0), batch(1.0)
     assert plain.case_ids == carved.case_ids
