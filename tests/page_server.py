@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from ray_brats.recipes import tasks
-from ray_brats.recipes.tasks import GLIOMA, TASKS
+from ray_brats.recipes.tasks import TASKS
 
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
@@ -26,12 +26,16 @@ MODELS = [
         "name": name,
         "default": name == "standard",
         "modalities": ["t1ce", "t2", "flair"],
-        "task": "gli-2020",
-        "targets": tasks.targets_as_json(GLIOMA),
-        "integers": {name: TASKS[name].integers for name in ("gli-2020", "gli-2023")},
+        "task": known[0],
+        "targets": tasks.targets_as_json(TASKS[known[0]].targets),
+        "integers": {task: TASKS[task].integers for task in known},
         "card": {},
     }
-    for name in ("standard", "baseline")
+    for name, known in {
+        "standard": ("gli-2020", "gli-2023"),
+        "baseline": ("gli-2020", "gli-2023"),
+        "treated": ("gli-post",),
+    }.items()
 ]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ray_brats.metrics import original
+from ray_brats.recipes.tasks import GLIOMA
 
 tf = pytest.importorskip("tensorflow")
 from ray_brats.model import losses  # noqa: E402 - after TensorFlow is known to be there
-from ray_brats.recipes.tasks import GLIOMA
 
 pytestmark = pytest.mark.tf
 

@@ -295,6 +295,33 @@ def test_tissues_and_regions_are_shown_and_hidden(opened: Open) -> None:
     check_planes(page, at, classes=(classes.EDEMA, classes.ENHANCING))
 
 
+def test_classes_and_regions_are_those_of_the_model(opened: Open, script: Script) -> None:
+    task = TASKS["gli-post"]
+    label = phantom.make_phantom(1, shape_vox=CASE.label.shape, task=task).label
+    cavity = task.targets.region("RC").classes[0]
+    before, script.task = script.mask, task.name
+    page = opened()
+    page.select_option("#model", "treated")
+    try:
+        for classes_shown in (range(1, 5), [cavity]):
+            only = np.where(labels.mask_of(label, classes_shown), label, 0).astype(np.uint8)
+            script.mask = packed(labels.from_class_index(only, task))
+            segmented(page)
+            names = page.locator("#regions button").all_inner_texts()
+            assert names == list(task.targets.region_names)
+            for index, item in enumerate(task.targets.classes, start=1):
+                assert item.name in page.inner_text("#tissues")
+                volume = np.count_nonzero(only == index) / 1000
+                assert page.inner_text(f"#ml-{index}") == f"{volume:.2f} ml"
+            see(page, "#task", "Labels of gli-post, by standard.")
+        page.click("#region-RC")
+        colour = [int(task.targets.classes[cavity - 1].colour[at : at + 2], 16) for at in (1, 3, 5)]
+        page.fill("#opacity", "100")
+        assert (shown(page, "axial") == colour).all(axis=-1).any()
+    finally:
+        script.mask = before
+
+
 def test_opacity_goes_from_the_scan_alone_to_the_colours_alone(opened: Open) -> None:
     page, at = segmented(opened()), most_tumour()
     for percent in (0, 30, 100):
