@@ -17,18 +17,30 @@ from ray_brats.labels import BACKGROUND, Region, Targets, Task, TumourClass
 from ray_brats.recipes.tasks import GLIOMA, PALETTE, TASKS
 
 _NECROTIC, _EDEMA, _ENHANCING = GLIOMA.indices
-_CLASSES: Mapping[int, str] = {
-    _NECROTIC: "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore "
-    "nonenhancing nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
-    "necrosisandnonenhancingtumor",
-    _EDEMA: "ed edema peritumoraledema peritumoraledematous snfh "
-    "surroundingnonenhancingflairhyperintensity",
-    _ENHANCING: "et enhancing enhancingtumor gdenhancingtumor",
+_CORE_WORDS = (
+    "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore nonenhancing "
+    "nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
+    "necrosisandnonenhancingtumor"
+)
+_EDEMA_WORDS = (
+    "ed edema peritumoraledema peritumoraledematous snfh surroundingnonenhancingflairhyperintensity"
+)
+_ENHANCING_WORDS = "et enhancing enhancingtumor gdenhancingtumor"
+_WORDS: Mapping[str, str] = {
+    "necrotic core": _CORE_WORDS,
+    "non-enhancing tumour core": _CORE_WORDS,
+    "non-enhancing tumour": _CORE_WORDS,
+    "edema": _EDEMA_WORDS,
+    "enhancing tumour": _ENHANCING_WORDS,
+    "resection cavity": "rc cavity resectioncavity",
+    "cystic component": "cc cyst cysticcomponent",
+    "gross tumour volume": "gtv grosstumorvolume",
 }
+"""Class of a task of the field to what it is called in sets."""
 _REGIONS: Mapping[str, str] = {
     "WT": "wt whole wholetumor",
     "TC": "tc core tumorcore",
-    "ET": _CLASSES[_ENHANCING],
+    "ET": _ENHANCING_WORDS,
 }
 _COMPLETE = 3
 _IGNORED = "ignore"
@@ -48,11 +60,16 @@ def task_of(told: DatasetJson) -> Task | None:
     }
     if not labels:
         return None
-    integers = _of_regions(labels) if told.has_regions else _of_classes(labels)
-    if integers is not None:
-        known = (task for task in TASKS.values() if task.targets == GLIOMA)
-        found = next((task for task in known if task.integers == integers), None)
-        return found or Task(name=_name(told), targets=GLIOMA, integers=integers)
+    if told.has_regions:
+        integers = _of_regions(labels)
+        fitting = [] if integers is None else [(GLIOMA, integers)]
+    else:
+        fitting = _of_classes(labels)
+    # Gliomas after treatment and metastases have the same classes: that is not guessed.
+    if len(fitting) == 1:
+        targets, integers = fitting[0]
+        alike = Task(name=_name(told), targets=targets, integers=integers)
+        return next((task for task in TASKS.values() if task.means_as(alike)), alike)
     try:
         return _own_regions(told, labels) if told.has_regions else _own_classes(told, labels)
     except UsageError as error:
@@ -67,17 +84,22 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z]", "", name.lower()).replace("oedema", "edema").replace("tumour", "tumor")
 
 
-def _of_classes(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
-    """The integers of a glioma's classes in their order, where the names are theirs."""
-    integers: dict[int, int] = {}
-    for name, values in labels.items():
-        index = next((k for k, words in _CLASSES.items() if _plain(name) in words.split()), None)
-        if index is None or index in integers or len(values) > 1:
-            return None
-        integers[index] = values[0]
-    if len(integers) < _COMPLETE:
-        return None
-    return tuple(integers[index] for index in GLIOMA.indices)
+def _of_classes(labels: Mapping[str, Sequence[int]]) -> list[tuple[Targets, tuple[int, ...]]]:
+    """The targets of the field whose classes are called so, with the integer of each class."""
+    found = []
+    for targets in dict.fromkeys(task.targets for task in TASKS.values()):
+        called = {
+            item.name: [
+                values
+                for name, values in labels.items()
+                if _plain(name) in _WORDS[item.name].split()
+            ]
+            for item in targets.classes
+        }
+        alone = all(len(places) == 1 and len(places[0]) == 1 for places in called.values())
+        if alone and len(labels) == len(targets.classes):
+            found.append((targets, tuple(places[0][0] for places in called.values())))
+    return found
 
 
 def _of_regions(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:

@@ -59,6 +59,23 @@ def test_integers_of_a_glioma_that_no_task_has_are_read_all_the_same() -> None:
     assert (found.name, found.targets, found.integers) == ("Mine", GLIOMA, (4, 9, 2))
 
 
+def test_labels_of_other_tasks_of_the_field_are_known_where_one_fits() -> None:
+    children = {"ET": (1,), "NET": (2,), "CC": (3,), "ED": (4,)}
+    assert described.task_of(told(children)) == TASKS["ped"]
+    assert described.task_of(told({"GTV": (1,)})) == TASKS["men-rt"]
+    # Of a glioma after treatment, or of metastases.
+    treated = {"NETC": (1,), "SNFH": (2,), "ET": (3,), "RC": (4,)}
+    found = described.task_of(told(treated))
+    assert found is not None
+    assert found.targets not in {task.targets for task in TASKS.values()}
+
+
+def test_what_nobody_has_judged_is_no_class() -> None:
+    found = described.task_of(told({"edema": (2,), "NCR": (1,), "ET": (4,), "ignore": (9,)}))
+    assert found is not None
+    assert found.integers == (1, 2, 4)
+
+
 def test_other_labels_are_a_task_of_the_sets_own() -> None:
     found = described.task_of(told({"liver": (1,), "liver tumor": (7,)}))
     assert found is not None
