@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ray_brats.recipes import tasks
+from ray_brats.labels import Targets
+from ray_brats.recipes.tasks import GLIOMA
 
 Row = Mapping[str, Any]
 
@@ -27,13 +28,8 @@ _LOSS_POINTS: Final = 300
 _GOLDEN: Final = 0.6180339887498949
 
 
-_KINDS: Final[Mapping[str, str]] = {
-    **{name: name.lower() for name in tasks.GLIOMA.region_names},
-    "GTV": "wt",
-    **dict.fromkeys(("RC", "CC"), "rc"),
-    **dict.fromkeys(("SNFH", "ED"), "ed"),
-}
-"""Region to the class of its marks in the page's style; others are grey."""
+_KINDS: Final = ("wt", "tc", "et", "rc", "ed")
+"""Classes of the page's style for regions in their order; further ones are grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +113,15 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
-def region_title(region: str) -> str:
+def region_title(region: str, targets: Targets) -> str:
     """A region in words, for example "WT, whole tumour"."""
-    title = tasks.region_titles().get(region)
-    return f"{region}, {title}" if title else region
+    titles = {item.name: item.title for item in targets.regions}
+    return f"{region}, {titles[region]}" if region in titles else region
 
 
-def distribution(rows: Sequence[Row], regions: Sequence[str], key: str, heading: str) -> str:
+def distribution(
+    rows: Sequence[Row], regions: Sequence[str], key: str, heading: str, targets: Targets = GLIOMA
+) -> str:
     """Draw every case as a dot, with quartiles and median, in a column per region.
 
     Args:
@@ -131,6 +129,7 @@ def distribution(rows: Sequence[Row], regions: Sequence[str], key: str, heading:
         regions: columns from left to right.
         key: metric to show; one in mm is drawn on a logarithmic axis.
         heading: the metric in words.
+        targets: whose regions these are.
     """
     columns = {name: _pairs(rows, name, key) for name in regions}
     values = [value for column in columns.values() for value, _ in column]
@@ -146,18 +145,20 @@ def distribution(rows: Sequence[Row], regions: Sequence[str], key: str, heading:
             continue
         low, middle, high = np.percentile([value for value, _ in column], (25, 50, 75)).tolist()
         words.append(
-            f"{region_title(name)}: median {middle:.3g}, quartiles {low:.3g} to {high:.3g}"
+            f"{region_title(name, targets)}: median {middle:.3g}, quartiles {low:.3g} to {high:.3g}"
         )
-        marks.append(_box(frame, index, (low, middle, high), _kind(name)))
+        marks.append(_box(frame, index, (low, middle, high), _kind(name, targets)))
         for rank, (value, case) in enumerate(sorted(column)):
             # The golden ratio spreads neighbours in value evenly over the column.
             across = index + 0.5 + 0.44 * ((rank * _GOLDEN) % 1 - 0.5)
-            marks.append(frame.dot(across, value, _kind(name), f"{case}, {name}: {value:.4g}"))
+            marks.append(
+                frame.dot(across, value, _kind(name, targets), f"{case}, {name}: {value:.4g}")
+            )
     caption = heading.partition(",")[0]
     return frame.render(caption, f"{heading}. {'; '.join(words)}.", "".join(marks))
 
 
-def dice_against_volume(rows: Sequence[Row], region: str) -> str:
+def dice_against_volume(rows: Sequence[Row], region: str, targets: Targets = GLIOMA) -> str:
     """Draw the Dice of one region against its reference volume, a dot a case."""
     points = []
     for row in rows:
@@ -169,15 +170,15 @@ def dice_against_volume(rows: Sequence[Row], region: str) -> str:
     x = _Axis(title="reference volume, ml", high=max(1.0, *(p[0] for p in points)), log=True)
     frame = _Frame(x=x, y=_Axis(title="Dice", high=1.0))
     marks = "".join(
-        frame.dot(volume, dice, _kind(region), f"{case}: Dice {dice:.3f}, {volume:.2f} ml")
+        frame.dot(volume, dice, _kind(region, targets), f"{case}: Dice {dice:.3f}, {volume:.2f} ml")
         for volume, dice, case in points
     )
     volumes = [point[0] for point in points]
     alt = (
-        f"Dice of {region_title(region)} against its reference volume: {len(points)} cases "
+        f"Dice of {region_title(region, targets)} against its reference volume: {len(points)} cases "
         f"from {min(volumes):.3g} to {max(volumes):.3g} ml."
     )
-    return frame.render(region_title(region), alt, marks)
+    return frame.render(region_title(region, targets), alt, marks)
 
 
 def loss_curve(training: Sequence[Row]) -> str:
@@ -195,7 +196,7 @@ def loss_curve(training: Sequence[Row]) -> str:
     return frame.render("Training loss", alt, frame.curve(means, "wt"))
 
 
-def validation_curve(training: Sequence[Row]) -> str:
+def validation_curve(training: Sequence[Row], targets: Targets = GLIOMA) -> str:
     """Draw the Dice of each region in the validation events by step."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in training:
@@ -211,16 +212,21 @@ def validation_curve(training: Sequence[Row]) -> str:
     marks, words = [], []
     for index, (name, points) in enumerate(curves.items()):
         left = _LEFT + 60 + 76 * index
-        marks.append(frame.curve(sorted(points), _kind(name)))
-        marks.extend(frame.dot(*point, _kind(name), f"{name}: {point[1]:.3f}") for point in points)
-        marks.append(f'<path class="curve {_kind(name)}" d="M{left} 8h26"/>')
+        marks.append(frame.curve(sorted(points), _kind(name, targets)))
+        marks.extend(
+            frame.dot(*point, _kind(name, targets), f"{name}: {point[1]:.3f}") for point in points
+        )
+        marks.append(f'<path class="curve {_kind(name, targets)}" d="M{left} 8h26"/>')
         marks.append(f'<text class="name" x="{left + 31}" y="12">{escape(name)}</text>\n')
-        words.append(f"{region_title(name)} ends at {max(points)[1]:.3g}")
+        words.append(f"{region_title(name, targets)} ends at {max(points)[1]:.3g}")
     return frame.render("Validation Dice", f"Validation Dice. {'; '.join(words)}.", "".join(marks))
 
 
-def _kind(region: str) -> str:
-    return _KINDS.get(region, "other")
+def _kind(region: str, targets: Targets) -> str:
+    """The class of a region's marks in the page's style."""
+    names = targets.region_names
+    place = names.index(region) if region in names else len(_KINDS)
+    return _KINDS[place] if place < len(_KINDS) else "other"
 
 
 def _pairs(rows: Sequence[Row], region: str, key: str) -> list[tuple[float, str]]:

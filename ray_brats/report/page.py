@@ -100,20 +100,25 @@ def render_html(report: Report) -> str:
     """The report as one HTML page."""
     rows, summary, training = report.rows, report.summary, report.training
     columns = report.columns
-    regions = _regions(rows, summary)
+    regions = _regions(rows, summary, report.targets)
     sections = (
         _answer(report, regions, columns),
         _warning(report.statuses),
         "".join(f"<p>{escape(note)}</p>\n" for note in report.notes),
         markup.section("Compared", ranking.render(report.comparison)),
-        markup.section("Distributions", _distributions(rows, regions, columns)),
+        markup.section("Distributions", _distributions(report, regions)),
         markup.section(
             "Dice against lesion volume",
-            markup.grid(charts.dice_against_volume(rows, name) for name in regions),
+            markup.grid(charts.dice_against_volume(rows, name, report.targets) for name in regions),
         ),
         markup.section(
             "Training",
-            markup.grid((charts.loss_curve(training), charts.validation_curve(training))),
+            markup.grid(
+                (
+                    charts.loss_curve(training),
+                    charts.validation_curve(training, report.targets),
+                )
+            ),
         ),
         markup.section("All metrics", _all_metrics(summary, regions, columns)),
         markup.section(
@@ -140,10 +145,10 @@ def _policy(template: str) -> str:
     return "; ".join(rules)
 
 
-def _regions(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
+def _regions(rows: Sequence[Row], summary: Mapping[str, Any], targets: Targets) -> list[str]:
     """All regions named, the known ones first, from the widest to the innermost."""
     named = dict.fromkeys([*(summary.get("regions") or {}), *(str(row["region"]) for row in rows)])
-    known = [name for name in tasks.region_titles() if name in named]
+    known = [name for name in targets.region_names if name in named]
     return [*known, *(name for name in named if name not in known)]
 
 
@@ -152,10 +157,13 @@ def _region_head(region: str, targets: Targets) -> str:
     return markup.row_head(region, titles.get(region, ""))
 
 
-def _distributions(rows: Sequence[Row], regions: Sequence[str], columns: Sequence[str]) -> str:
+def _distributions(report: Report, regions: Sequence[str]) -> str:
     wanted = ("dice", "hd95_mm", "lesionwise_dice", "nsd_1mm", "hd95_pooled_mm")
-    keys = [key for key in wanted if key in columns]
-    plots = markup.grid(charts.distribution(rows, regions, key, HEADINGS[key][0]) for key in keys)
+    keys = [key for key in wanted if key in report.columns]
+    plots = markup.grid(
+        charts.distribution(report.rows, regions, key, HEADINGS[key][0], report.targets)
+        for key in keys
+    )
     text = "A dot is a case, a box the middle half of the cases, a thick line the median."
     return f'<p class="soft">{text}</p>\n{plots}' if plots else ""
 
