@@ -129,10 +129,11 @@ def parse(given: Sequence[str]) -> Call:
 
 def _unknown(name: str) -> str:
     """The sentence about a command that there is not."""
-    nearest = difflib.get_close_matches(name, registry.COMMANDS, 1)
+    options = ("--help", "--version", COMPLETION)
+    nearest = difflib.get_close_matches(name, (*registry.COMMANDS, *options), 1)
     known = ", ".join(registry.COMMANDS)
     advice = f"did you mean `{PROG} {nearest[0]}`?" if nearest else f"expected one of {known}"
-    return f"unknown command {name!r}: {advice}"
+    return f"unknown {'option' if name.startswith('-') else 'command'} {name!r}: {advice}"
 
 
 def overview(columns: int) -> str:

@@ -195,3 +195,10 @@ finally:
     for words in ("ml  whole tumour", "made by: starter", "were measured on", "research"):
         assert words in done.stdout
     assert nib.load(out).shape == nib.load(file_of(one_case, "flair")).shape
+
+
+def test_a_folder_behind_a_list_of_bundles_is_asked_for_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="FOLDER comes before --bundle and"):
+        command.segment(
+            SegmentOptions(bundles=Bundles(bundle=("b", str(tmp_path))), out="mask.nii.gz")
+        )

@@ -259,6 +259,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
         (("check",), "COHORT"),
         (("check", "ftq://host/cohort"), "Protocol not known: ftq"),
         (("frobnicate",), "frobnicate"),
+        (("--verison",), "did you mean `ray-brats --version`"),
         (("show", "/nowhere", "a.png"), "no such folder"),
         (("serve", "--bundle", "b", *TLS), "not a certificate and its private key"),
         (("check", "tests", "--max-rejected", "many"), "--max-rejected many"),

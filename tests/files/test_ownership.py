@@ -191,3 +191,10 @@ def test_a_file_in_the_place_of_a_folder_is_told_before_the_work(tmp_path: Path)
     for uri in (f"{tmp_path}/out", f"{tmp_path}/out/below/it"):
         with pytest.raises(UsageError, match=r"out is a file: expected a folder"):
             ledger.split_finished([], ledger.Output(uri=uri, description="score.json"))
+
+
+def test_a_file_in_place_of_a_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="file is a file; expected a folder there"):
+        ownership.check_files({"-o": str(tmp_path / "file" / "deep" / "mask.nii.gz")}, ())
+    ownership.check_files({"-o": str(tmp_path / "new" / "deep" / "mask.nii.gz")}, ())
