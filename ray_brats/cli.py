@@ -99,8 +99,8 @@ def parse(given: Sequence[str]) -> Call:
     """What a command line asks for.
 
     Raises:
-        UsageError: no such command.
-        SystemExit: other wrong calls, which are told on standard error, and `--help`.
+        UsageError: no such command, or a wrong call of it.
+        SystemExit: `--help`.
     """
     if not given:
         raise UsageError(f"expected a command, as `{PROG} demo`; `{PROG} --help` lists them")
@@ -108,21 +108,15 @@ def parse(given: Sequence[str]) -> Call:
     command = registry.COMMANDS.get(name)
     if command is None:
         raise UsageError(_unknown(name))
-    # What is wrong is told with the arguments in it, which a shell's `*` may have taken from files.
-    wrong = io.StringIO()
     try:
-        with contextlib.redirect_stderr(wrong):
-            options, output = parser.parse(
-                (command.options, command.output),
-                arguments,
-                prog=f"{PROG} {name}",
-                description=command.title,
-            )
-    except SystemExit as ended:
-        if not ended.code:
-            sys.stdout.write(_examples(command))
-        for line in wrong.getvalue().splitlines():
-            say(line)
+        options, output = parser.parse(
+            (command.options, command.output),
+            arguments,
+            prog=f"{PROG} {name}",
+            description=command.title,
+        )
+    except SystemExit:
+        sys.stdout.write(_examples(command))
         raise
     return Call(command=command, options=options, output=output)
 

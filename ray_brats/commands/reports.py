@@ -50,6 +50,8 @@ class EvaluateOptions:
 
 def evaluate(options: EvaluateOptions) -> Summary:
     """Compare masks with the cohort's segmentations: tables, summary and report.html."""
+    from ray_brats.model.predictions import find_masks
+
     cohort = selected(options.cohort, options.selection)
     training: list[dict[str, Any]] = []
     if options.run:
@@ -59,18 +61,21 @@ def evaluate(options: EvaluateOptions) -> Summary:
         if not training:
             raise UsageError(f"--run {options.run}: no {log.FILE} there; expected what train wrote")
     target = storage.absolute(options.report)
-    # After the arguments are judged: Ray takes a second to load.
+    places = [storage.absolute(uri) for uri in (options.predictions, *options.against)]
+    # A folder without masks is told before Ray starts, which takes seconds.
+    for uri in places:
+        find_masks(uri, cohort)
     from ray_brats.engine import cluster
     from ray_brats.stages.evaluate import Options
 
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
         return measure(
-            storage.absolute(options.predictions),
+            places[0],
             cohort,
             target,
             Options(release=options.selection.release, rules=options.rules),
-            against=[storage.absolute(uri) for uri in options.against],
+            against=places[1:],
             training=training,
         )
 
