@@ -99,8 +99,8 @@ def parse(given: Sequence[str]) -> Call:
     """What a command line asks for.
 
     Raises:
-        UsageError: no such command.
-        SystemExit: other wrong calls, which are told on standard error, and `--help`.
+        UsageError: no such command, or a wrong call of it.
+        SystemExit: `--help`.
     """
     if not given:
         raise UsageError(f"expected a command, as `{PROG} demo`; `{PROG} --help` lists them")
@@ -108,31 +108,26 @@ def parse(given: Sequence[str]) -> Call:
     command = registry.COMMANDS.get(name)
     if command is None:
         raise UsageError(_unknown(name))
-    # What is wrong is told with the arguments in it, which a shell's `*` may have taken from files.
-    wrong = io.StringIO()
     try:
-        with contextlib.redirect_stderr(wrong):
-            options, output = parser.parse(
-                (command.options, command.output),
-                arguments,
-                prog=f"{PROG} {name}",
-                description=command.title,
-            )
-    except SystemExit as ended:
-        if not ended.code:
-            sys.stdout.write(_examples(command))
-        for line in wrong.getvalue().splitlines():
-            say(line)
+        options, output = parser.parse(
+            (command.options, command.output),
+            arguments,
+            prog=f"{PROG} {name}",
+            description=command.title,
+        )
+    except SystemExit:
+        sys.stdout.write(_examples(command))
         raise
     return Call(command=command, options=options, output=output)
 
 
 def _unknown(name: str) -> str:
     """The sentence about a command that there is not."""
-    nearest = difflib.get_close_matches(name, registry.COMMANDS, 1)
+    options = ("--help", "--version", COMPLETION)
+    nearest = difflib.get_close_matches(name, (*registry.COMMANDS, *options), 1)
     known = ", ".join(registry.COMMANDS)
     advice = f"did you mean `{PROG} {nearest[0]}`?" if nearest else f"expected one of {known}"
-    return f"unknown command {name!r}: {advice}"
+    return f"unknown {'option' if name.startswith('-') else 'command'} {name!r}: {advice}"
 
 
 def overview(columns: int) -> str:

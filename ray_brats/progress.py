@@ -170,6 +170,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
+            # At the end all that was done counts, with what loading took.
+            self._warm = False
             self._speak()
 
     def starts_at(self, done: int) -> None:

@@ -186,3 +186,16 @@ def test_whatever_is_written_for_people_goes_through_one_place() -> None:
     errors = [name for name, path in files.items() if "stderr.write(" in path.read_text()]
     # Lines of JSON, and our own.
     assert sorted(errors) == ["progress.py", "serve/telemetry.py"]
+
+
+def test_the_last_line_tells_the_rate_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("test", 2) as bar:
+        now[0] = 9.99
+        bar.update(1)
+        now[0] = 10.0
+        bar.update(2)
+    assert capsys.readouterr().err.splitlines()[-1] == "test: 2/2 cases, 0.20 cases/s"

@@ -144,8 +144,11 @@ def _case_of_files(options: SegmentOptions) -> Case:
     """The case of the options' files; its name is theirs, where they are named as BraTS's."""
     files = _files(options)
     if not files:
+        swallowed = options.bundles.bundle or options.bundles.bundle_sha256
+        hint = "; FOLDER comes before --bundle and --bundle-sha256, which take what follows them"
         raise UsageError(
             "expected the files of a case, as --t1ce A --t2 B --flair C, or its FOLDER"
+            + (hint if swallowed else "")
         )
     for name, file in files.items():
         if not storage.exists(channels.file_of(storage.absolute(file))):

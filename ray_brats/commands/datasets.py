@@ -70,6 +70,8 @@ def check(options: CheckOptions) -> Summary:
     warnings = anatomy.warnings(outlines, "masks", task) if task else []
     for line in (*ledger.remark_lines(rows), *warnings):
         say(f"check: {line}")
+    if any(row.status == "ok" for row in rows) and not options.deep:
+        say("check: not every voxel was read; --deep does, and finds files damaged behind headers")
     facts = {
         "cohort": cohort.uri,
         "task": task.name if task else None,

@@ -54,22 +54,27 @@ class TrainOptions:
 
 def train(options: TrainOptions) -> TrainSummary:
     """Train a network, data-parallel, and export the best checkpoint as RUN/bundle."""
+    from ray_brats.training import run
     from ray_brats.training.data import read_dataset
 
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     data = read_dataset(storage.absolute(options.dataset), recipe, fold=options.fold)
+    run_uri = storage.absolute(options.run)
+    existing: run.Existing = "extend" if options.resume else "refuse"
+    # What is wrong is told before Ray starts, which takes seconds.
+    run.is_finished(run_uri, run.describe(data, recipe, options.workers or 0), existing=existing)
     from ray_brats.engine import cluster
     from ray_brats.stages import train as stage
 
     with cluster.running() as resources:
         return stage.train(
             data,
-            storage.absolute(options.run),
+            run_uri,
             recipe,
             cluster=resources,
             workers=options.workers,
-            existing="extend" if options.resume else "refuse",
+            existing=existing,
             hang_seconds=options.hang_seconds,
         )
 

@@ -26,7 +26,8 @@ def print_summary(summary: Summary) -> None:
     if summary.counts:
         counted = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
         console.print(f"cases: {counted}")
-    if summary.summary:
+    # Without a case that could be scored all of these would be dashes.
+    if summary.summary and summary.summary["cases"]:
         console.print(_score_table(summary.summary))
         console.print(_original_table(summary.summary, summary.original_soft_on_crops))
     if summary.comparison:

@@ -7,11 +7,14 @@ that an option is spelled alike wherever it is offered.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import io
 import itertools
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,16 +33,42 @@ def parse(
     """An instance of each class of options, all offered side by side.
 
     Raises:
-        UsageError: an option that there is not.
-        SystemExit: another wrong call, which is told on standard error, or `--help`.
+        UsageError: a wrong call.
+        SystemExit: `--help`.
     """
     call = callable_of(kinds)
     _check_names(arguments, option_names(call), prog)
     _check_values(arguments, call)
-    instances: tuple[Any, ...] = tyro.cli(
-        call, args=list(arguments), prog=prog, description=description, config=CONFIG
-    )
+    wrong = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(wrong):
+            instances: tuple[Any, ...] = tyro.cli(
+                call, args=list(arguments), prog=prog, description=description, config=CONFIG
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise UsageError(f"{_sentence(wrong.getvalue())}; `{prog} --help` tells more") from None
     return instances
+
+
+def _sentence(box: str) -> str:
+    """What tyro's box about a wrong call says: its lines up to the first rule, in one.
+
+    What is missing is told by its name alone, which stands four blanks in; its help, further in,
+    is for `--help`.
+    """
+    inner = (line.strip("│")[1:] for line in box.splitlines() if line.startswith("│"))
+    lines = [line.rstrip() for line in itertools.takewhile(lambda line: "──" not in line, inner)]
+    names = [line.strip().split(", ")[0] for line in lines[1:] if re.match(r" {4}\S", line)]
+    first = lines[0].rstrip(":") if lines else ""
+    if first.startswith("Missing from") and names:
+        return f"expected {' and '.join(names)} too"
+    if first.startswith("Unrecognized options"):
+        return f"unexpected: {' '.join(' '.join(lines).split()[2:])}"
+    told = " ".join(" ".join(lines or [box]).split()).rstrip(".")
+    valueless = re.match(r"Missing value for argument '(.+?)'", told)
+    return f"{valueless[1]}: expected a value after it" if valueless else told
 
 
 def completion(
@@ -95,12 +124,14 @@ def _kinds(call: Callable[..., Any]) -> dict[str, Any]:
 def _check_values(arguments: Sequence[str], call: Callable[..., Any]) -> None:
     """`UsageError` for a value that is none of the names of its option, or no number."""
     kinds = _kinds(call)
-    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+    for number, argument in enumerate(arguments, 1):
         option, equals, value = argument.partition("=")
         name = option.replace("_", "-")
         if not name.startswith("-") or name not in kinds:
             continue
-        value = value if equals else after
+        value = value if equals else next(iter(arguments[number:]), "")
+        if typing.get_origin(kinds[name]) is tuple and Ellipsis not in typing.get_args(kinds[name]):
+            _check_several(name, arguments[number:], typing.get_args(kinds[name]))
         if choices := _choices(kinds[name]):
             known = choices.split("|")
             if value not in known:
@@ -109,7 +140,16 @@ def _check_values(arguments: Sequence[str], call: Callable[..., Any]) -> None:
                 raise UsageError(f"{name} {value}: expected one of {', '.join(known)}{advice}")
         for kind, words in _NUMBERS.items():
             if kinds[name] in (kind, kind | None) and not _is_made(kind, value):
-                raise UsageError(f"{name} {value}: expected {words}")
+                raise UsageError(f"{' '.join((name, value)).rstrip()}: expected {words}")
+
+
+def _check_several(name: str, after: Sequence[str], kinds: Sequence[type]) -> None:
+    """`UsageError` where an option that takes so many values has fewer, or others."""
+    made = [_is_made(kind, value) for kind, value in zip(kinds, after, strict=False)]
+    if len(made) < len(kinds) or not all(made):
+        given = " ".join((name, *after[: len(kinds)]))
+        words = _NUMBERS[kinds[0]].removeprefix("a ")
+        raise UsageError(f"{given}: expected {len(kinds)} {words}s")
 
 
 _NUMBERS: Mapping[type[int] | type[float], str] = {int: "a whole number", float: "a number"}
@@ -126,7 +166,7 @@ def _is_made(kind: type[int] | type[float], text: str) -> bool:
 def _check_names(arguments: Sequence[str], names: Sequence[str], prog: str) -> None:
     for argument in arguments:
         name = argument.split("=", 1)[0].replace("_", "-")
-        if not name.startswith("--") or name in names:
+        if not re.match("--|-[a-z]", name, re.IGNORECASE) or name in names:
             continue
         nearest = difflib.get_close_matches(name, names, 1)
         advice = f"did you mean {nearest[0]}? " if nearest else ""

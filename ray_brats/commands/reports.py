@@ -53,6 +53,8 @@ class EvaluateOptions:
 
 def evaluate(options: EvaluateOptions) -> Summary:
     """Compare masks with the cohort's segmentations: tables, summary and report.html."""
+    from ray_brats.model.predictions import find_masks
+
     cohort = selected(options.cohort, options.selection)
     training: list[dict[str, Any]] = []
     if options.run:
@@ -62,16 +64,18 @@ def evaluate(options: EvaluateOptions) -> Summary:
         if not training:
             raise UsageError(f"--run {options.run}: no {log.FILE} there; expected what train wrote")
     target = storage.absolute(options.report)
-    # After the arguments are judged: Ray takes a second to load.
+    places = [storage.absolute(uri) for uri in (options.predictions, *options.against)]
+    # A folder without masks is told before Ray starts, which takes seconds.
+    for uri in places:
+        find_masks(uri, cohort)
     from ray_brats.engine import cluster
     from ray_brats.stages.evaluate import Options, check_made_for
 
     how = Options(task=options.selection.meant(), rules=options.rules).of(cohort)
-    uris = [storage.absolute(uri) for uri in (options.predictions, *options.against)]
-    check_made_for(uris, how.task)
+    check_made_for(places, how.task)
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
-        return measure(uris[0], cohort, target, how, against=uris[1:], training=training)
+        return measure(places[0], cohort, target, how, against=places[1:], training=training)
 
 
 def measure(

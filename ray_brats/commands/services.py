@@ -141,9 +141,12 @@ def _settings(options: ServeOptions) -> ServeSettings:
         keep_days=bounds.keep_days,
         replicas=1 if options.replicas is None else options.replicas,
     )
+    from ray_brats.model import card
     from ray_brats.serve import settings as deployments
     from ray_brats.serve.limits import Limits
 
+    for name, uris in models.items():
+        card.choose(uris, pinned.get(name, ()))  # Before the folder of the state is made.
     limits = Limits(
         body_bytes=bounds.max_body_mib << 20,
         inflated_bytes=bounds.max_inflated_mib << 20,

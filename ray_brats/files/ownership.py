@@ -90,11 +90,22 @@ def check_files(
             raise UsageError(f"{name} {uri}: another option names that file too")
         if not storage.is_remote(uri) and Path(uri.removeprefix("file://")).is_dir():
             raise UsageError(f"{name} {uri}: that is a folder; expected the name of a file")
+        if file := _file_above(uri):
+            raise UsageError(f"{name} {uri}: {file} is a file; expected a folder there")
         if there - set(ours) and not overwrite:
             raise UsageError(
                 f"{name} {uri}: there is such a file already, which would be replaced: pass "
                 "another name, or --overwrite"
             )
+
+
+def _file_above(uri: str) -> Path | None:
+    """What stands in the way of a file's folder on this machine."""
+    if storage.is_remote(uri):
+        return None
+    above = Path(uri.removeprefix("file://")).parents
+    found = next((place for place in above if place.exists()), None)
+    return found if found and not found.is_dir() else None
 
 
 def note(output_uri: str, names: Iterable[str]) -> None:

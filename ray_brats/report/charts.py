@@ -175,8 +175,8 @@ def dice_against_volume(rows: Sequence[Row], region: str, targets: Targets = GLI
     )
     volumes = [point[0] for point in points]
     alt = (
-        f"Dice of {region_title(region, targets)} against its reference volume: {len(points)} cases "
-        f"from {min(volumes):.3g} to {max(volumes):.3g} ml."
+        f"Dice of {region_title(region, targets)} against its reference volume: {len(points)} "
+        f"cases from {min(volumes):.3g} to {max(volumes):.3g} ml."
     )
     return frame.render(region_title(region, targets), alt, marks)
 

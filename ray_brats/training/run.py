@@ -138,12 +138,18 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     }
 
 
-def _is_finished(earlier: Run, description: Mapping[str, Any], existing: Existing) -> bool:
+def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Existing) -> bool:
     """Whether this very run is done; it may be started or resumed where it is not.
+
+    Args:
+        run_uri: where the run is or will be.
+        description: what `describe` says of it, of whatever number of workers.
+        existing: what to do where there is a run.
 
     Raises:
         UsageError: there is a run, and it is another one or is not to be gone on with.
     """
+    earlier = read(run_uri)
     before = earlier.description
     if before is None:
         _check_free(earlier)
@@ -239,7 +245,7 @@ def begin(run_uri: str, description: Mapping[str, Any], *, existing: Existing) -
     Raises:
         UsageError: there is a run, and it is another one or is not to be gone on with.
     """
-    if _is_finished(read(run_uri), description, existing):
+    if is_finished(run_uri, description, existing=existing):
         return None
     run = Run(uri=run_uri, description=description)
     attempt = claims.claim_driver(run_uri)

@@ -206,3 +206,10 @@ def test_a_file_may_be_a_channel_of_a_4d_file(tmp_path: Path) -> None:
     options = SegmentOptions(out="m.nii.gz", t2=f"{tmp_path}/y.nii.gz#0")
     with pytest.raises(UsageError, match="no such file"):
         command._case_of_files(options)
+
+
+def test_a_folder_behind_a_list_of_bundles_is_asked_for_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="FOLDER comes before --bundle and"):
+        command.segment(
+            SegmentOptions(bundles=Bundles(bundle=("b", str(tmp_path))), out="mask.nii.gz")
+        )

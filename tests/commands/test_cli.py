@@ -154,6 +154,7 @@ class TestWholeRun:
         arguments = ("train", out / "dataset", out / "run", "--recipe", "smoke")
         existing = ray_brats(*arguments, "--steps", 12)
         assert (existing.returncode, "--resume" in existing.stderr) == (2, True)
+        assert "Ray on this machine" not in existing.stderr
         other = ray_brats(*arguments, "--steps", 12, "--seed", 1, "--resume")
         assert (other.returncode, "another configuration" in other.stderr) == (2, True)
         longer = ray_brats("run", cohort_folder, out, "--recipe", "smoke", "--steps", 13)
@@ -260,6 +261,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
         (("check",), "COHORT"),
         (("check", "ftq://host/cohort"), "Protocol not known: ftq"),
         (("frobnicate",), "frobnicate"),
+        (("--verison",), "did you mean `ray-brats --version`"),
         (("show", "/nowhere", "a.png"), "no such folder"),
         (("serve", "--bundle", "b", *TLS), "not a certificate and its private key"),
         (("check", "tests", "--max-rejected", "many"), "--max-rejected many"),
@@ -274,6 +276,21 @@ def test_a_wrong_call_is_a_sentence_and_exit_status_2(
     done = ray_brats(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr + done.stdout
+
+
+def test_a_folder_without_masks_is_told_before_ray_starts(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    masks, others = tmp_path / "masks", tmp_path / "others"
+    masks.mkdir()
+    case = next(cohort_folder.iterdir()).name
+    for arguments, empty in (((), masks), (("--against", others), others)):
+        done = ray_brats("evaluate", masks, cohort_folder, tmp_path / "report", *arguments)
+        assert done.returncode == 2
+        assert re.search(rf"{empty} .*holds no <case_id>.nii.gz", done.stderr)
+        assert "Ray on this machine" not in done.stderr
+        shutil.copy(cohort_folder / case / f"{case}_seg.nii.gz", masks / f"{case}.nii.gz")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_case_of_zeros_is_not_drawn(tmp_path: Path) -> None:
@@ -375,6 +392,8 @@ def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) ->
     assert done.returncode == 0
     assert "1 case(s) of 1 patient(s), 1 with a mask; labels as in gli-2020" in done.stderr
     assert f"{name}: segmentation recovered from W39_1998.09.19_Segm.nii.gz" in done.stderr
+    assert "--deep" in done.stderr
+    assert "--deep" not in ray_brats("check", tmp_path, "--deep").stderr
 
 
 def test_an_absent_cluster_is_a_sentence(cohort_folder: Path, tmp_path: Path) -> None:
@@ -467,7 +486,16 @@ def test_rays_own_errors_end_in_a_sentence_without_its_traceback(
         ("score c p --tta=maybe", "--tta maybe: expected one of none, flips$"),
         ("train d r --steps many", "--steps many: expected a whole number"),
         ("train d r --minutes soon", "--minutes soon: expected a number"),
-        ("train d r --steps", "--steps : expected a whole number"),
+        ("train d r --steps", "--steps: expected a whole number"),
+        ("demo --shape 64 64 --steps 1", "--shape 64 64 --steps: expected 3 whole numbers"),
+        ("demo --shape a b c", "--shape a b c: expected 3 whole numbers"),
+        ("check", "^expected COHORT too; `ray-brats check --help` tells more$"),
+        ("evaluate masks", "^expected COHORT and REPORT too; "),
+        ("segment case", "^expected -o MASK.nii.gz too; "),
+        ("check a b c", "^unexpected: b, c; `ray-brats check --help` tells more$"),
+        ("check --deep=yes a", "^unexpected: "),
+        ("score c p --endpoint", "^--endpoint: expected a value after it; "),
+        ("check c -x", "^unknown option -x: "),
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_those_that_can(arguments: str, told: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_brats.commands import output
-from ray_brats.files.ledger import Summary
+from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.metrics import scores, summary
 from ray_brats.metrics.original import ORIGINAL_FIGURES
 
@@ -32,3 +32,18 @@ def test_the_table_has_the_scores_of_its_rules(capsys: pytest.CaptureFixture[str
     assert "2026" not in text
     assert "lesion-wise" in text
     assert "NSD" not in text
+
+
+def test_scores_of_no_case_are_no_table_of_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    row = CaseRow(case_id="a", status="rejected", reason="no reference")
+    nothing = Summary(
+        summary=summary.summarise([], [], scores.score_columns("both")),
+        failures=[row],
+        counts={"rejected": 1},
+        facts={},
+    )
+    output.print_summary(nothing)
+    told = capsys.readouterr().out
+    assert "no reference" in told
+    assert "cases: 1 rejected" in told
+    assert "–" not in told

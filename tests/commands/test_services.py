@@ -8,7 +8,7 @@ import pytest
 
 from ray_brats.cli import main
 from ray_brats.commands import services
-from ray_brats.errors import UsageError
+from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import storage
 from ray_brats.model import card
 from ray_brats.serve.http import access
@@ -59,3 +59,12 @@ def test_key_writes_a_hash_and_tells_the_key_once(tmp_path: Path) -> None:
 def test_keys_of_a_bucket_are_not_overwritten_but_refused() -> None:
     with pytest.raises(UsageError, match="this machine"):
         services.key(services.KeyOptions(file="s3://bucket/keys.txt", name="clinic"))
+
+
+def test_a_bundle_that_is_none_leaves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtefactError, match="is no bundle"):
+        services.serve(services.ServeOptions(bundle=(str(tmp_path / "none"),)))
+    assert not list(tmp_path.iterdir())

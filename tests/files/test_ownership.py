@@ -201,3 +201,10 @@ def test_a_file_of_which_a_channel_is_read_is_read(root: str) -> None:
     with pytest.raises(UsageError, match="this call reads it"):
         ownership.begin(root, ["scans.nii.gz"], there=[uri], vouched=[uri], inputs=[f"{uri}#0"])
     assert storage.read_bytes(uri) == b"scans"
+
+
+def test_a_file_in_place_of_a_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="file is a file; expected a folder there"):
+        ownership.check_files({"-o": str(tmp_path / "file" / "deep" / "mask.nii.gz")}, ())
+    ownership.check_files({"-o": str(tmp_path / "new" / "deep" / "mask.nii.gz")}, ())

@@ -102,9 +102,9 @@ def test_no_process_takes_more_than_is_stated(
 
 
 def test_one_voxel_too_many_is_refused_before_anything_is_read(url: str, tmp_path: Path) -> None:
-    header = nib.Nifti1Header()
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.diag([-1.0, -1, 1, 1])).header
     header.set_data_shape((320, 320, 313))
-    header.set_data_dtype(np.uint8)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
     content = gzip.compress(header.binaryblock + bytes(5000))
     with peaks() as found:
         answer = httpx.post(

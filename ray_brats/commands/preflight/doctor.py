@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 import ray_brats
 from ray_brats.commands.preflight import storage as probe
 from ray_brats.commands.preflight.storage import Check, check_row
-from ray_brats.errors import UsageError
+from ray_brats.errors import RayBratsError, UsageError
 from ray_brats.files import storage
 from ray_brats.files.ledger import CaseRow, Summary
 from ray_brats.progress import silenced
@@ -130,7 +130,7 @@ def cluster() -> list[Check]:
             nodes, cpus, gpus = resources.nodes, resources.cpus, resources.gpus
             found = f"{place}: {nodes} node(s), {cpus} CPUs, {gpus} GPUs"
             return [check_row("ray starts", "ok", found), *_nodes(), *usage(resources)]
-    except (UsageError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (RayBratsError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         remedy = "look at the message and at the logs below /tmp/ray"
         if address:
             remedy = "start the cluster, set RAY_ADDRESS and its token, or unset RAY_ADDRESS"

@@ -5,10 +5,12 @@ Rows are those of `doctor`: `{check, status, found, remedy}`, status `ok`, `warn
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import UsageError
@@ -26,6 +28,25 @@ def check_row(check: str, status: str, found: str, remedy: str = "") -> Check:
 
 def checks(uri: str, *, limit_seconds: float = STORAGE_SECONDS) -> list[Check]:
     """Write, read back and delete a small file, and two conditional writes of another."""
+    with _left_as_it_was(uri):
+        return _checks(uri, limit_seconds)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(uri: str) -> Iterator[None]:
+    """Folders of this machine that a look makes go again."""
+    place = Path(uri.removeprefix("file://"))
+    chain = () if storage.is_remote(uri) else (place, *place.parents)
+    absent = [folder for folder in chain if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _checks(uri: str, limit_seconds: float) -> list[Check]:
     name = f".ray-brats-doctor-{uuid.uuid4().hex[:8]}"
     probe, claim = storage.join(uri, name), storage.join(uri, f"{name}-claim")
     title = f"storage {uri}"

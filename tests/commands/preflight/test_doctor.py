@@ -11,8 +11,9 @@ import pytest
 import ray_brats as package
 from commands.test_cli import ray_brats
 from ray_brats.commands.preflight import doctor
+from ray_brats.engine import cluster as engine
 from ray_brats.engine.cluster import Resources
-from ray_brats.errors import UsageError
+from ray_brats.errors import StageFailed, UsageError
 
 GIB = 1 << 30
 
@@ -128,3 +129,13 @@ def test_this_machine_passes(tmp_path: object) -> None:
     checks = {row["check"].partition(": ")[-1]: row for row in json.loads(done.stdout)["checks"]}
     assert checks["oneDNN"]["status"] == "ok"
     assert "CPU" in checks["TensorFlow's devices"]["found"]
+
+
+def test_a_ray_that_does_not_start_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise StageFailed("Ray did not start (timed out)")
+
+    monkeypatch.setattr(engine, "running", fail)
+    (row,) = doctor.cluster()
+    assert (row["check"], row["status"]) == ("ray starts", "fail")
+    assert "timed out" in row["found"]

@@ -58,3 +58,8 @@ def test_storage_that_does_not_answer_ends(tmp_path: Path, monkeypatch: pytest.M
 def test_an_unknown_protocol_fails_with_a_sentence() -> None:
     (row,) = probe.checks("nosuch://bucket/out")
     assert row["status"] == "fail"
+
+
+def test_a_folder_that_was_not_there_is_none_afterwards(tmp_path: Path) -> None:
+    assert statuses(str(tmp_path / "typo" / "deep")) == ["ok", "ok"]
+    assert not list(tmp_path.iterdir())
