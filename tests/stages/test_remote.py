@@ -21,6 +21,8 @@ from ray_brats.recipes import tasks
 from ray_brats.recipes.tasks import TASKS
 from ray_brats.stages import remote as endpoint
 
+GLI_2020 = tasks.TASKS["gli-2020"]
+
 
 def remote(made_by: str) -> endpoint.Remote:
     """A service whose masks tell these bundles."""
@@ -30,7 +32,8 @@ def remote(made_by: str) -> endpoint.Remote:
     return endpoint.Remote(
         client=httpx.Client(base_url="http://played", transport=transport),
         model="default",
-        task=tasks.TASKS["gli-2020"],
+        task=GLI_2020,
+        integers={GLI_2020.name: GLI_2020.integers},
         recipe=SMOKE,
         identity=SERVED.card["identity"],
     )

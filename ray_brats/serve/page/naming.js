@@ -9,6 +9,7 @@ export const MASK_SPELLINGS = [
   "segmentation",
   "tumor_segmentation",
   "tumour_segmentation",
+  "gtv",
   "glistrboost",
   "glistrboost_manuallycorrected",
 ];
