@@ -68,7 +68,6 @@ def test_regions_of_unseen_phantoms_are_found(trained: tuple[str, Path]) -> None
     assert len({row["case_id"] for row in rows}) == CASES - seen["training"]
     for region, least in LEAST_DICE[name].items():
         dice = [row["dice"] for row in rows if row["region"] == region]
-        print(f"{name} {region}: {np.mean(dice):.3f}")
         assert np.mean(dice) >= least, (region, dice)
 
 
