@@ -10,9 +10,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
 import shapes
 from commands.test_cli import ray_brats
+
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
 
