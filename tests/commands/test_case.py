@@ -157,6 +157,21 @@ def test_no_file_of_the_case_is_overwritten(one_case: Path, tmp_path: Path, kind
     assert file_of(one_case, kind).read_bytes() == before
 
 
+@pytest.mark.usefixtures("predicted")
+@pytest.mark.parametrize("option", ["out", "show"])
+def test_a_file_that_is_there_already_goes_only_where_that_is_asked_for(
+    one_case: Path, tmp_path: Path, option: str
+) -> None:
+    targets = {"out": str(tmp_path / "mask.nii.gz"), "show": str(tmp_path / "a.png")}
+    theirs = Path(targets[option])
+    theirs.write_bytes(b"theirs")
+    refused("there is such a file already", folder=str(one_case), **targets)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [theirs.name]
+    assert theirs.read_bytes() == b"theirs"
+    command.segment(SegmentOptions(folder=str(one_case), overwrite=True, **targets))
+    assert theirs.read_bytes() != b"theirs"
+
+
 def test_a_case_that_cannot_be_used_is_a_row_and_exit_status_1(
     one_case: Path, tmp_path: Path
 ) -> None:

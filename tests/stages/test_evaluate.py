@@ -270,6 +270,23 @@ def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: 
     assert not (tmp_path / "report").exists(), "nothing was begun"
 
 
+@pytest.mark.parametrize("name", [evaluate.MARKER, *evaluate.FILES])
+def test_a_report_replaces_nobody_elses_file(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(mapping, "map_cases", lambda *_, **__: pytest.fail("the work began"))
+    mask = mask_of(cohort_folder, PERFECT)
+    write(tmp_path / "predictions" / f"{PERFECT}.nii.gz", mask.dataobj, mask)
+    theirs = tmp_path / "report" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    found = cohorts.find(str(cohort_folder))
+    with pytest.raises(UsageError, match=f"holds {name}"):
+        evaluate.evaluate(str(tmp_path / "predictions"), found, str(theirs.parent))
+    assert [path.name for path in theirs.parent.iterdir()] == [name]
+    assert theirs.read_bytes() == b"theirs"
+
+
 def exchanged(voxels: Any) -> Any:
     """Raw labels with 1 and 2 exchanged."""
     return np.choose(voxels.astype(np.uint8), [0, 2, 1, 3, 4])
