@@ -80,7 +80,6 @@ def bucket() -> Iterator[str]:
 @contextlib.contextmanager
 def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
     """A server with one empty bucket; what leads to it is in the environment, and comes back."""
-    import httpx
     import s3fs
 
     host, port = faulty_s3.moto(address)
@@ -89,8 +88,8 @@ def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
         for name, value in environment.items():
             patch.setenv(name, value)
         # Moto keeps its buckets in the process.
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-        httpx.put(f"http://{host}:{port}/{bucket}").raise_for_status()
+        faulty_s3.ask("POST", "/moto-api/reset", address)
+        faulty_s3.ask("PUT", f"/{bucket}", address)
         # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
         s3fs.S3FileSystem.clear_instance_cache()
         yield environment

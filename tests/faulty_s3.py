@@ -160,9 +160,34 @@ def moto(address: str = "127.0.0.1") -> tuple[str, int]:
     """
     from moto.server import ThreadedMotoServer
 
+    _read_service_models_once()
     server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     return server.get_host_and_port()
+
+
+def ask(method: str, path: str, address: str = "127.0.0.1") -> None:
+    """One request to that server itself; an answer that is no success ends the test.
+
+    By the standard library: httpx would read all certificates of this machine first.
+    """
+    connection = http.client.HTTPConnection(*moto(address))
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {answer.read()!r}"
+
+
+def _read_service_models_once() -> None:
+    """Let all sessions of this process share what botocore has read of its models.
+
+    They are megabytes of JSON, read anew for each session, and each thread and test has its own.
+    Clients of one session share them just so. Credentials stay each session's own.
+    """
+    import botocore.session
+
+    if not hasattr(botocore.session.create_loader, "cache_info"):
+        botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 @contextlib.contextmanager
