@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.test_cli import ray_brats
+from commands.test_cli import called
 from commands.test_help import imported_by
 from ray_brats import labels
 from ray_brats.commands import guide, info, registry
@@ -18,7 +18,7 @@ from ray_brats.recipes import named
 
 
 def test_info_tells_what_programs_ask_for() -> None:
-    done = ray_brats("info", "--json")
+    done = called("info", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["commands"]) == set(COMMANDS)
