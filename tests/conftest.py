@@ -36,15 +36,15 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves out files whose every test needs TensorFlow, where such tests are not wanted.
+    """Leaves out files whose every test needs an engine or a browser that is not wanted.
 
     They import it to be collected, which takes each process of `.ci/check` seconds.
     """
-    wanted = "not tf" not in str(config.option.markexpr)
-    if wanted or collection_path.suffix != ".py":
+    unwanted = re.findall(r"\bnot (tf|ray|browser)\b", str(config.option.markexpr))
+    if not unwanted or collection_path.suffix != ".py":
         return None
-    text = collection_path.read_text(encoding="utf-8")
-    return True if re.search(r"^pytestmark = .*\bmark\.tf\b", text, re.MULTILINE) else None
+    marks = rf"^pytestmark = .*\bmark\.(?:{'|'.join(unwanted)})\b"
+    return True if re.search(marks, collection_path.read_text("utf-8"), re.MULTILINE) else None
 
 
 @pytest.fixture(scope="session")

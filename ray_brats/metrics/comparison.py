@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from ray_brats.errors import UsageError
 from ray_brats.labels import REGIONS
@@ -83,6 +82,8 @@ def _values(table: Table, region: str, metric: str) -> npt.NDArray[np.float64]:
 
 
 def _ranking(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    from scipy import stats  # a second that an evaluation without a comparison need not wait
+
     means: dict[str, dict[str, dict[str, float]]] = {
         name: {region: {} for region in REGIONS} for name in tables
     }
@@ -125,6 +126,8 @@ def _tests(first: Table, other: Table, name: str) -> list[dict[str, Any]]:
 
 def _wilcoxon(differences: npt.NDArray[np.float64]) -> float | None:
     """Two-sided p; cases that do not differ say nothing and are left out."""
+    from scipy import stats
+
     telling = differences[differences != 0]
     return float(stats.wilcoxon(telling).pvalue) if telling.size else None
 

@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import file_of, rewrite
-from sklearn.preprocessing import MinMaxScaler
 
 from ray_brats.cases import case, cohort, preprocess
 from ray_brats.errors import CaseFiltered, CaseRejected
@@ -36,6 +35,8 @@ def test_baseline_crop_of_a_brats_volume_is_the_originals() -> None:
 
 
 def test_baseline_equals_the_originals_lines(one_case: Path) -> None:
+    from sklearn.preprocessing import MinMaxScaler
+
     config = dataclasses.replace(BASELINE, crop_size_vox=(32, 32, 32), min_labelled_share=0.0)
     prepared = preprocess.preprocess_case(only_case(one_case), config)
     scaler = MinMaxScaler()
