@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -45,6 +46,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     marks = rf"^pytestmark = .*\bmark\.(?:{'|'.join(unwanted)})\b"
     return True if re.search(marks, collection_path.read_text("utf-8"), re.MULTILINE) else None
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
+import s3fs
 from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats import cli
@@ -321,10 +323,14 @@ def test_a_case_of_zeros_is_not_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "case.png").exists()
 
 
-def test_a_bucket_that_does_not_answer_is_a_sentence() -> None:
-    environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    done = ray_brats("check", "s3://bucket/cohort", **environment, **keys)
+def test_a_bucket_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = faulty_s3.credentials("http://127.0.0.1:1") | {"AWS_MAX_ATTEMPTS": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # Else one that an earlier test made, with its endpoint.
+    s3fs.S3FileSystem.clear_instance_cache()
+    done = called("check", "s3://bucket/cohort")
+    s3fs.S3FileSystem.clear_instance_cache()
     assert done.returncode == 2
     assert "s3://bucket/cohort: EndpointConnectionError" in done.stderr
 
