@@ -62,11 +62,20 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one phantom; read only."""
+    folder = tmp_path_factory.mktemp("whole")
+    (name,) = phantom.write_cohort(folder, cases=1, shape_vox=SHAPE_VOX)
+    return folder / name
+
+
 @pytest.fixture
-def one_case(tmp_path: Path) -> Path:
-    """The folder of one phantom, to be damaged."""
-    phantom.write_cohort(tmp_path / "one", cases=1, shape_vox=SHAPE_VOX)
-    return tmp_path / "one" / "BraTS20_Training_001"
+def one_case(whole_case: Path, tmp_path: Path) -> Path:
+    """The folder of one phantom, to be damaged; a copy, since drawing one takes longer."""
+    folder = tmp_path / "one" / whole_case.name
+    shutil.copytree(whole_case, folder, copy_function=shutil.copy)
+    return folder
 
 
 @pytest.fixture(scope="session")

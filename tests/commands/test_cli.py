@@ -361,7 +361,7 @@ def test_names_that_no_terminal_can_print_are_told_all_the_same(
     assert (odd.returncode, odd.stdout) == (2, "")
     assert "not in UTF-8" in odd.stderr
     (tmp_path / "nul.csv").write_bytes(b"case_id,t2\na,b\0c\n")
-    nul = ray_brats("check", tmp_path / "nul.csv", *told)
+    nul = called("check", tmp_path / "nul.csv", *told)
     assert nul.returncode == 2
     assert "NUL" in nul.stderr
 
