@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -36,15 +37,21 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves out files whose every test needs TensorFlow, where such tests are not wanted.
+    """Leaves out files whose every test needs an engine or a browser that is not wanted.
 
     They import it to be collected, which takes each process of `.ci/check` seconds.
     """
-    wanted = "not tf" not in str(config.option.markexpr)
-    if wanted or collection_path.suffix != ".py":
+    unwanted = re.findall(r"\bnot (tf|ray|browser)\b", str(config.option.markexpr))
+    if not unwanted or collection_path.suffix != ".py":
         return None
-    text = collection_path.read_text(encoding="utf-8")
-    return True if re.search(r"^pytestmark = .*\bmark\.tf\b", text, re.MULTILINE) else None
+    marks = rf"^pytestmark = .*\bmark\.(?:{'|'.join(unwanted)})\b"
+    return True if re.search(marks, collection_path.read_text("utf-8"), re.MULTILINE) else None
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +62,20 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one phantom; read only."""
+    folder = tmp_path_factory.mktemp("whole")
+    (name,) = phantom.write_cohort(folder, cases=1, shape_vox=SHAPE_VOX)
+    return folder / name
+
+
 @pytest.fixture
-def one_case(tmp_path: Path) -> Path:
-    """The folder of one phantom, to be damaged."""
-    phantom.write_cohort(tmp_path / "one", cases=1, shape_vox=SHAPE_VOX)
-    return tmp_path / "one" / "BraTS20_Training_001"
+def one_case(whole_case: Path, tmp_path: Path) -> Path:
+    """The folder of one phantom, to be damaged; a copy, since drawing one takes longer."""
+    folder = tmp_path / "one" / whole_case.name
+    shutil.copytree(whole_case, folder, copy_function=shutil.copy)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +96,6 @@ def bucket() -> Iterator[str]:
 @contextlib.contextmanager
 def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
     """A server with one empty bucket; what leads to it is in the environment, and comes back."""
-    import httpx
     import s3fs
 
     host, port = faulty_s3.moto(address)
@@ -89,8 +104,8 @@ def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
         for name, value in environment.items():
             patch.setenv(name, value)
         # Moto keeps its buckets in the process.
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-        httpx.put(f"http://{host}:{port}/{bucket}").raise_for_status()
+        faulty_s3.ask("POST", "/moto-api/reset", address)
+        faulty_s3.ask("PUT", f"/{bucket}", address)
         # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
         s3fs.S3FileSystem.clear_instance_cache()
         yield environment

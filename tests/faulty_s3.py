@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import http.client
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 Fault = Literal["500", "503", "cut", "slow", "hang"]
@@ -149,7 +153,24 @@ def credentials(url: str) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CA_BUNDLE": _one_certificate(),
     }
+
+
+@functools.cache
+def _one_certificate() -> str:
+    """A file with one authority, where each client would read all that this machine trusts.
+
+    They speak no TLS to servers on loopback, yet get ready for it.
+    """
+    import certifi
+
+    end = "-----END CERTIFICATE-----\n"
+    folder = Path(tempfile.mkdtemp(prefix="ray-brats-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / "authority.pem"
+    file.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+    return str(file)
 
 
 @functools.cache
@@ -158,11 +179,40 @@ def moto(address: str = "127.0.0.1") -> tuple[str, int]:
 
     Stopping one takes half a second, and its buckets belong to the process anyway.
     """
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
     from moto.server import ThreadedMotoServer
 
+    _read_service_models_once()
+    # It lists its own folders, and tries the patterns of all services, for each request.
+    chosen = functools.cache(DomainDispatcherApplication.get_backend_for_host)
+    DomainDispatcherApplication.get_backend_for_host = chosen
     server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     return server.get_host_and_port()
+
+
+def ask(method: str, path: str, address: str = "127.0.0.1") -> None:
+    """One request to that server itself; an answer that is no success ends the test.
+
+    By the standard library: httpx would read all certificates of this machine first.
+    """
+    connection = http.client.HTTPConnection(*moto(address))
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {answer.read()!r}"
+
+
+def _read_service_models_once() -> None:
+    """Let all sessions of this process share what botocore has read of its models.
+
+    They are megabytes of JSON, read anew for each session, and each thread and test has its own.
+    Clients of one session share them just so. Credentials stay each session's own.
+    """
+    import botocore.session
+
+    if not hasattr(botocore.session.create_loader, "cache_info"):
+        botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 @contextlib.contextmanager

@@ -149,6 +149,21 @@ def test_a_mask_is_saved_with_the_labels_of_a_release(one_case: Path, tmp_path: 
     assert 4 not in np.asarray(nib.load(tmp_path / "brats2023.nii.gz").dataobj)
 
 
+def test_a_mask_replaces_a_file_only_where_that_is_asked_for(
+    one_case: Path, tmp_path: Path
+) -> None:
+    image = nib.load(seg(one_case))
+    volume = api.volume_from_array(np.asarray(image.dataobj), image.affine)
+    prediction = Prediction(mask_native=np.zeros(image.shape, np.uint8), geometry=volume.geometry)
+    theirs = tmp_path / "mask.nii.gz"
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(api.UsageError, match="there is such a file already"):
+        api.save_mask(prediction, theirs)
+    assert theirs.read_bytes() == b"theirs"
+    api.save_mask(prediction, theirs, overwrite=True)
+    assert theirs.read_bytes() != b"theirs"
+
+
 def test_what_cannot_be_scored_is_told(one_case: Path, tmp_path: Path) -> None:
     index = read_mask(str(seg(one_case)), TASKS["gli-2020"])
     with pytest.raises(api.UsageError, match="spacing_mm"):

@@ -44,6 +44,30 @@ def test_no_version_that_the_project_lets_in_is_affected(audit: ModuleType) -> N
     assert audit.let_in(audit.allowed()) == []
 
 
+@pytest.mark.parametrize(
+    ("package", "version", "name"),
+    [
+        ("keras", "3.12", "CVE-2026-0897"),
+        ("pillow", "12.1", "CVE-2026-25990"),
+        ("protobuf", "6.33.4", "CVE-2026-0994"),
+        ("pyarrow", "23.0.0", "CVE-2026-25087"),
+        ("ray", "2.53", "CVE-2026-27482"),
+        ("werkzeug", "3.1.4", "CVE-2026-21860"),
+    ],
+)
+def test_advisories_of_early_2026_are_known(
+    audit: ModuleType, package: str, version: str, name: str
+) -> None:
+    told = audit.affected({package: Version(version)})
+    assert [sentence for sentence in told if f": {name} affects" in sentence]
+
+
+def test_a_parser_of_forms_that_takes_quadratic_time_is_not_let_in(audit: ModuleType) -> None:
+    """No advisory says so of 0.0.22 to 0.0.33; it was measured."""
+    let_in = audit.allowed()["python-multipart"]
+    assert [minor for minor in range(22, 36) if f"0.0.{minor}" in let_in] == [34, 35]
+
+
 def test_a_range_is_judged_as_a_range_and_not_by_its_lower_end(audit: ModuleType) -> None:
     (sentence,) = audit.let_in({"pillow": SpecifierSet(">=11,<11.3")})[:1]
     assert sentence == "pillow 11.2, which CVE-2025-48379 affects (<11.3,>=11.2)"

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ray_brats.benchmarks import quality_peer, torch_peers
 from ray_brats.benchmarks.measure import SetOption
@@ -243,6 +242,8 @@ def _value(dice: Mapping[str, float], name: str) -> float:
 def _interval(values: Sequence[float]) -> list[float] | None:
     if len(values) < 2:
         return None
+    from scipy import stats  # takes a second, which no other benchmark need wait
+
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.fmean(values)
     return [mean - float(half), mean + float(half)]

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from ray_brats.errors import UsageError
 from ray_brats.metrics.challenge import counted
@@ -119,6 +118,8 @@ def _regions(tables: Iterable[Table]) -> list[str]:
 
 
 def _ranking(tables: Mapping[str, Table], compared: _Compared) -> list[dict[str, Any]]:
+    from scipy import stats  # a second that an evaluation without a comparison need not wait
+
     regions = _regions(tables.values())
     means: dict[str, dict[str, dict[str, float]]] = {
         name: {region: {} for region in regions} for name in tables
@@ -164,6 +165,8 @@ def _tests(first: Table, other: Table, name: str, metrics: Collection[str]) -> l
 
 def _wilcoxon(differences: npt.NDArray[np.float64]) -> float | None:
     """Two-sided p; cases that do not differ say nothing and are left out."""
+    from scipy import stats
+
     telling = differences[differences != 0]
     return float(stats.wilcoxon(telling).pvalue) if telling.size else None
 

@@ -90,6 +90,8 @@ def row(planes: Sequence[Plane], box: Box, spacing_mm: Spacing) -> tuple[Figure,
     for ax, plane in zip(panels, planes, strict=True):
         x, y = box[plane.across], box[plane.upright]
         ax.set(xlim=(x.start - 0.5, x.stop - 0.5), ylim=(y.start - 0.5, y.stop - 0.5))
+        # They would not be drawn, but laid out many times: half of what a picture takes.
+        ax.set(xticks=[], yticks=[])
         ax.yaxis.set_inverted(plane.grows == "down")
         ax.set_aspect(spacing_mm[plane.upright] / spacing_mm[plane.across])
         ax.set_axis_off()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from classes import EDEMA, NECROTIC
@@ -95,14 +97,27 @@ def test_voxels_are_read_only_when_asked_for(one_case: Path) -> None:
 
 
 def test_empty_integer_images_are_noticed_by_their_size(tmp_path: Path) -> None:
-    import nibabel as nib
-
     phantom.write_cohort(tmp_path, cases=1, shape_vox=SHAPE_VOX)
     case = tmp_path / "BraTS20_Training_001"
     path = file_of(case, "flair")
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
     assert "zero everywhere" in look(case).reason
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+def test_a_skull_is_found_unless_it_is_allowed(one_case: Path, deep: bool) -> None:
+    noise = np.random.default_rng(0)
+    for kind in ("t1ce", "t2", "flair"):
+        image = nib.load(file_of(one_case, kind))
+        voxels = np.asarray(image.dataobj)
+        air = noise.integers(0, 60, voxels.shape)
+        with_skull = np.where(voxels, voxels, air).astype(np.int16)
+        nib.save(nib.Nifti1Image(with_skull, image.affine), file_of(one_case, kind))
+    row = look(one_case, deep=deep)
+    assert (row.status, "skull-stripped" in row.reason) == ("rejected", True)
+    allowed = dataclasses.replace(STANDARD, allow_skull=True)
+    assert look(one_case, allowed, deep=deep).status == "ok"
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])

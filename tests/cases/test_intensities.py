@@ -5,7 +5,6 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-from sklearn.preprocessing import MinMaxScaler
 
 from ray_brats.cases import geometry, intensities, volume
 
@@ -13,6 +12,8 @@ from ray_brats.cases import geometry, intensities, volume
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "int32", "float32", "float64"])
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "SLP"])
 def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> None:
+    from sklearn.preprocessing import MinMaxScaler
+
     random = np.random.default_rng(0)
     canonical = (random.random((9, 8, 7)) * 200).astype(dtype)
     canonical[:, :, 3] = 5  # a constant slice
@@ -30,6 +31,8 @@ def test_minmax_equals_scikit_learns_to_the_last_bit(dtype: str, axes: str) -> N
 
 
 def test_a_scaled_file_is_normalised_as_get_fdata_gives_it() -> None:
+    from sklearn.preprocessing import MinMaxScaler
+
     voxels = np.random.default_rng(0).integers(0, 900, (9, 8, 7)).astype(np.int16)
     image = nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1]))
     content = bytearray(image.to_bytes())

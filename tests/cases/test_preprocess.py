@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import file_of, rewrite
-from sklearn.preprocessing import MinMaxScaler
 
 from ray_brats.cases import case, cohort, preprocess
 from ray_brats.errors import CaseFiltered, CaseRejected
@@ -35,6 +35,8 @@ def test_baseline_crop_of_a_brats_volume_is_the_originals() -> None:
 
 
 def test_baseline_equals_the_originals_lines(one_case: Path) -> None:
+    from sklearn.preprocessing import MinMaxScaler
+
     config = dataclasses.replace(BASELINE, crop_size_vox=(32, 32, 32), min_labelled_share=0.0)
     prepared = preprocess.preprocess_case(only_case(one_case), config)
     scaler = MinMaxScaler()
@@ -194,6 +196,21 @@ def test_micrometres_between_affines_are_told_and_taken(one_case: Path) -> None:
     changed(file_of(one_case, "t2"), affine=affine)
     prepared = preprocess.preprocess_case(only_case(one_case), STANDARD)
     assert prepared.remarks == ("t2: its grid is up to 0.004 mm off that of t1ce",)
+
+
+def test_forms_of_a_header_that_disagree_are_told(one_case: Path) -> None:
+    expected = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    for kind in ("t1ce", "t2", "flair", "seg"):
+        image = nib.load(file_of(one_case, kind))
+        elsewhere = image.affine.copy()
+        elsewhere[0, 3] += 7
+        image.set_sform(image.affine, 2)
+        image.set_qform(elsewhere, 1)
+        file_of(one_case, kind).write_bytes(gzip.compress(image.to_bytes()))
+    got = preprocess.preprocess_case(only_case(one_case), STANDARD)
+    assert "t2: its qform and sform are up to 7 mm apart, the sform is read" in got.remarks
+    assert np.array_equal(got.image_HWDC, expected.image_HWDC)
+    assert got.geometry.native_affine == expected.geometry.native_affine
 
 
 @pytest.mark.parametrize("config", [BASELINE, STANDARD], ids=["baseline", "standard"])

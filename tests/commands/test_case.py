@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import file_of
 
-from commands.test_cli import ray_brats
+from commands.test_cli import called
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.commands import case as command
 from ray_brats.commands.arguments import Bundles, Inference
@@ -158,19 +158,34 @@ def test_no_file_of_the_case_is_overwritten(one_case: Path, tmp_path: Path, kind
     assert file_of(one_case, kind).read_bytes() == before
 
 
+@pytest.mark.usefixtures("predicted")
+@pytest.mark.parametrize("option", ["out", "show"])
+def test_a_file_that_is_there_already_goes_only_where_that_is_asked_for(
+    one_case: Path, tmp_path: Path, option: str
+) -> None:
+    targets = {"out": str(tmp_path / "mask.nii.gz"), "show": str(tmp_path / "a.png")}
+    theirs = Path(targets[option])
+    theirs.write_bytes(b"theirs")
+    refused("there is such a file already", folder=str(one_case), **targets)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [theirs.name]
+    assert theirs.read_bytes() == b"theirs"
+    command.segment(SegmentOptions(folder=str(one_case), overwrite=True, **targets))
+    assert theirs.read_bytes() != b"theirs"
+
+
 def test_a_case_that_cannot_be_used_is_a_row_and_exit_status_1(
     one_case: Path, tmp_path: Path
 ) -> None:
     file_of(one_case, "t2").write_bytes(b"no scan")
-    done = ray_brats("segment", one_case, "-o", tmp_path / "mask.nii.gz", "--json")
+    done = called("segment", one_case, "-o", tmp_path / "mask.nii.gz", "--json")
     assert done.returncode == 1
     (row,) = json.loads(done.stdout)["failures"]
     assert (row["case_id"], row["status"]) == ("BraTS20_Training_001", "rejected")
     assert row["file"].endswith("_t2.nii.gz")
-    shown = ray_brats("segment", one_case, "-o", tmp_path / "mask.nii.gz")
+    shown = called("segment", one_case, "-o", tmp_path / "mask.nii.gz")
     assert (shown.returncode, "truncated" in shown.stdout) == (1, True)
     file_of(one_case, "t2").unlink()
-    missing = ray_brats("segment", one_case, "-o", tmp_path / "mask.nii.gz")
+    missing = called("segment", one_case, "-o", tmp_path / "mask.nii.gz")
     assert (missing.returncode, "t2 is missing" in missing.stdout) == (1, True)
     assert not (tmp_path / "mask.nii.gz").exists()
 

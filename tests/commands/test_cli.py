@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -12,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
+import s3fs
 from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats import cli
@@ -39,6 +43,24 @@ def ray_brats(*arguments: object, **environment: str) -> subprocess.CompletedPro
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def called(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process: half a second less, most of it for the interpreter's imports.
+
+    For what depends neither on the process's streams nor on how it is given its arguments.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(ROOT))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        ended = stack.enter_context(pytest.raises(SystemExit))
+        cli.main([str(argument) for argument in arguments])
+    status = ended.value.code
+    assert isinstance(status, int)
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -273,7 +295,7 @@ def test_bad_cases_are_rows_with_file_and_reason_and_the_rest_is_done(tmp_path: 
 def test_a_wrong_call_is_a_sentence_and_exit_status_2(
     arguments: tuple[str, ...], sentence: str
 ) -> None:
-    done = ray_brats(*arguments)
+    done = called(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr + done.stdout
 
@@ -297,22 +319,26 @@ def test_a_case_of_zeros_is_not_drawn(tmp_path: Path) -> None:
     (name,) = phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=SHAPE_VOX)
     for modality in ("t1ce", "t2", "flair"):
         rewrite(file_of(tmp_path / "cohort" / name, modality), np.zeros_like)
-    done = ray_brats("show", tmp_path / "cohort" / name, tmp_path / "case.png")
+    done = called("show", tmp_path / "cohort" / name, tmp_path / "case.png")
     assert (done.returncode, "all its voxels are 0" in done.stderr) == (2, True)
     assert not (tmp_path / "case.png").exists()
 
 
-def test_a_bucket_that_does_not_answer_is_a_sentence() -> None:
-    environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    done = ray_brats("check", "s3://bucket/cohort", **environment, **keys)
+def test_a_bucket_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = faulty_s3.credentials("http://127.0.0.1:1") | {"AWS_MAX_ATTEMPTS": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # Else one that an earlier test made, with its endpoint.
+    s3fs.S3FileSystem.clear_instance_cache()
+    done = called("check", "s3://bucket/cohort")
+    s3fs.S3FileSystem.clear_instance_cache()
     assert done.returncode == 2
     assert "s3://bucket/cohort: EndpointConnectionError" in done.stderr
 
 
 def test_names_that_look_like_markup_are_told_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("case_id,t1ce,t2,flair\nx[/y],a,b,c\nz,a[bold],b,c\n")
-    done = ray_brats("check", tmp_path / "c.csv")
+    done = called("check", tmp_path / "c.csv")
     assert done.returncode == 1
     assert "x[/y]" in done.stdout
     assert "a[bold]" in done.stdout
@@ -336,7 +362,7 @@ def test_names_that_no_terminal_can_print_are_told_all_the_same(
     assert (odd.returncode, odd.stdout) == (2, "")
     assert "not in UTF-8" in odd.stderr
     (tmp_path / "nul.csv").write_bytes(b"case_id,t2\na,b\0c\n")
-    nul = ray_brats("check", tmp_path / "nul.csv", *told)
+    nul = called("check", tmp_path / "nul.csv", *told)
     assert nul.returncode == 2
     assert "NUL" in nul.stderr
 
@@ -346,7 +372,7 @@ def test_one_place_that_cannot_be_is_one_rejected_case(tmp_path: Path) -> None:
     for number, place in enumerate(("foo://a/b", "gs://a/b", "x" * 300, "http://127.0.0.1:1/a")):
         lines.append(f"case{number},{place},{place},{place}")
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    done = ray_brats("check", tmp_path / "c.csv", "--json")
+    done = called("check", tmp_path / "c.csv", "--json")
     assert done.returncode == 1, done.stderr
     rows = json.loads(done.stdout)["failures"]
     assert len(rows) == 4
@@ -375,7 +401,7 @@ def test_a_submission_with_a_problem_fails_whatever_is_tolerated(
     (tmp_path / "p").mkdir()
     (tmp_path / "p/BraTS20_Training_001.nii.gz").write_bytes(b"no mask")
     arguments = (tmp_path / "p", cohort_folder, tmp_path / "out.zip", "--max-rejected", "100%")
-    done = ray_brats("submit", *arguments)
+    done = called("submit", *arguments)
     assert done.returncode == 1
     assert not (tmp_path / "out.zip").exists()
 
@@ -388,7 +414,7 @@ def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) ->
         odd = path.name.endswith("_seg.nii.gz")
         kind = "W39_1998.09.19_Segm.nii.gz" if odd else path.name.replace("_001", "_355")
         path.rename(case / kind)
-    done = ray_brats("check", tmp_path)
+    done = called("check", tmp_path)
     assert done.returncode == 0
     assert "1 case(s) of 1 patient(s), 1 with a mask; labels as in gli-2020" in done.stderr
     assert f"{name}: segmentation recovered from W39_1998.09.19_Segm.nii.gz" in done.stderr
@@ -396,11 +422,15 @@ def test_check_says_what_it_found_and_which_mask_it_recovered(tmp_path: Path) ->
     assert "--deep" not in ray_brats("check", tmp_path, "--deep").stderr
 
 
-def test_an_absent_cluster_is_a_sentence(cohort_folder: Path, tmp_path: Path) -> None:
-    done = ray_brats("preprocess", cohort_folder, tmp_path / "d", RAY_ADDRESS="127.0.0.1:1")
+def test_an_absent_cluster_is_a_sentence(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    done = called("preprocess", cohort_folder, tmp_path / "d")
     assert done.returncode == 2
     assert "RAY_ADDRESS" in done.stderr
-    jobs = ray_brats("preprocess", cohort_folder, tmp_path / "d", RAY_ADDRESS="http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    jobs = called("preprocess", cohort_folder, tmp_path / "d")
     assert jobs.returncode == 2
     assert "as a job" in jobs.stderr
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.test_cli import ray_brats
+from commands.test_cli import called, ray_brats
 from ray_brats import cli
 from ray_brats.commands import parser, registry
 from ray_brats.commands.arguments import JsonOutput, Output, RecipeChoice
@@ -109,7 +109,7 @@ def fields_of(kind: type) -> list[tuple[type, str]]:
 
 
 def test_the_overview_names_every_command_and_how_to_complete_them() -> None:
-    done = ray_brats("--help")
+    done = called("--help")
     assert done.returncode == 0
     for name in COMMANDS:
         assert re.search(rf"\b{name}\b", done.stdout)
@@ -188,7 +188,7 @@ done
 
 
 def test_a_shell_without_completion_is_told() -> None:
-    done = ray_brats("--completion", "cmd")
+    done = called("--completion", "cmd")
     assert (done.returncode, "bash, zsh, fish" in done.stderr) == (2, True)
 
 

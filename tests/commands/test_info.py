@@ -8,7 +8,7 @@ from pathlib import Path
 import classes
 import pytest
 
-from commands.test_cli import ray_brats
+from commands.test_cli import called
 from commands.test_help import imported_by
 from ray_brats.commands import guide, info, registry
 from ray_brats.commands.registry import COMMANDS
@@ -18,7 +18,7 @@ from ray_brats.recipes import named, tasks
 
 
 def test_info_tells_what_programs_ask_for() -> None:
-    done = ray_brats("info", "--json")
+    done = called("info", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["commands"]) == set(COMMANDS)

@@ -37,14 +37,13 @@ def bucket(
     endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> str:
     """An empty bucket."""
-    import boto3
     import s3fs
 
     for name, value in (faulty_s3.credentials(endpoint.url) | {"AWS_MAX_ATTEMPTS": "2"}).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     name = f"bucket-{abs(hash(request.node.name))}"
-    boto3.client("s3").create_bucket(Bucket=name)
+    faulty_s3.ask("PUT", f"/{name}")
     endpoint.faults.clear()
     endpoint.signed.clear()
     endpoint.delay_seconds = 0

@@ -56,6 +56,21 @@ def test_what_a_mask_depends_on_changes_its_key_and_nothing_else_does() -> None:
     assert folder("s3://elsewhere").work_of(reference).key == item.key
 
 
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_mask_replaces_no_scan_of_its_cohort(tmp_path: Path, ours: bool) -> None:
+    """Named as the mask will be, and even where it was a mask of ours once."""
+    names = ("scan1.nii.gz", "t2.nii.gz", "flair.nii.gz")
+    touch(tmp_path, *names)
+    (tmp_path / "c.csv").write_text(f"case_id,t1ce,t2,flair\nscan1,{','.join(names)}\n")
+    if ours:
+        sidecar = {"key": "old", "row": {"case_id": "scan1"}, "files": {"scan1.nii.gz": 0}}
+        storage.write_json(f"{tmp_path}/scan1.json", sidecar)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="this call reads it"):
+        folder(str(tmp_path)).split_finished(cohorts.find(str(tmp_path / "c.csv")))
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def cohort_of(*case_ids: str, rejected: str = "") -> Cohort:
     cases = tuple(Case(case_id=name, patient_id=name, images={}) for name in case_ids)
     rows = (CaseRow(case_id=rejected, status="rejected"),) if rejected else ()

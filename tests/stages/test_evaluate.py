@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -309,6 +310,60 @@ def test_wrong_calls_are_told(cohort_folder: Path, predictions: Path, tmp_path: 
             str(predictions), found, str(tmp_path / "report"), against=[str(predictions)]
         )
     assert not (tmp_path / "report").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("name", [evaluate.MARKER, *evaluate.FILES])
+def test_a_report_replaces_nobody_elses_file(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(mapping, "map_cases", lambda *_, **__: pytest.fail("the work began"))
+    mask = mask_of(cohort_folder, PERFECT)
+    write(tmp_path / "predictions" / f"{PERFECT}.nii.gz", mask.dataobj, mask)
+    theirs = tmp_path / "report" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    found = cohorts.find(str(cohort_folder))
+    with pytest.raises(UsageError, match=f"holds {name}"):
+        evaluate.evaluate(str(tmp_path / "predictions"), found, str(theirs.parent))
+    assert [path.name for path in theirs.parent.iterdir()] == [name]
+    assert theirs.read_bytes() == b"theirs"
+
+
+def turned(image: Any) -> Any:
+    """The same mask stored in other axes."""
+    start = nib.orientations.io_orientation(image.affine)
+    end = nib.orientations.axcodes2ornt("RAS")
+    return image.as_reoriented(nib.orientations.ornt_transform(start, end))
+
+
+def moved(image: Any) -> Any:
+    """The same mask four micrometres beside its place."""
+    affine = image.affine.copy()
+    affine[0, 3] += 0.004
+    return nib.Nifti1Image(np.asarray(image.dataobj), affine)
+
+
+@pytest.mark.parametrize("change", [turned, moved])
+@pytest.mark.parametrize("whose", ["prediction", "reference"])
+def test_masks_that_lie_on_one_another_are_compared_however_they_are_stored(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, whose: str
+) -> None:
+    monkeypatch.setattr(
+        mapping, "map_cases", lambda todo, tasks, **_: [tasks.task(item)[0] for item in todo]
+    )
+    shutil.copytree(cohort_folder / SHIFTED, tmp_path / "references" / SHIFTED)
+    mask = mask_of(tmp_path / "references", SHIFTED)
+    other = change(mask)
+    (tmp_path / "predictions").mkdir()
+    nib.save(other if whose == "prediction" else mask, tmp_path / f"predictions/{SHIFTED}.nii.gz")
+    if whose == "reference":
+        (tmp_path / "seg.nii.gz").write_bytes(gzip.compress(other.to_bytes()))
+        shutil.move(tmp_path / "seg.nii.gz", file_of(tmp_path / "references" / SHIFTED, "seg"))
+    found = cohorts.find(str(tmp_path / "references"))
+    told = evaluate.evaluate(str(tmp_path / "predictions"), found, str(tmp_path / "report"))
+    rows = rows_of(tmp_path / "report")
+    assert [rows[SHIFTED, region]["dice"] for region in REGIONS] == [1.0] * 3
+    assert told.counts == {"ok": 1}
 
 
 def exchanged(voxels: Any) -> Any:

@@ -20,7 +20,9 @@ import psutil
 import pytest
 from conftest import file_of, rewrite
 
-from ray_brats.cases import phantom
+from ray_brats.cases import cohort, phantom
+from ray_brats.engine import mapping
+from ray_brats.errors import UsageError
 from ray_brats.files import ledger
 from ray_brats.files.ledger import CaseRow
 from ray_brats.recipes import named as recipes
@@ -86,6 +88,21 @@ def test_filtered_cases_stay_in_the_table_and_can_be_kept(tmp_path: Path) -> Non
     assert "128×128×128 crop is centred" in note
     assert json.loads((tmp_path / "out/dataset.json").read_text())["notes"] == [note]
     assert np.load(tmp_path / "out/cases" / names[1] / "image.npy").shape == (128, 128, 128, 3)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "cases.parquet", "cases/{}/image.npy"])
+def test_a_dataset_replaces_nobody_elses_file(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(mapping, "map_cases", lambda *_, **__: pytest.fail("the work began"))
+    found = cohort.find(str(cohort_folder))
+    theirs = tmp_path / "out" / name.format(found.cases[0].case_id)
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match=f"holds .*{theirs.name}"):
+        preprocess.preprocess(found, found.cases, str(tmp_path / "out"), recipes.get("standard"))
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_only_what_training_sees_makes_another_dataset_of_it() -> None:

@@ -29,6 +29,7 @@ QUIET = ("/healthz", "/readyz", "/page", "/metrics")
 """Routes that machines and the page ask all the time: only what goes wrong there is told."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 MAX_HEADER_BYTES = 32 << 10
+UNEXPECTED = "something went wrong here"
 SLOW = 408
 """Status after which the rest of a body is not waited for."""
 HEADERS = {
@@ -82,6 +83,11 @@ class Gate:
         async def invalid(_: Any, error: Any) -> Any:
             return _Answer(422, "the request is not valid: see /openapi.json")
 
+        @app.exception_handler(Exception)
+        async def unexpected(*_: Any) -> Any:
+            # Starlette answers in plain text otherwise; what was raised still comes to `__call__`.
+            return _Answer(500, UNEXPECTED)
+
         @app.exception_handler(HTTPException)
         async def failed(_: Any, error: Any) -> Any:
             words = {404: "there is nothing here: see /openapi.json", 405: "not this method here"}
@@ -134,7 +140,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001 - no stack trace ever leaves, or names a patient
             self.trail.log(event="error", kind=type(error).__name__)
             if not status:
-                await _Answer(500, "something went wrong here")(scope, incoming.receive, answering)
+                await _Answer(500, UNEXPECTED)(scope, incoming.receive, answering)
         finally:
             self._note(scope, method, status, time.monotonic() - began)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ray_brats as package
-from commands.test_cli import ray_brats
+from commands.test_cli import called, ray_brats
 from ray_brats.commands.preflight import doctor
 from ray_brats.engine import cluster as engine
 from ray_brats.engine.cluster import Resources
@@ -111,8 +111,9 @@ def test_an_empty_uri_is_refused() -> None:
         doctor.doctor(doctor.DoctorOptions(uris=("",)))
 
 
-def test_a_cluster_that_does_not_answer_is_exit_status_1() -> None:
-    done = ray_brats("doctor", "--json", RAY_ADDRESS="127.0.0.1:9")
+def test_a_cluster_that_does_not_answer_is_exit_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    done = called("doctor", "--json")
     assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
     (failed,) = summary["failures"]

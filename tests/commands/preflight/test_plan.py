@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands.test_cli import ray_brats
+from commands.test_cli import called
 from ray_brats.cases import phantom
 from ray_brats.commands.arguments import Length
 from ray_brats.commands.preflight import plan, rates
@@ -211,7 +211,7 @@ def test_a_cohort_of_mixed_names_is_counted_where_the_release_is_told(
 
 
 def test_the_command_counts_a_cohort(cohort_folder: Path) -> None:
-    done = ray_brats("plan", cohort_folder, "--nodes", "1x(2cpu,16GiB)@2")
+    done = called("plan", cohort_folder, "--nodes", "1x(2cpu,16GiB)@2")
     assert done.returncode == 0, done.stderr
     assert "preprocess: 5 cases ×" in done.stdout
     assert "cost: " in done.stdout

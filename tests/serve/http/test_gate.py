@@ -32,6 +32,8 @@ async def test_an_error_that_nobody_expects_is_told_without_its_words(
     double.broken = True
     answer = await client.post(URL, files=parts(files))
     assert (answer.status_code, "nobody" in answer.text) == (500, False)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"error": "something went wrong here", "file": ""}
 
 
 async def test_headers_of_any_length_are_not_looked_at(client: httpx.AsyncClient) -> None:
