@@ -222,6 +222,9 @@ class Task:
     """What its cases are of, in words for model cards."""
     small_lesion_mm3: float | None = None
     """Below which volume the rules of 2026 ask only whether a lesion was found."""
+    has_skull: bool = field(default=False, compare=False)
+    """Whether its scans usually have their skull on: what to ask of a recipe, not what masks
+    hold."""
 
     def __post_init__(self) -> None:
         if not _TASK_NAME.fullmatch(self.name):

@@ -19,6 +19,7 @@ from ray_brats.commands.arguments import (
     DatasetArgument,
     RecipeChoice,
     TaskOption,
+    check_inputs,
     found,
     with_splits,
 )
@@ -57,6 +58,7 @@ def check(options: CheckOptions) -> Summary:
     cohort.task_or(None)  # What names leave open is asked for before an hour's look.
     for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
+    check_inputs(cohort, config)
     rows = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
     with Progress("check", len(cohort.cases)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -112,6 +114,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
         found(options.cohort, cohorts.task_of(options.task)), options.split, options.seed
     )
     cohort.task_or(None)  # What names leave open is asked for before Ray starts.
+    check_inputs(cohort, recipe.preprocess)
     target = storage.absolute(options.dataset)
     from ray_brats.engine import cluster
 

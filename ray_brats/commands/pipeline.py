@@ -20,6 +20,7 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     Rules,
     TaskOption,
+    check_inputs,
     found,
     with_splits,
 )
@@ -73,6 +74,7 @@ def run(options: RunOptions) -> RunSummary:
     task = cohorts.task_of(options.task)
     cohort = with_splits(found(options.cohort, task), options.split, options.seed)
     cohort.task_or(None)  # What names leave open is asked for before Ray starts.
+    check_inputs(cohort, recipe.preprocess)
     out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")

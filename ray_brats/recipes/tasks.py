@@ -40,7 +40,7 @@ _GREEN, _PINK, _BLUE = "#009E73", "#CC79A7", "#0072B2"
 PALETTE: Final = (_ORANGE, _SKY, _YELLOW, _GREEN, _PINK, _BLUE)
 """Colours that people who see colours differently tell apart (Wong 2011, Nature Methods 8:441)."""
 _MOST_BYTES: Final = 1 << 20
-_OPTIONAL: Final = ("modalities", "small_lesion_mm3")
+_OPTIONAL: Final = ("modalities", "has_skull", "small_lesion_mm3")
 
 
 def _whole(*classes: int) -> Region:
@@ -137,6 +137,7 @@ TASKS: Final[Mapping[str, Task]] = {
         dataclasses.replace(
             _task("men-rt", RADIOTHERAPY, (1,), "meningioma before radiotherapy"),
             modalities=("t1ce",),
+            has_skull=True,
         ),
         # There, 1 is edema and 2 the non-enhancing core.
         dataclasses.replace(
@@ -251,11 +252,11 @@ def as_json(task: Task) -> str | dict[str, Any]:
     """What files and rows hold: the name, or all of a task of somebody's own."""
     if TASKS.get(task.name) == task:
         return task.name
-    small = {"small_lesion_mm3": task.small_lesion_mm3} if task.small_lesion_mm3 else {}
+    others = {"has_skull": task.has_skull, "small_lesion_mm3": task.small_lesion_mm3}
     return {
         "name": task.name,
         "modalities": list(task.modalities),
-        **small,
+        **{key: value for key, value in others.items() if value},
         **targets_as_json(task.targets, task.integers),
     }
 
@@ -299,6 +300,9 @@ def from_json(value: object, source: str = "") -> Task:
     small_mm3 = table.get("small_lesion_mm3")
     if small_mm3 is not None and type(small_mm3) not in (int, float):
         reader.refuse("small_lesion_mm3", f"{small_mm3!r}: expected a volume in mm³ above zero")
+    has_skull = table.get("has_skull", False)
+    if not isinstance(has_skull, bool):
+        reader.refuse("has_skull", f"{has_skull!r}: expected true or false")
     if not isinstance(table["name"], str) or table["name"] in OLD_NAMES:
         reader.refuse("name", f"{table['name']!r}: expected a name of its own, as text")
     integers = tuple(reader.integer(row) for row in classes)
@@ -308,6 +312,7 @@ def from_json(value: object, source: str = "") -> Task:
             targets=_targets(reader, classes, regions),
             integers=integers,
             modalities=tuple(modalities),
+            has_skull=has_skull,
             small_lesion_mm3=None if small_mm3 is None else float(small_mm3),
         )
     except _Told:

@@ -77,6 +77,17 @@ def test_a_task_of_somebodys_own_is_read_and_written_whole() -> None:
     assert tasks.parse(text, "stroke.json") == task
 
 
+def test_scans_with_their_skull_on_are_part_of_a_task_of_somebodys_own() -> None:
+    task = tasks.parse(f"has_skull = true\n{STROKE}", "stroke.toml")
+    assert task.has_skull
+    assert tasks.from_json(tasks.as_json(task)) == task
+    value = tasks.as_json(task)
+    assert isinstance(value, dict)
+    assert tasks.from_json(value).has_skull
+    with pytest.raises(UsageError, match="line 1: 1: expected true or false"):
+        tasks.parse(f"has_skull = 1\n{STROKE}", "stroke.toml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

@@ -1,0 +1,67 @@
+"""`check` and `preprocess`, and what `run` and `plan` share with them, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import touch
+from shapes import radiotherapy
+
+from ray_brats.cases import cohort as cohorts
+from ray_brats.commands import datasets, pipeline
+from ray_brats.commands.arguments import RecipeChoice
+from ray_brats.commands.preflight import plan
+from ray_brats.errors import UsageError
+from ray_brats.recipes.named import RecipeName
+
+Call = Callable[[str, str, RecipeChoice], Any]
+NODES = ("1x(2cpu,8GiB)",)
+
+
+def choice(*settings: str, recipe: RecipeName = "smoke") -> RecipeChoice:
+    return RecipeChoice(recipe=recipe, settings=settings)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cohort, _, recipe: datasets.check(
+            datasets.CheckOptions(cohort=cohort, recipe=recipe)
+        ),
+        lambda cohort, out, recipe: datasets.preprocess(
+            datasets.PreprocessOptions(cohort=cohort, dataset=out, recipe=recipe)
+        ),
+        lambda cohort, out, recipe: pipeline.run(
+            pipeline.RunOptions(cohort=cohort, out=out, recipe=recipe)
+        ),
+        lambda cohort, _, recipe: plan.plan(
+            plan.PlanOptions(cohort=cohort, nodes=NODES, recipe=recipe)
+        ),
+    ],
+    ids=["check", "preprocess", "run", "plan"],
+)
+def test_scans_that_a_recipe_does_not_read_are_told_at_once(call: Call, tmp_path: Path) -> None:
+    touch(tmp_path / "cohort", "BraTS-MEN-RT-0001-1_t1c.nii.gz", "BraTS-MEN-RT-0001-1_gtv.nii.gz")
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"--set preprocess\.modalities=t1ce pre\S+skull=true,"):
+        call(str(tmp_path / "cohort"), str(out), choice())
+    assert not out.exists()
+
+
+def test_what_is_asked_for_is_what_works(
+    one_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (case,) = cohorts.find(str(one_case)).cases
+    folder = str(radiotherapy(case, tmp_path / "rt"))
+    recipe = choice("preprocess.modalities=t1ce", "preprocess.allow_skull=true")
+    told = datasets.check(datasets.CheckOptions(cohort=folder, recipe=recipe))
+    assert (told.counts, told.facts["task"]) == ({"ok": 1}, "men-rt")
+    assert "warning" not in capsys.readouterr().err
+    recipe = choice("preprocess.modalities=t1ce")
+    datasets.check(datasets.CheckOptions(cohort=folder, recipe=recipe))
+    assert "pass --set preprocess.allow_skull=true" in capsys.readouterr().err
+    planned = plan.plan(plan.PlanOptions(cohort=folder, nodes=NODES, recipe=recipe))
+    assert planned.facts["planned_cases"] == 1
