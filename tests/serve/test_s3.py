@@ -252,6 +252,30 @@ async def test_a_described_cohort_is_scored_by_channels_that_are_no_guess(
 
 
 @pytest.mark.anyio
+async def test_cases_of_another_task_are_refused_before_the_model_is_asked(
+    double: Double, client: httpx.AsyncClient, phantoms: str, bucket: str
+) -> None:
+    names = uris(phantoms)
+    for case in ("BraTS-PED-00001-000", "BraTS-PED-00002-000"):
+        for kind, uri in names.items():
+            storage.write_bytes(f"{bucket}/in/ped/{case}-{kind}.nii.gz", storage.read_bytes(uri))
+    children = {kind: f"{bucket}/in/ped/BraTS-PED-00001-000-{kind}.nii.gz" for kind in names}
+    for body in ({"images": children}, {"images": names, "case_id": "BraTS-PED-00001-000"}):
+        for route in ("/v1/segmentations", "/v1/jobs"):
+            refused = await client.post(route, json=body)
+            assert (refused.status_code, refused.json()["file"]) == (422, "task")
+            assert "has not learnt ped" in refused.json()["error"]
+    out = f"{bucket}/out"
+    end = await ended(client, {"cohort": f"{bucket}/in/ped", "output": out})
+    assert end["state"] == "failed"
+    assert "expected a bundle that was trained on cases of ped" in end["error"]
+    asked = {"cohort": phantoms, "output": out, "task": "ped"}
+    refused = await client.post("/v1/jobs", json=asked)
+    assert (refused.status_code, refused.json()["file"]) == (422, "task")
+    assert (double.asked, storage.list_files(out)) == ([], [])
+
+
+@pytest.mark.anyio
 async def test_a_csv_cannot_name_what_a_client_may_not(
     client: httpx.AsyncClient,
     phantoms: str,
