@@ -114,10 +114,11 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
     settings = jsonform.as_json(recipe)
     parts = (data.fingerprint, {"fold": data.fold})
-    timeless = {**settings, "train": {**settings["train"], "steps": None, "minutes": None}}
+    learnt = {**settings, **_named_targets(settings)}
+    timeless = {**learnt, "train": {**settings["train"], "steps": None, "minutes": None}}
     tumours = (naming.tumour_of(case.case_id) for case in data.training)
     return {
-        "identity": jsonform.fingerprint(settings, *parts),
+        "identity": jsonform.fingerprint(learnt, *parts),
         "lengthless": jsonform.fingerprint(timeless, *parts),
         "recipe": settings,
         "dataset_fingerprint": data.fingerprint,
@@ -135,6 +136,19 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
         },
         "finished": False,
+    }
+
+
+def _named_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets of a recipe's JSON, where it has any, without what only people look at."""
+    if "targets" not in settings:
+        return {}
+    looks = ("colour", "title")
+    return {
+        "targets": {
+            part: [{name: row[name] for name in row if name not in looks} for row in rows]
+            for part, rows in settings["targets"].items()
+        }
     }
 
 
@@ -167,6 +181,9 @@ def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Exist
                 "dataset (labelled cases to train on or to validate with came, went or were "
                 "mended since, or are prepared in another way)"
             )
+        then, now = (_named_targets(item.get("recipe") or {}) for item in (before, description))
+        if then != now:
+            what = "task (its classes, or the regions that are learnt or scored, are others)"
         raise UsageError(
             f"{earlier.uri} holds a run of another {what}: pass another folder, or the same as then"
         )
