@@ -78,10 +78,15 @@ def task_of(text: str | None) -> Task | None:
     if text is None or not text.lower().endswith(TASK_FILES):
         return None if text is None else tasks.named(text)
     try:
-        content = storage.read_bytes(storage.absolute(text))
-        return tasks.parse(content.decode(), text)
+        content = storage.read_bytes(storage.absolute(text), end=tasks.MOST_BYTES + 1)
+        if len(content) > tasks.MOST_BYTES:
+            raise UsageError(f"--task {text}: more than {tasks.MOST_BYTES} bytes: expected a task")
+        # Some editors put a mark in front of a text.
+        return tasks.parse(content.decode("utf-8-sig"), text)
     except FileNotFoundError as error:
         raise UsageError(f"--task {text}: no such file") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"--task {text}: a folder: expected the file of a task") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--task {text}: expected text in UTF-8") from error
 

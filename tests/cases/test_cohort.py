@@ -240,3 +240,34 @@ def test_a_scan_that_its_task_usually_has_is_missing_case_by_case(tmp_path: Path
         touch(tmp_path / "rt", f"BraTS-MEN-RT-0002-1_{kind}.nii.gz")
     config = with_settings("preprocess.allow_skull=true")
     assert cohort.check_inputs(cohort.find(str(tmp_path / "rt")), config) == []
+
+
+OWN = (
+    'name = "own"\nclasses = [{name = "c", integer = 9}]\nregions = [{name = "C", classes = ["c"]}]'
+)
+
+
+def test_a_task_is_read_from_a_file_whatever_editor_wrote_it(tmp_path: Path) -> None:
+    for number, content in enumerate(
+        (OWN.encode(), b"\xef\xbb\xbf" + OWN.encode(), OWN.replace("\n", "\r\n").encode())
+    ):
+        path = tmp_path / f"{number}.TOML"
+        path.write_bytes(content)
+        task = cohort.task_of(str(path))
+        assert task is not None
+        assert (task.name, task.integers) == ("own", (9,))
+
+
+def test_what_is_no_file_of_a_task_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.json").write_bytes(b'{"name": "caf\xe9"}')
+    (tmp_path / "large.toml").write_bytes("# é".encode() * 3_000_000)
+    for name, sentence in (
+        ("folder.toml", "a folder: expected the file of a task"),
+        ("latin.json", "expected text in UTF-8"),
+        ("large.toml", "more than 1048576 bytes: expected a task"),
+        ("absent.toml", "no such file"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(UsageError, match=f"^--task {path}: {sentence}$"):
+            cohort.task_of(str(path))

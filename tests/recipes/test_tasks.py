@@ -107,6 +107,36 @@ def test_scans_with_their_skull_on_are_part_of_a_task_of_somebodys_own() -> None
         ("[[regions]]", "[[region]]", "line 13: the task has no 'region'"),
         ("integer = 7", "integer = ", "stroke.toml is no TOML: .*line 6"),
         ('"penumbra"\ninteger', '"core"\ninteger', "'core' is there twice"),
+        ('"penumbra"\ninteger', '"core"\ninteger', "line 9: .*'core' is there twice"),
+        ('"penumbra"\ninteger', '"Core"\ninteger', "line 9: .*'Core' is there twice"),
+        ('"penumbra"\ninteger', '"background"\ninteger', "line 9: .*'background' is there"),
+        ('"penumbra"\ninteger', '""\ninteger', "line 9: .*'': expected 1 to 80 printable"),
+        ('"penumbra"\ninteger', "4\ninteger", "line 9: name 4: expected text"),
+        ('name = "CORE"', 'name = "All"', "line 19: regions: 'All' is there twice"),
+        ('name = "CORE"', 'name = "a core"', "line 19: region 'a core': expected a name of"),
+        ('classes = ["core"]', "", "line 18: regions 2 lacks 'classes'"),
+        ('classes = ["core"]', "classes = []", "line 20: region CORE joins no class"),
+        ('classes = ["core"]', 'classes = ["core", "core"]', "line 20: .* names a class twice"),
+        ('classes = ["core"]', 'classes = "core"', "line 20: .*expected a list of names"),
+        ('classes = ["core"]', 'classes = ["core", "penumbra"]', "line 20: .*neither within ALL"),
+        ("integer = 3\n", "", "line 8: classes 2 lacks 'integer'"),
+        ("integer = 3", "integer = 256", "line 10: .*integer 256: expected 1 to 255"),
+        ("integer = 3", "integer = -1", "line 10: .*integer -1: expected 1 to 255"),
+        ("integer = 3", "integer = 0", "line 10: .*integer 0: expected 1 to 255"),
+        ("integer = 3", "integer = true", "line 10: penumbra: integer true: expected a whole"),
+        ("integer = 3", "integer = nan", "line 10: penumbra: integer nan: expected a whole"),
+        ("integer = 3", "integer = 3.0", "line 10: penumbra: integer 3.0: expected a whole"),
+        ("#123456", "blue", "line 11: penumbra: colour 'blue': expected #RRGGBB"),
+        ('"#123456"', "12", "line 11: penumbra: colour 12: expected text"),
+        ('"all of it"', "3", "line 15: ALL: title 3: expected text"),
+        ('"all of it"', '""', "line 15: .*expected 1 to 80 printable"),
+        ("title", "titel", "line 15: regions 1 has no 'titel'"),
+        ('title = "all of it"', "learnt = 0", "line 15: ALL: learnt 0: expected true or false"),
+        ('["flair", "t1"]', '["t1", "t1"]', "line 2: .*each once at most"),
+        ("modalities", "small_lesion_mm3 = nan\nmodalities", "line 2: .*nan: expected a volume"),
+        ("modalities", f"small_lesion_mm3 = 1{'0' * 400}\nmodalities", "line 2: .*a volume in mm³"),
+        ('name = "core"', 'name = "core', r"is no TOML: .*line 5"),
+        ("[[regions]]", "[[regions]", r"is no TOML: .*line 13"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_line(old: str, new: str, sentence: str) -> None:
@@ -114,6 +144,22 @@ def test_a_wrong_file_is_told_with_its_line(old: str, new: str, sentence: str) -
     with pytest.raises(UsageError, match=sentence) as caught:
         tasks.parse(STROKE.replace(old, new), "stroke.toml")
     assert str(caught.value).startswith("stroke.toml")
+
+
+def test_lines_are_those_of_json_too() -> None:
+    text = json.dumps(tasks.as_json(tasks.parse(STROKE, "stroke.toml")), indent=1)
+    assert tasks.parse(text, "stroke.json").name == "stroke"
+    for old, new, word in (
+        ('"integer": 3', '"integer": 7', '"integer": 7'),
+        ('"#123456"', '"blue"', '"blue"'),
+        ('"title": "CORE"', '"titel": "CORE"', '"titel"'),
+    ):
+        wrong = text.replace(old, new)
+        line = 1 + wrong[: wrong.rindex(word)].count("\n")
+        with pytest.raises(UsageError, match=f"^stroke.json: line {line}: "):
+            tasks.parse(wrong, "stroke.json")
+    with pytest.raises(UsageError, match="'name' is there twice"):
+        tasks.parse('{"name": "a", "name": "b"}', "own.json")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"ped"', "null", "[" * 100_000, "{}", '{"name": 3}'])
