@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,23 @@ def test_colours_of_a_task_differ() -> None:
     for task in tasks.TASKS.values():
         colours = [item.colour for item in task.targets.classes]
         assert len(set(colours)) == len(colours), task.name
+
+
+def test_the_manual_has_every_task_with_its_labels_and_regions() -> None:
+    page = (Path(tasks.__file__).parents[1] / "docs" / "tasks.md").read_text()
+    table = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    seen: dict[str, tuple[str, str]] = {}
+    labels = regions = ""
+    for names, _, own_labels, own_regions in table:
+        same = "the same"
+        labels = labels if own_labels == same else own_labels.replace("*", "")
+        regions = regions if own_regions == same else own_regions
+        seen |= {name.strip("` "): (labels, regions) for name in names.split(",")}
+    assert list(seen) == list(tasks.TASKS)
+    for name, (labels, regions) in seen.items():
+        task = tasks.TASKS[name]
+        written = {label.split(" ", 1)[0]: label.split(" ", 1)[1] for label in labels.split(", ")}
+        called = {number: text for number, text in task.legend.items() if number != "0"}
+        assert written == called, name
+        parts = [part.split(" ", 1)[0] for part in regions.replace(",", ";").split("; ")]
+        assert [part for part in parts if part.isupper()] == list(task.targets.region_names), name
