@@ -42,6 +42,8 @@ from ray_brats.recipes.lines import Place, at, of_json, of_toml
 
 WHOLE_TUMOUR: Final = "WT"
 TUMOUR_CORE: Final = "TC"
+RESECTION_CAVITY: Final = "RC"
+CYSTIC_COMPONENT: Final = "CC"
 
 _ORANGE, _SKY, _YELLOW = "#D55E00", "#56B4E9", "#F0E442"
 _GREEN, _PINK, _BLUE = "#009E73", "#CC79A7", "#0072B2"
@@ -66,7 +68,7 @@ def _enhancing(*classes: int) -> Region:
     return Region(name=ENHANCING_TUMOUR, title="enhancing tumour", classes=classes)
 
 
-_CAVITY: Final = Region(name="RC", title="resection cavity", classes=(4,))
+_CAVITY: Final = Region(name=RESECTION_CAVITY, title="resection cavity", classes=(4,))
 _EDEMA: Final = TumourClass(name="edema", colour=_SKY)
 _ENHANCING: Final = TumourClass(name="enhancing tumour", colour=_YELLOW)
 _NON_ENHANCING: Final = TumourClass(name="non-enhancing tumour core", colour=_ORANGE)
@@ -104,7 +106,7 @@ CHILDREN: Final = Targets(
         _core(1, 2, 3),
         _enhancing(1),
         Region(name="NET", title="non-enhancing tumour", classes=(2,), learnt=False),
-        Region(name="CC", title="cystic component", classes=(3,)),
+        Region(name=CYSTIC_COMPONENT, title="cystic component", classes=(3,)),
         Region(name="ED", title="edema", classes=(4,), learnt=False),
     ),
 )
@@ -166,6 +168,33 @@ OLD_NAMES: Final[Mapping[str, str]] = {
 }
 """What `--release` called them."""
 _WITHOUT_CAVITY: Final = "brats2024"
+
+_CORE_WORDS: Final = (
+    "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore nonenhancing "
+    "nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
+    "necrosisandnonenhancingtumor"
+)
+_ENHANCING_WORDS: Final = "et enhancing enhancingtumor gdenhancingtumor"
+CALLED: Final[Mapping[str, str]] = {
+    "necrotic core": _CORE_WORDS,
+    "non-enhancing tumour core": _CORE_WORDS,
+    "non-enhancing tumour": _CORE_WORDS,
+    "edema": (
+        "ed edema peritumoraledema peritumoraledematous snfh "
+        "surroundingnonenhancingflairhyperintensity"
+    ),
+    "enhancing tumour": _ENHANCING_WORDS,
+    "resection cavity": "rc cavity resectioncavity",
+    "cystic component": "cc cyst cysticcomponent",
+    "gross tumour volume": "gtv grosstumorvolume",
+}
+"""Class of a task of the field to what sets of other people call it: letters alone, American."""
+REGIONS_CALLED: Final[Mapping[str, str]] = {
+    WHOLE_TUMOUR: "wt whole wholetumor",
+    TUMOUR_CORE: "tc core tumorcore",
+    ENHANCING_TUMOUR: _ENHANCING_WORDS,
+}
+"""The same of the regions of a glioma."""
 
 
 def region_titles() -> dict[str, str]:
