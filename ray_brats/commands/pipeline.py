@@ -79,6 +79,9 @@ def run(options: RunOptions) -> RunSummary:
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
+    from ray_brats.training import run as runs
+
+    runs.check_task(run_uri, cohort.task_or(None))
     # After the arguments are judged: these take seconds to load.
     from ray_brats.engine import capacity, cluster
     from ray_brats.model import card

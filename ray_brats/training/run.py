@@ -26,6 +26,7 @@ from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, ledger, storage
 from ray_brats.files.claims import Attempt
+from ray_brats.labels import Task
 from ray_brats.model.card import CARD
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
@@ -150,6 +151,21 @@ def _named_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
             for part, rows in settings["targets"].items()
         }
     }
+
+
+def check_task(run_uri: str, task: Task | None) -> None:
+    """`UsageError` where a run has learnt another task than a cohort is of now.
+
+    Before the cohort is prepared anew, which takes its place.
+    """
+    told = tasks.told_by(read(run_uri).description or {})
+    if told is None or task is None or told.means_as(task):
+        return
+    if told.targets != task.targets or told.name == task.name:
+        raise UsageError(
+            f"{run_uri} holds a run of the task {told.name}, whose classes, regions or labels are "
+            f"not those of {task.name} now: pass another folder, or the task as it was then"
+        )
 
 
 def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Existing) -> bool:

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 from conftest import touch
+from own_tasks import FIVE, TEXT
 from shapes import radiotherapy
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.commands import datasets, pipeline
 from ray_brats.commands.arguments import RecipeChoice
 from ray_brats.commands.preflight import plan
+from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.files import storage
+from ray_brats.recipes import tasks
 from ray_brats.recipes.named import RecipeName
 
 Call = Callable[[str, str, RecipeChoice], Any]
@@ -65,3 +69,30 @@ def test_what_is_asked_for_is_what_works(
     assert "pass --set preprocess.allow_skull=true" in capsys.readouterr().err
     planned = plan.plan(plan.PlanOptions(cohort=folder, nodes=NODES, recipe=recipe))
     assert planned.facts["planned_cases"] == 1
+
+
+def test_a_run_of_another_task_is_refused_before_its_dataset_is_made_anew(
+    one_case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started() -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr(cluster, "running", started)
+    file = tmp_path / "five.toml"
+    run_uri = tmp_path / "out" / "run"
+    storage.write_json(f"{run_uri}/run.json", tasks.described(FIVE))
+
+    def again(text: str) -> None:
+        file.write_text(text)
+        pipeline.run(
+            pipeline.RunOptions(
+                cohort=str(one_case), out=str(tmp_path / "out"), recipe=choice(), task=str(file)
+            )
+        )
+
+    for old, new in (("= 10", "= 11"), ('"rim"', '"edge"'), ("SOLID", "CORE")):
+        assert old in TEXT
+        with pytest.raises(UsageError, match=r"a run of the task five, .* as it was then"):
+            again(TEXT.replace(old, new))
+    with pytest.raises(AssertionError, match="started"):
+        again(TEXT.replace("whole lesion", "lesion").replace("#123456", "#654321"))
