@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import touch
-from own_tasks import FIVE, TEXT
+from own_tasks import FIVE, TEXT, cohort_of_five
 from shapes import radiotherapy
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.cases.case import Cohort
 from ray_brats.commands import datasets, pipeline
 from ray_brats.commands.arguments import RecipeChoice
 from ray_brats.commands.preflight import plan
-from ray_brats.engine import cluster
+from ray_brats.engine import capacity, cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.recipes import tasks
@@ -96,3 +98,52 @@ def test_a_run_of_another_task_is_refused_before_its_dataset_is_made_anew(
             again(TEXT.replace(old, new))
     with pytest.raises(AssertionError, match="started"):
         again(TEXT.replace("whole lesion", "lesion").replace("#123456", "#654321"))
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[Cohort]:
+    """The cohorts that reach preprocessing, where a call then ends."""
+    cohorts_given: list[Cohort] = []
+
+    def prepare(cohort: Cohort, *_: object, **__: object) -> None:
+        cohorts_given.append(cohort)
+        raise InterruptedError
+
+    monkeypatch.setattr(cluster, "running", contextlib.nullcontext)
+    monkeypatch.setattr(cluster, "check_shared", lambda *_: None)
+    monkeypatch.setattr(capacity, "workers_for", lambda *_: 1)
+    monkeypatch.setattr(datasets, "prepare", prepare)
+    return cohorts_given
+
+
+def test_who_lost_the_file_of_a_task_goes_on_with_what_was_written_down(
+    tmp_path: Path, given: list[Cohort], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort, out = str(cohort_of_five(tmp_path / "five", cases=1)), tmp_path / "out"
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: pipeline.run(pipeline.RunOptions(cohort=cohort, out=str(out), recipe=choice())),
+        lambda: datasets.preprocess(
+            datasets.PreprocessOptions(cohort=cohort, dataset=str(out / "dataset"), recipe=choice())
+        ),
+    )
+    for task in (None, FIVE):
+        if task:
+            storage.write_json(f"{out}/dataset/dataset.json", tasks.described(task))
+        for call in calls:
+            with pytest.raises(InterruptedError):
+                call()
+            assert [case.task for case in given.pop().cases] == [task]
+            said = "labels as in five, by" in capsys.readouterr().err
+            assert said == (task is not None)
+
+
+def test_what_names_tell_comes_before_what_was_written_down(
+    one_case: Path, tmp_path: Path, given: list[Cohort]
+) -> None:
+    storage.write_json(f"{tmp_path}/dataset.json", tasks.described(FIVE))
+    with pytest.raises(InterruptedError):
+        datasets.preprocess(
+            datasets.PreprocessOptions(cohort=str(one_case), dataset=str(tmp_path), recipe=choice())
+        )
+    (case,) = given.pop().cases
+    assert case.task == tasks.TASKS["gli-2020"]
