@@ -67,7 +67,8 @@ def palette_of(picture: Image.Image) -> Image.Image:
 def show(demo: Path) -> None:
     """The worst of the demo's held-out cases, its own mask beside the model's."""
     rows = ledger.read_table(str(demo / "report" / "metrics.parquet"))
-    case_id = min(rows, key=lambda row: (row["region"] != "WT", row["dice"]))["case_id"]
+    first = rows[0]["region"]
+    case_id = min(rows, key=lambda row: (row["region"] != first, row["dice"]))["case_id"]
     mask = demo / "predictions" / f"{case_id}.nii.gz"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "show.png"

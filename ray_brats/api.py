@@ -215,11 +215,13 @@ def save_mask(
     """Write a mask as `.nii.gz` on the grid of the input, with the labels of a task.
 
     Raises:
-        UsageError: There is such a file already, and `overwrite` is not set.
+        UsageError: There is such a file already, and `overwrite` is not set; the task has other
+            classes; or the folder's `score.json` says that its masks hold other integers.
     """
     from ray_brats import labels
     from ray_brats.cases.volume import encode_mask
     from ray_brats.files import ownership, storage
+    from ray_brats.model import predictions
     from ray_brats.recipes import tasks
 
     target = storage.absolute(os.fspath(path))
@@ -231,6 +233,7 @@ def save_mask(
             f"{meant.name if meant else 'a task of the field'} has: pass the task that its bundle "
             "has learnt"
         )
+    predictions.check_place(target, meant)
     raw = labels.from_class_index(prediction.mask_native, meant)
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 
@@ -271,7 +274,8 @@ def evaluate(
     """Scores of one mask against its reference, by region of their task.
 
     Args:
-        prediction: A prediction, a file, or class indices of the task `(H, W, D)`: 0 is
+        prediction: A prediction, a file (read by the `score.json` beside it, where there is one,
+            as `reference` is), or class indices of the task `(H, W, D)`: 0 is
             background, k its k-th class.
         reference: A file, or class indices on the same grid. Beside a file or a prediction an
             array has LPS order: its axes grow to the left, to posterior and to superior.
@@ -283,7 +287,8 @@ def evaluate(
 
     Raises:
         CaseRejected: A file that is damaged, on another grid, or with labels of another task.
-        UsageError: Neither a file nor `spacing_mm` tells the size of a voxel, or other rules.
+        UsageError: Masks of two tasks, other rules, or neither a file nor `spacing_mm` tells the
+            size of a voxel.
         ValueError: The shapes differ, or an array does not hold class indices.
     """
     from ray_brats.metrics import scores
@@ -291,11 +296,13 @@ def evaluate(
     if rules not in ("2023", "both", "2026"):
         raise UsageError(f"unknown rules {rules!r}: expected 2023 or 2026")
     meant = _task(task or release) or _told(prediction, reference)
-    predicted, grid = _class_index(prediction, meant, None)
-    truth, grid = _class_index(reference, meant, grid)
+    made, found = _made_for(prediction, meant), _made_for(reference, meant)
+    predicted, grid = _class_index(prediction, made or meant, None)
+    truth, grid = _class_index(reference, found or meant, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm
     if spacing is None:
         raise UsageError("two arrays do not tell the size of their voxels: pass spacing_mm")
+    meant = meant or made or found
     targets = _targets(prediction, meant)
     small_mm3 = meant.small_lesion_mm3 if meant and rules == "2026" else None
     rows = scores.case_metrics(
@@ -304,6 +311,23 @@ def evaluate(
     if rules == "2026":
         return {row.pop("region"): ChallengeScores(**row) for row in rows}
     return {row.pop("region"): RegionScores(**row) for row in rows}
+
+
+def _made_for(mask: Prediction | Place | npt.NDArray[Any], task: Task | None) -> Task | None:
+    """The task that the folder of a file tells; raises `UsageError` where it is not the other's."""
+    from ray_brats.files import storage
+    from ray_brats.model import predictions
+
+    if not isinstance(mask, str | os.PathLike):
+        return None
+    folder = storage.parent_of(storage.absolute(os.fspath(mask)))
+    made = predictions.made_for(folder)
+    if made and task and made.targets != task.targets:
+        raise UsageError(
+            f"{folder} holds masks of the task {made.name}, and the other is of {task.name}: "
+            "expected masks of one task"
+        )
+    return made
 
 
 def _targets(prediction: Prediction | Place | npt.NDArray[Any], task: Task | None) -> Targets:

@@ -55,6 +55,22 @@ class UnknownLabelsError(ValueError):
         return str(self.args[0])
 
 
+class TaskError(UsageError):
+    """Classes, regions or integers make no task.
+
+    Args:
+        message: the sentence.
+        place: what is at fault, as `("classes", 2, "integer")`, counted from 1.
+    """
+
+    def __init__(self, message: str, place: Sequence[str | int] = ()) -> None:
+        super().__init__(message, place)
+        self.place = tuple(place)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TumourClass:
     """What a voxel can be besides background."""
@@ -81,7 +97,7 @@ class Targets:
     """What is segmented: classes and regions, whatever integers stand for them on disk.
 
     Raises:
-        UsageError: two classes or regions of one name, a region of no class or of one that is
+        TaskError: two classes or regions of one name, a region of no class or of one that is
             none, or learnt regions that do not tell every class.
     """
 
@@ -91,24 +107,23 @@ class Targets:
     """In the order in which they are scored, shown and painted; the widest first."""
 
     def __post_init__(self) -> None:
-        _check_names("classes", [BACKGROUND_NAME, *(item.name for item in self.classes)])
-        _check_names("regions", self.region_names)
-        _check_names("titles of regions", [region.title for region in self.regions], once=False)
-        if not 1 <= len(self.classes) <= MOST_CLASSES:
-            raise UsageError(f"{len(self.classes)} classes: expected 1 to {MOST_CLASSES}")
-        for item in self.classes:
-            if not _COLOUR.fullmatch(item.colour):
-                raise UsageError(f"{item.name}: colour {item.colour!r}: expected #RRGGBB")
-        for region in self.regions:
+        check_classes(self.classes)
+        _check_names("regions", self.region_names, "name")
+        _check_names("titles of regions", [item.title for item in self.regions], "title")
+        for number, region in enumerate(self.regions, start=1):
             if not _REGION_NAME.fullmatch(region.name):
-                raise UsageError(
+                raise TaskError(
                     f"region {region.name!r}: expected a name of at most 16 letters and digits, a "
-                    "letter first: columns are named after it"
+                    "letter first: columns are named after it",
+                    ("regions", number, "name"),
                 )
+            members = ("regions", number, "classes")
             if not region.classes or not set(region.classes) <= set(self.indices):
-                raise UsageError(f"region {region.name} joins no class, or one that is none")
+                raise TaskError(
+                    f"region {region.name} joins no class, or one that is none", members
+                )
             if len(set(region.classes)) < len(region.classes):
-                raise UsageError(f"region {region.name} names a class twice")
+                raise TaskError(f"region {region.name} names a class twice", members)
         self.painting  # noqa: B018  # Regions from which no class follows are refused now.
 
     @property
@@ -155,11 +170,13 @@ class Targets:
         paints, else on background.
         """
         members = [set(region.classes) for region in self.learnt]
+        places = [("regions", self.regions.index(region) + 1, "classes") for region in self.learnt]
         for (wide, one), (later, other) in itertools.combinations(enumerate(members), 2):
             if one & other and not other < one:
-                raise UsageError(
+                raise TaskError(
                     f"region {self.learnt[later].name} is neither within {self.learnt[wide].name} "
-                    "nor apart from it: expected the wider of two learnt regions first"
+                    "nor apart from it: expected the wider of two learnt regions first",
+                    places[later],
                 )
         painted: list[tuple[int, int]] = []
         for number, own in enumerate(members):
@@ -167,15 +184,19 @@ class Targets:
             left = own.difference(*(other for other in members[number + 1 :] if other < own))
             if len(left) != 1:
                 names = ", ".join(self.class_names[index] for index in sorted(left)) or "no class"
-                raise UsageError(
+                raise TaskError(
                     f"region {self.learnt[number].name} leaves {names} beside the regions in it: "
-                    "expected one class, so that learnt regions tell every class"
+                    "expected one class, so that learnt regions tell every class",
+                    places[number],
                 )
             painted.append((left.pop(), painted[around[-1]][0] if around else BACKGROUND))
         if {paint for paint, _ in painted} != set(self.indices):
             told = {paint for paint, _ in painted}
-            missing = [self.class_names[index] for index in self.indices if index not in told]
-            raise UsageError(f"no learnt region tells {', '.join(missing)} from other classes")
+            missing = [index for index in self.indices if index not in told]
+            names = ", ".join(self.class_names[index] for index in missing)
+            raise TaskError(
+                f"no learnt region tells {names} from other classes", ("classes", missing[0])
+            )
         return tuple(painted)
 
     @functools.cached_property
@@ -193,15 +214,32 @@ class Targets:
         return self.painting[0][0] if len(widest.classes) > 1 else None
 
 
-def _check_names(what: str, names: Sequence[str], *, once: bool = True) -> None:
-    for name in names:
+def check_classes(classes: Sequence[TumourClass]) -> None:
+    """`TaskError` for too many classes, two of one name, or a colour that is none."""
+    if not 1 <= len(classes) <= MOST_CLASSES:
+        most = ("classes", MOST_CLASSES + 1)
+        raise TaskError(f"{len(classes)} classes: expected 1 to {MOST_CLASSES}", most)
+    names = [item.name for item in classes]
+    _check_names("classes", names, "name", taken=(BACKGROUND_NAME,))
+    for number, item in enumerate(classes, start=1):
+        if not _COLOUR.fullmatch(item.colour):
+            place = ("classes", number, "colour")
+            raise TaskError(f"{item.name}: colour {item.colour!r}: expected #RRGGBB", place)
+
+
+def _check_names(what: str, names: Sequence[str], key: str, taken: Sequence[str] = ()) -> None:
+    """`TaskError` for what cannot be shown, and for a name that is there before or is taken."""
+    part = what.rpartition(" ")[2]
+    # Columns and headers are called after names in one case of letters.
+    before = {name.lower() for name in taken}
+    for number, name in enumerate(names, start=1):
         if not name or len(name) > 80 or not name.isprintable():
-            raise UsageError(f"{what}: {name!r}: expected 1 to 80 printable characters")
-    # Columns and headers are called after them in one case of letters.
-    small = [name.lower() for name in names]
-    twice = next((name for name in names if small.count(name.lower()) > 1), None)
-    if once and twice is not None:
-        raise UsageError(f"{what}: {twice!r} is there twice")
+            raise TaskError(
+                f"{what}: {name!r}: expected 1 to 80 printable characters", (part, number, key)
+            )
+        if key == "name" and name.lower() in before:
+            raise TaskError(f"{what}: {name!r} is there twice", (part, number, key))
+        before.add(name.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +247,7 @@ class Task:
     """What the masks of a cohort hold.
 
     Raises:
-        UsageError: not one integer of 1 to 255 for each class, or one of them twice.
+        TaskError: not one integer of 1 to 255 for each class, or one of them twice.
     """
 
     name: str
@@ -222,23 +260,31 @@ class Task:
     """What its cases are of, in words for model cards."""
     small_lesion_mm3: float | None = None
     """Below which volume the rules of 2026 ask only whether a lesion was found."""
+    has_skull: bool = field(default=False, compare=False)
+    """Whether its scans usually have their skull on: what to ask of a recipe, not what masks
+    hold."""
 
     def __post_init__(self) -> None:
         if not _TASK_NAME.fullmatch(self.name):
-            raise UsageError(
+            raise TaskError(
                 f"task {self.name!r}: expected a name of 1 to 64 letters, digits, '.', '_' or '-', "
-                "a letter or digit first"
+                "a letter or digit first",
+                ("name",),
             )
         small_mm3 = self.small_lesion_mm3
         if small_mm3 is not None and not 0 < small_mm3 < math.inf:
-            raise UsageError(f"small_lesion_mm3 {small_mm3}: expected a volume above zero")
+            raise TaskError(
+                f"small_lesion_mm3 {small_mm3:g}: expected a volume above zero",
+                ("small_lesion_mm3",),
+            )
         if len(self.integers) != len(self.targets.classes):
-            raise UsageError(f"{self.name}: expected one integer for each class")
-        for integer in self.integers:
+            raise TaskError(f"{self.name}: expected one integer for each class")
+        for number, integer in enumerate(self.integers, start=1):
+            place = ("classes", number, "integer")
             if not 1 <= integer <= 255:
-                raise UsageError(f"{self.name}: integer {integer}: expected 1 to 255")
-            if self.integers.count(integer) > 1:
-                raise UsageError(f"{self.name}: integer {integer} stands for two classes")
+                raise TaskError(f"{self.name}: integer {integer}: expected 1 to 255", place)
+            if integer in self.integers[: number - 1]:
+                raise TaskError(f"{self.name}: integer {integer} stands for two classes", place)
 
     @property
     def meaning(self) -> dict[int, int]:

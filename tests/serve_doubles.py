@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import threading
@@ -20,8 +21,11 @@ import uvicorn
 
 from ray_brats import labels
 from ray_brats.cases.volume import encode_mask
+from ray_brats.labels import Task
 from ray_brats.model.predict import Predictor
+from ray_brats.model.windows import Forward
 from ray_brats.recipes import jsonform, named
+from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.tasks import TASKS
 from ray_brats.serve.http.access import Keys, Pseudonyms
 from ray_brats.serve.http.app import build
@@ -54,6 +58,23 @@ SERVED = ServedModel(
 def threshold(batch: np.ndarray) -> np.ndarray:
     """Regions by intensity: enough to have some of each."""
     return np.stack([batch[..., 2] > limit for limit in (0.5, 1.0, 1.5)], -1).astype(np.float32)
+
+
+def threshold_of(recipe: Recipe) -> Forward:
+    """The same for any number of regions."""
+    limits = [0.5 * number for number in range(1, len(recipe.targets.learnt) + 1)]
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        return np.stack([batch[..., 2] > limit for limit in limits], -1).astype(np.float32)
+
+    return network
+
+
+def served_of(task: Task) -> ServedModel:
+    """`SERVED` for another task."""
+    recipe = dataclasses.replace(SMOKE, targets=task.targets)
+    card = {**SERVED.card, "recipe": json.loads(json.dumps(jsonform.as_json(recipe)))}
+    return dataclasses.replace(SERVED, task=task, card=card)
 
 
 def predictor() -> Predictor:
@@ -116,16 +137,19 @@ class Double:
         limits: Limits | None = None,
         keys: Path | None = None,
         host: str | None = None,
+        served: ServedModel = SERVED,
     ) -> None:
         self.limits = limits or Limits()
-        self.model = Model(lambda: (predictor(), SMOKE), BUNDLES, self.limits)
+        recipe = jsonform.from_json(Recipe, served.card["recipe"])
+        made = (Predictor([threshold_of(recipe)], recipe), recipe)
+        self.model = Model(lambda: made, BUNDLES, self.limits, served.task)
         self.hold = asyncio.Event()
         self.hold.set()
         self.asked: list[dict[str, Any]] = []
         self.waiting = 0
         self.broken = False
         self.store = JobsStore(str(state))
-        telemetry, models = Telemetry(), {"default": SERVED}
+        telemetry, models = Telemetry(), {"default": served}
         self.jobs = Jobs(self.store, models, self.segment, self.limits)
         self.missing: list[str] = []
         self.service = Service(models, self.segment, self.jobs, self.limits, telemetry, self.not_up)

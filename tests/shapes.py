@@ -121,6 +121,17 @@ def csv_of_4d(case: Case, folder: Path) -> None:
     (folder / "cohort.csv").write_text("\n".join(",".join(line) for line in lines))
 
 
+def radiotherapy(case: Case, folder: Path) -> Path:
+    """`BraTS-MEN-RT-0001-1/…_t1c.nii.gz` and `…_gtv.nii.gz`, its one class; the case's folder."""
+    name = "BraTS-MEN-RT-0001-1"
+    (folder / name).mkdir(parents=True)
+    shutil.copy(case.images["t1ce"], folder / name / f"{name}_t1c.nii.gz")
+    mask = nib.load(str(case.segmentation))
+    voxels = (np.asarray(mask.dataobj) > 0).astype(np.uint8)
+    save(folder / name / f"{name}_gtv.nii.gz", voxels, mask)
+    return folder / name
+
+
 Writer = Callable[[Case, Path], None]
 WRITERS: Mapping[str, Writer] = {
     "decathlon": decathlon,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +164,70 @@ def test_a_mask_replaces_a_file_only_where_that_is_asked_for(
     assert theirs.read_bytes() == b"theirs"
     api.save_mask(prediction, theirs, overwrite=True)
     assert theirs.read_bytes() != b"theirs"
+
+
+def folder_of(task: str, mask: Path, folder: Path, name: str) -> Path:
+    """A mask in a folder that says of itself what task it is of."""
+    folder.mkdir()
+    (folder / "score.json").write_text(json.dumps({"task": task}))
+    shutil.copy(mask, folder / name)
+    return folder / name
+
+
+def test_masks_of_children_give_no_number_against_adults(one_case: Path, tmp_path: Path) -> None:
+    truth = seg(one_case)
+    of_children = folder_of("ped", truth, tmp_path / "ped", f"{one_case.name}.nii.gz")
+    sentence = "holds masks of the task ped, .* of gli-2020"
+    for rules in ("2023", "2026"):
+        with pytest.raises(api.UsageError, match=sentence):
+            api.evaluate(of_children, truth, rules=rules)  # type: ignore[call-overload]
+        with pytest.raises(api.UsageError, match=sentence):
+            api.evaluate(of_children, truth, task="gli-2020", rules=rules)  # type: ignore[call-overload]
+    with pytest.raises(api.UsageError, match="holds masks of the task ped"):
+        api.evaluate(truth, of_children)
+    geometry = api.volume_from_array(
+        np.asarray(nib.load(truth).dataobj), nib.load(truth).affine
+    ).geometry
+    empty = np.zeros(geometry.native_shape, np.uint8)
+    child = Prediction(mask_native=empty, geometry=geometry, targets=TASKS["ped"].targets)
+    for task in (None, "gli-2020"):
+        with pytest.raises(api.UsageError, match="expected masks of one task"):
+            api.evaluate(child, truth, task=task)
+    with pytest.raises(api.UsageError, match="holds masks of the task ped"):
+        api.evaluate(empty, of_children, task="gli-2020")
+    # Names that tell two tasks tell none.
+    name = tmp_path / "BraTS-PED-00001-000.nii.gz"
+    shutil.copy(truth, name)
+    with pytest.raises(api.CaseRejected, match="pass --task"):
+        api.evaluate(name, truth)
+
+
+def test_a_file_is_read_by_the_integers_that_its_folder_tells(
+    one_case: Path, tmp_path: Path
+) -> None:
+    image = nib.load(seg(one_case))
+    index = labels.to_class_index(np.asarray(image.dataobj), TASKS["gli-2020"])
+    raw = labels.from_class_index(index, TASKS["msd-task01"])
+    nib.save(nib.Nifti1Image(raw, image.affine), tmp_path / "mask.nii.gz")
+    other = folder_of("msd-task01", tmp_path / "mask.nii.gz", tmp_path / "msd", "mask.nii.gz")
+    for found in (
+        api.evaluate(other, seg(one_case)),
+        api.evaluate(other, seg(one_case), task="gli-2020"),
+        api.evaluate(other, other),
+    ):
+        assert {scores.dice for scores in found.values()} == {1.0}
+
+
+def test_no_mask_is_saved_among_those_of_another_meaning(one_case: Path, tmp_path: Path) -> None:
+    folder = folder_of("gli-2020", seg(one_case), tmp_path / "out", "other.nii.gz").parent
+    image = nib.load(seg(one_case))
+    geometry = api.volume_from_array(np.asarray(image.dataobj), image.affine).geometry
+    index = np.zeros(geometry.native_shape, np.uint8)
+    prediction = Prediction(mask_native=index, geometry=geometry, targets=GLIOMA)
+    with pytest.raises(api.UsageError, match=r"out holds masks of the task gli-2020"):
+        api.save_mask(prediction, folder / "mask.nii.gz", task="gli-2023")
+    assert not (folder / "mask.nii.gz").exists()
+    api.save_mask(prediction, folder / "mask.nii.gz", task="gli-2021")
 
 
 def test_what_cannot_be_scored_is_told(one_case: Path, tmp_path: Path) -> None:

@@ -168,6 +168,9 @@ def test_errors_and_tasks_travel_between_processes() -> None:
     error = labels.UnknownLabelsError("why", [4.0])
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.values) == ("why", (4.0,))
+    fault = labels.TaskError("why", ("classes", 2))
+    told = pickle.loads(pickle.dumps(fault))
+    assert (str(told), told.place) == ("why", ("classes", 2))
     task = dataclasses.replace(tasks.TASKS["ped"], name="other")
     assert task.targets.painting
     assert pickle.loads(pickle.dumps(task)) == task

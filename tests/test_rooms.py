@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_brats.recipes.tasks import TASKS
+
 PACKAGE = Path(__file__).resolve().parents[1] / "ray_brats"
 MOST_ARROWS = 80
 MOST_ENTRIES = 22
@@ -241,6 +243,58 @@ def test_functions_are_short_and_take_few_parameters() -> None:
     assert large == set()
 
 
+# --- one owner for labels ----------------------------------------------------------------
+
+OWNERS = ("labels", "recipes/tasks")
+"""The modules that spell classes and regions."""
+TISSUES = frozenset({"edema"})
+"""What phantoms are drawn of: a tissue, with its contrast, that is called as a class is."""
+SPELLED: Mapping[str, frozenset[str]] = {
+    # How files of masks are called, which is told to the page's `naming.js` too.
+    "cases/naming": frozenset({"gtv"}),
+    "cases/phantom": TISSUES,
+    "cases/phantom_tumours": TISSUES,
+    # Names of the page's style, which every report has had since the first.
+    "report/charts": frozenset({"wt", "tc", "et", "rc", "ed"}),
+}
+"""Module to the words that it may spell all the same."""
+
+
+@functools.cache
+def words_of_tasks() -> frozenset[str]:
+    """Names of every region and class of the field, regions in small letters too."""
+    targets = [task.targets for task in TASKS.values()]
+    regions = {name for item in targets for name in item.region_names}
+    classes = {item.name for own in targets for item in own.classes}
+    return frozenset(regions | {name.lower() for name in regions} | classes)
+
+
+def spelled(text: str) -> set[str]:
+    """Words of tasks that stand in a module as texts of their own; amid others they are prose."""
+    return {
+        node.value
+        for node in parsed(text)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    } & words_of_tasks()
+
+
+def test_labels_and_tasks_alone_spell_classes_and_regions() -> None:
+    found = {module: spelled(text) for module, text in tree().items() if module not in OWNERS}
+    assert {module: words for module, words in found.items() if words} == SPELLED
+
+
+def test_the_page_is_told_classes_and_regions() -> None:
+    words = "|".join(map(re.escape, sorted(words_of_tasks())))
+    pattern = re.compile(rf"""(["'`])({words})\1|\.({words})\b|\b({words}):""")
+    scripts = list((PACKAGE / "serve" / "page").glob("*.js"))
+    assert scripts
+    for script in scripts:
+        found = [line.strip() for line in script.read_text().splitlines() if pattern.search(line)]
+        assert found == (['"gtv",'] if script.name == "naming.js" else []), script.name
+    assert pattern.search('colours["edema"]')
+    assert pattern.search("volumes.WT + 1")
+
+
 # --- the rules notice --------------------------------------------------------------------
 
 
@@ -272,6 +326,12 @@ def test_a_line_that_breaks_a_rule_is_noticed(module: str, line: str, fault: str
         assert after == set()
     else:
         assert any(sentence.startswith(module) and fault in sentence for sentence in after)
+
+
+@pytest.mark.parametrize("line", ["X = 'WT'", "def f(m):\n    return m['rc'] + m['edema']"])
+def test_a_word_of_a_task_is_noticed(line: str) -> None:
+    assert spelled(f'"""Of WT and edema."""\n{line}\n')
+    assert not spelled('def f():\n    """Of WT."""\n    return "WT, whole tumour"\n')
 
 
 def test_a_file_outside_of_every_room_is_noticed() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ray_brats import labels
 from ray_brats.arrays import Shape
 from ray_brats.errors import UsageError
 from ray_brats.recipes.config import NetworkConfig, Recipe
+from ray_brats.recipes.tasks import GLIOMA
 
 
 def load() -> None:
@@ -37,8 +39,10 @@ def patch(
     image = rng.normal(size=(*shape, len(recipe.preprocess.modalities))).astype(np.float32)
     grid = np.indices(shape) - np.array(shape).reshape(3, 1, 1, 1) / 2
     radius = np.sqrt((grid**2).sum(0))
+    necrotic, edema, enhancing = GLIOMA.indices
     label = np.select(
-        [radius < shape[0] / 8, radius < shape[0] / 6, radius < shape[0] / 4], [1, 3, 2]
+        [radius < shape[0] / 8, radius < shape[0] / 6, radius < shape[0] / 4],
+        [necrotic, enhancing, edema],
     )
     return image, label.astype(np.uint8)
 
@@ -50,7 +54,8 @@ def step(model: Any, recipe: Recipe, threads: int) -> Callable[[], None]:
     torch.set_num_threads(threads)
     image, label = patch(recipe)
     x = torch.from_numpy(np.moveaxis(image, -1, 0)[None].copy())
-    t = torch.from_numpy(np.stack([label > 0, (label == 1) | (label == 3), label == 3])[None])
+    masks = [labels.mask_of(label, region.classes) for region in GLIOMA.learnt]
+    t = torch.from_numpy(np.stack(masks)[None])
     target = t.float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
 

@@ -21,6 +21,7 @@ from ray_brats.files import local, storage
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import Task
 from ray_brats.recipes import tasks
+from ray_brats.recipes.config import PreprocessConfig
 
 _MAPPING = re.compile(r"name_mapping.*\.csv", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
@@ -28,6 +29,7 @@ TASK_FILES = (".toml", ".json")
 FREE = Guard(opens_images=True)
 """A CSV of our own may be and name anything."""
 _SHOWN = 3
+_SKULL = "preprocess.allow_skull=true"
 
 
 def find(
@@ -76,10 +78,15 @@ def task_of(text: str | None) -> Task | None:
     if text is None or not text.lower().endswith(TASK_FILES):
         return None if text is None else tasks.named(text)
     try:
-        content = storage.read_bytes(storage.absolute(text))
-        return tasks.parse(content.decode(), text)
+        content = storage.read_bytes(storage.absolute(text), end=tasks.MOST_BYTES + 1)
+        if len(content) > tasks.MOST_BYTES:
+            raise UsageError(f"--task {text}: more than {tasks.MOST_BYTES} bytes: expected a task")
+        # Some editors put a mark in front of a text.
+        return tasks.parse(content.decode("utf-8-sig"), text)
     except FileNotFoundError as error:
         raise UsageError(f"--task {text}: no such file") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"--task {text}: a folder: expected the file of a task") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--task {text}: expected text in UTF-8") from error
 
@@ -93,6 +100,36 @@ def sentence(cohort: Cohort) -> str:
         f"{len(cohort.cases)} case(s) of {len(patients)} patient(s), {masked} with a mask; labels "
         f"as in {task.name if task else 'a task that the names do not tell'}"
     )
+
+
+def check_inputs(cohort: Cohort, config: PreprocessConfig) -> list[str]:
+    """What to say where scans of the cohort's task usually are not those of a recipe.
+
+    Raises:
+        UsageError: no case has all modalities of the recipe, and the task has others: a sentence
+            says what to pass, where each case would be rejected for itself.
+    """
+    task = next((case.task for case in cohort.cases if case.task), None)
+    usual = cohort.told.modalities if cohort.told else task.modalities if task else ()
+    needs_skull = bool(task and task.has_skull and not config.allow_skull)
+    wanted = set(config.modalities)
+    fitting = any(wanted <= set(case.images) for case in cohort.cases)
+    shared = set(MODALITIES).intersection(*(case.images for case in cohort.cases))
+    if cohort.cases and usual and not wanted <= set(usual) and shared and not fitting:
+        names = ",".join(name for name in MODALITIES if name in shared)
+        skull = f" {_SKULL}, since their scans have the skull on" if needs_skull else ""
+        raise UsageError(
+            f"no case of {cohort.uri} has all scans that the recipe reads "
+            f"({', '.join(config.modalities)}), nor do those of its task"
+            f"{f', {task.name},' if task else ''} usually; all of them have "
+            f"{names.replace(',', ', ')}: pass --set preprocess.modalities={names}{skull}"
+        )
+    if needs_skull and task:
+        return [
+            f"scans of {task.name} usually have their skull on, and the recipe refuses such: pass "
+            f"--set {_SKULL}"
+        ]
+    return []
 
 
 def _hint(uri: str) -> list[str]:

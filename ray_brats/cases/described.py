@@ -13,35 +13,25 @@ from collections.abc import Mapping, Sequence
 
 from ray_brats.cases.datasetjson import DatasetJson
 from ray_brats.errors import UsageError
-from ray_brats.labels import BACKGROUND, Region, Targets, Task, TumourClass
-from ray_brats.recipes.tasks import GLIOMA, PALETTE, TASKS
+from ray_brats.labels import (
+    BACKGROUND,
+    ENHANCING_TUMOUR,
+    Region,
+    Targets,
+    Task,
+    TumourClass,
+)
+from ray_brats.recipes.tasks import (
+    CALLED,
+    GLIOMA,
+    PALETTE,
+    REGIONS_CALLED,
+    TASKS,
+    TUMOUR_CORE,
+    WHOLE_TUMOUR,
+)
 
 _NECROTIC, _EDEMA, _ENHANCING = GLIOMA.indices
-_CORE_WORDS = (
-    "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore nonenhancing "
-    "nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
-    "necrosisandnonenhancingtumor"
-)
-_EDEMA_WORDS = (
-    "ed edema peritumoraledema peritumoraledematous snfh surroundingnonenhancingflairhyperintensity"
-)
-_ENHANCING_WORDS = "et enhancing enhancingtumor gdenhancingtumor"
-_WORDS: Mapping[str, str] = {
-    "necrotic core": _CORE_WORDS,
-    "non-enhancing tumour core": _CORE_WORDS,
-    "non-enhancing tumour": _CORE_WORDS,
-    "edema": _EDEMA_WORDS,
-    "enhancing tumour": _ENHANCING_WORDS,
-    "resection cavity": "rc cavity resectioncavity",
-    "cystic component": "cc cyst cysticcomponent",
-    "gross tumour volume": "gtv grosstumorvolume",
-}
-"""Class of a task of the field to what it is called in sets."""
-_REGIONS: Mapping[str, str] = {
-    "WT": "wt whole wholetumor",
-    "TC": "tc core tumorcore",
-    "ET": _ENHANCING_WORDS,
-}
 _COMPLETE = 3
 _IGNORED = "ignore"
 """nnU-Net's word for voxels that nobody has judged: a mask that holds them is rejected."""
@@ -81,7 +71,7 @@ def task_of(told: DatasetJson) -> Task | None:
 
 def _plain(name: str) -> str:
     """A name as it is compared: letters alone, in lower case, American."""
-    return re.sub(r"[^a-z]", "", name.lower()).replace("oedema", "edema").replace("tumour", "tumor")
+    return re.sub(r"[^a-z]", "", name.lower()).replace("oedem", "edem").replace("tumour", "tumor")
 
 
 def _of_classes(labels: Mapping[str, Sequence[int]]) -> list[tuple[Targets, tuple[int, ...]]]:
@@ -92,7 +82,7 @@ def _of_classes(labels: Mapping[str, Sequence[int]]) -> list[tuple[Targets, tupl
             item.name: [
                 values
                 for name, values in labels.items()
-                if _plain(name) in _WORDS[item.name].split()
+                if _plain(name) in CALLED[item.name].split()
             ]
             for item in targets.classes
         }
@@ -106,13 +96,16 @@ def _of_regions(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
     """The same from the whole tumour, its core, and what of that enhances."""
     members: dict[str, set[int]] = {}
     for name, values in labels.items():
-        region = next((k for k, words in _REGIONS.items() if _plain(name) in words.split()), None)
+        plain = _plain(name)
+        region = next((k for k, words in REGIONS_CALLED.items() if plain in words.split()), None)
         if region is None or region in members:
             return None
         members[region] = set(values)
     if len(members) < _COMPLETE:
         return None
-    whole, core, enhancing = members["WT"], members["TC"], members["ET"]
+    whole, core, enhancing = (
+        members[name] for name in (WHOLE_TUMOUR, TUMOUR_CORE, ENHANCING_TUMOUR)
+    )
     parts = {_ENHANCING: enhancing, _NECROTIC: core - enhancing, _EDEMA: whole - core}
     if not enhancing < core < whole or any(len(part) != 1 for part in parts.values()):
         return None

@@ -236,6 +236,11 @@ def tumour_of_task(task: str | None) -> str | None:
     return GLIOMA if task in _GLIOMA_TASKS else None
 
 
+def has_names(task: str) -> bool:
+    """Whether all cases of a task are named by a rule; those of somebody's own are by none."""
+    return any(task in possible for _, possible in _TASKS)
+
+
 def tasks_of(case_id: str) -> tuple[str, ...]:
     """Names of the tasks of which a case can be by its name; none where that tells nothing."""
     name = name_of_id(case_id)

@@ -148,7 +148,7 @@ def _with_cavity(
 
 def _treated(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues) -> Growth:
     growth = _glioma(canvas, anatomy, index, tissues)
-    cavity = tasks.TREATED_GLIOMA.region("RC").classes[0]
+    cavity = tasks.TREATED_GLIOMA.region(tasks.RESECTION_CAVITY).classes[0]
     return _with_cavity(canvas, anatomy, growth, cavity, (12.0, 20.0))
 
 
@@ -162,7 +162,7 @@ def _childs(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues) -> 
     centre = _middle_mm(canvas, core) + rng.uniform(-4, 4, 3)
     score = -_blob(canvas, "cyst", centre, 20.0, rough=0.2)
     depth_mm = lowest(score, core, float(rng.uniform(0.25, 0.45))) - score
-    cyst = tasks.CHILDREN.region("CC").classes[0]
+    cyst = tasks.CHILDREN.region(tasks.CYSTIC_COMPONENT).classes[0]
     label = np.where(core & (depth_mm > 0), np.uint8(cyst), growth.label)
     in_core = growth.shares["enhancing"] + growth.shares["necrotic"]
     within = soft(depth_mm, width_mm)
@@ -205,7 +205,7 @@ def _metastases(canvas: Canvas, anatomy: Anatomy, index: int, tissues: _Tissues)
     growth = Growth(label=label, shares=shares, depth_mm=depth_mm)
     if index % 3:
         return growth
-    cavity = tasks.METASTASES.region("RC").classes[0]
+    cavity = tasks.METASTASES.region(tasks.RESECTION_CAVITY).classes[0]
     return _with_cavity(canvas, anatomy, growth, cavity, (8.0, 14.0))
 
 

@@ -22,7 +22,7 @@ from ray_brats.files import storage
 from ray_brats.labels import Task
 from ray_brats.progress import say
 from ray_brats.recipes import named
-from ray_brats.recipes.config import Recipe
+from ray_brats.recipes.config import PreprocessConfig, Recipe
 from ray_brats.recipes.named import RecipeName
 
 if TYPE_CHECKING:
@@ -147,6 +147,12 @@ def found(uri: str, task: Task | None) -> Cohort:
             "them"
         )
     return cohort
+
+
+def check_inputs(cohort: Cohort, config: PreprocessConfig) -> None:
+    """Say what its scans need of a recipe; raises `UsageError` as `cohort.check_inputs`."""
+    for line in cohorts.check_inputs(cohort, config):
+        say(f"warning: {line}")
 
 
 def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:

@@ -105,7 +105,9 @@ def segment(options: SegmentOptions) -> Summary:
     alone = Cohort(uri=case.case_id, cases=(case,))
     task = chosen.task_of(alone, cohorts.task_of(options.task))
     case = dataclasses.replace(case, task=task)
-    from ray_brats.model import predict
+    from ray_brats.model import predict, predictions
+
+    predictions.check_place(target, task)
 
     try:
         prepared = predict.read(case, chosen.recipe.preprocess)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from ray_brats.commands.arguments import (
     DatasetArgument,
     RecipeChoice,
     TaskOption,
+    check_inputs,
     found,
     with_splits,
 )
@@ -26,6 +28,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import Progress, say, say_done
+from ray_brats.recipes import tasks
 from ray_brats.recipes.config import Recipe
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ def check(options: CheckOptions) -> Summary:
     cohort.task_or(None)  # What names leave open is asked for before an hour's look.
     for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
+    check_inputs(cohort, config)
     rows = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
     with Progress("check", len(cohort.cases)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -108,11 +112,11 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    cohort = with_splits(
-        found(options.cohort, cohorts.task_of(options.task)), options.split, options.seed
-    )
-    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     target = storage.absolute(options.dataset)
+    cohort = as_before(found(options.cohort, cohorts.task_of(options.task)), target)
+    cohort = with_splits(cohort, options.split, options.seed)
+    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
+    check_inputs(cohort, recipe.preprocess)
     from ray_brats.engine import cluster
 
     with cluster.running() as resources:
@@ -120,6 +124,23 @@ def preprocess(options: PreprocessOptions) -> Summary:
         return prepare(
             cohort, target, recipe, options.keep_filtered, limit_seconds=options.case_limit
         )
+
+
+def as_before(cohort: Cohort, dataset: str) -> Cohort:
+    """The cohort read as the task of a dataset that is gone on with, where nothing else tells one.
+
+    So whoever has lost the file of a task needs it no more.
+    """
+    from ray_brats.training.data import description_uri
+
+    if cohort.possible_tasks() or any(case.task for case in cohort.cases):
+        return cohort
+    task = tasks.told_by(storage.read_json_or_none(description_uri(dataset)) or {})
+    if task is None:
+        return cohort
+    say(f"labels as in {task.name}, by {description_uri(dataset)}: nothing else tells them")
+    cases = tuple(dataclasses.replace(case, task=task) for case in cohort.cases)
+    return dataclasses.replace(cohort, cases=cases)
 
 
 def prepare(

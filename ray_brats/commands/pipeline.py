@@ -20,6 +20,7 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     Rules,
     TaskOption,
+    check_inputs,
     found,
     with_splits,
 )
@@ -71,12 +72,17 @@ def run(options: RunOptions) -> RunSummary:
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     task = cohorts.task_of(options.task)
-    cohort = with_splits(found(options.cohort, task), options.split, options.seed)
-    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     out = storage.absolute(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
+    cohort = datasets.as_before(found(options.cohort, task), dataset)
+    cohort = with_splits(cohort, options.split, options.seed)
+    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
+    check_inputs(cohort, recipe.preprocess)
+    from ray_brats.training import run as runs
+
+    runs.check_task(run_uri, cohort.task_or(None))
     # After the arguments are judged: these take seconds to load.
     from ray_brats.engine import capacity, cluster
     from ray_brats.model import card

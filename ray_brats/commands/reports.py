@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.commands.arguments import (
     CohortArgument,
@@ -156,13 +157,15 @@ def draw(case: Case, options: ShowOptions) -> None:
     """Write the picture of a case; raises `CaseError` where there is nothing to draw."""
     from ray_brats.report import figures
 
-    images, label, other, spacing_mm = _volumes(case, options.prediction)
+    mask = storage.absolute(options.prediction) if options.prediction else None
+    made = _made_for(mask, case) if mask else None
+    images, label, other, spacing_mm = _volumes(case, mask, made)
     target = storage.absolute(options.picture)
     view: dict[str, Any] = {
         "plane": options.plane,
         "title": case.case_id,
         "spacing_mm": spacing_mm,
-        "targets": (case.task or tasks.DEFAULT).targets,
+        "targets": (case.task or made or tasks.DEFAULT).targets,
     }
     if target.lower().endswith(figures.ANIMATED):
         storage.write_bytes(target, figures.animate_case(images, label, other, **view))
@@ -171,23 +174,26 @@ def draw(case: Case, options: ShowOptions) -> None:
     figures.save_figure(figure, target)
 
 
-def _made_for(prediction: str, task: Task | None) -> Task | None:
+def _made_for(prediction: str, case: Case) -> Task | None:
     """The task of a mask by its folder, else that of the case; `UsageError` where these differ."""
     from ray_brats.model import predictions
 
     made = predictions.made_for(storage.parent_of(prediction))
-    if made and task and made.targets != task.targets:
+    possible = [case.task.name] if case.task else naming.tasks_of(case.case_id)
+    own = [case.task] if case.task else [tasks.TASKS[name] for name in possible]
+    if made and own and all(task.targets != made.targets for task in own):
         raise UsageError(
-            f"{prediction} is a mask of the task {made.name}, and the case is of {task.name}: "
-            "expected a mask of the case's own task"
+            f"{prediction} is a mask of the task {made.name}, and the case is of "
+            f"{' or '.join(possible)}: expected a mask of the case's own task"
         )
-    return made or task
+    return made or case.task
 
 
-def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
+def _volumes(case: Case, prediction: str | None, made: Task | None) -> tuple[Any, Any, Any, Any]:
     """Up to three modalities of a case, its mask, the predicted one, and the voxel size in mm.
 
-    All lie on the grid of the first modality, or the case is rejected.
+    All lie on the grid of the first modality, or the case is rejected. `made` is the task of the
+    prediction.
     """
     from ray_brats.cases import volume
     from ray_brats.cases.geometry import same_grid
@@ -202,8 +208,7 @@ def _volumes(case: Case, prediction: str | None) -> tuple[Any, Any, Any, Any]:
             raise CaseRejected(f"not on the grid of the case: {difference}", case.images[name])
     if not any(item.voxels_HWD.any() for item in images.values()):
         raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
-    uris = (case.segmentation, storage.absolute(prediction) if prediction else None)
-    meant = (case.task, _made_for(uris[1], case.task) if uris[1] else None)
+    uris, meant = (case.segmentation, prediction), (case.task, made)
     label, other = (
         volume.read_mask(uri, task, grid=grid) if uri else None
         for uri, task in zip(uris, meant, strict=True)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ray_brats import labels
 from ray_brats.arrays import Array, Mask
 from ray_brats.cases import preprocess, volume
-from ray_brats.cases.case import Case
+from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.naming import ALIASES
 from ray_brats.cases.preprocess import Prepared
@@ -33,6 +33,7 @@ from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseRejected
 from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.model import windows
+from ray_brats.model.card import check_task
 from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import costs, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
@@ -101,8 +102,13 @@ class Predictor:
             with_probabilities: keep the probabilities too.
 
         Raises:
+            UsageError: a case of a cohort is of a task that the bundle has not learnt.
             CaseRejected, CaseFailed: as `preprocess.preprocess_case`.
         """
+        if isinstance(case, Case):
+            alone = Cohort(uri=case.case_id, cases=(case,))
+            if task := alone.task_or(self.task):
+                check_task(task, self.recipe, "the bundle")
         config = self.recipe.preprocess
         return self.segment_prepared(read(case, config), with_probabilities=with_probabilities)
 

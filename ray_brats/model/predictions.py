@@ -231,6 +231,25 @@ def made_for(predictions_uri: str) -> Task | None:
         raise UsageError(f"{storage.join(predictions_uri, DESCRIPTION)}: {error}") from error
 
 
+def check_place(mask_uri: str, task: Task) -> None:
+    """`UsageError` where a mask would lie among those of a folder that says otherwise of itself.
+
+    Whoever reads it there would read its integers as theirs.
+    """
+    folder = storage.parent_of(mask_uri)
+    made = made_for(folder)
+    if made and not made.means_as(task):
+        raise UsageError(
+            f"{folder} holds masks of the task {made.name} ({_in_words(made)}), and labels of "
+            f"{task.name} are {_in_words(task)}: expected another folder"
+        )
+
+
+def _in_words(task: Task) -> str:
+    classes = zip(task.integers, task.targets.class_names[1:], strict=True)
+    return ", ".join(f"{integer} {name}" for integer, name in classes)
+
+
 def _case_of_mask(name: str, case_ids: Collection[str]) -> str | None:
     """Whose mask a file is by its name; a case's own name may end in what masks' names do."""
     match = _MASK.fullmatch(name)

@@ -90,7 +90,8 @@ def _rebuild(name: str, hint: Any, value: Any) -> Any:
 def with_settings(config: T, settings: Sequence[str]) -> T:
     """A configuration with some fields set by `PART.FIELD=VALUE`, as `train.clip_norm=12`.
 
-    Values are JSON; what is no JSON is a list (`96,96,96` or `t1ce,flair`) or a word.
+    Values are JSON; what is no JSON is a list (`96,96,96` or `t1ce,flair`) or a word, and a word
+    for a list is its only item (`preprocess.modalities=t1ce`).
 
     Raises:
         UsageError: not of that form, no such field, or a value out of its range.
@@ -112,7 +113,10 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
             raise UsageError(
                 f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
             )
-        place[field] = _parse(text.strip())
+        value = _parse(text.strip())
+        before = place[field]
+        of_words = isinstance(before, list) and any(isinstance(item, str) for item in before)
+        place[field] = [value] if of_words and isinstance(value, str) else value
     try:
         return from_json(type(config), values)
     except UsageError as error:

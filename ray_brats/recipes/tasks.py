@@ -24,23 +24,36 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ray_brats.errors import UsageError
-from ray_brats.labels import ENHANCING_TUMOUR, Region, Targets, Task, TumourClass
+from ray_brats.labels import (
+    ENHANCING_TUMOUR,
+    Region,
+    Targets,
+    Task,
+    TaskError,
+    TumourClass,
+    check_classes,
+)
+from ray_brats.recipes.lines import Place, at, of_json, of_toml
 
 WHOLE_TUMOUR: Final = "WT"
 TUMOUR_CORE: Final = "TC"
+RESECTION_CAVITY: Final = "RC"
+CYSTIC_COMPONENT: Final = "CC"
 
 _ORANGE, _SKY, _YELLOW = "#D55E00", "#56B4E9", "#F0E442"
 _GREEN, _PINK, _BLUE = "#009E73", "#CC79A7", "#0072B2"
 PALETTE: Final = (_ORANGE, _SKY, _YELLOW, _GREEN, _PINK, _BLUE)
 """Colours that people who see colours differently tell apart (Wong 2011, Nature Methods 8:441)."""
-_MOST_BYTES: Final = 1 << 20
-_OPTIONAL: Final = ("modalities", "small_lesion_mm3")
+MOST_BYTES: Final = 1 << 20
+"""Longest file of a task."""
+_OPTIONAL: Final = ("modalities", "has_skull", "small_lesion_mm3")
+_SMALL: Final = ("small_lesion_mm3",)
+_MOST_MM3: Final = 1e9
 
 
 def _whole(*classes: int) -> Region:
@@ -55,7 +68,7 @@ def _enhancing(*classes: int) -> Region:
     return Region(name=ENHANCING_TUMOUR, title="enhancing tumour", classes=classes)
 
 
-_CAVITY: Final = Region(name="RC", title="resection cavity", classes=(4,))
+_CAVITY: Final = Region(name=RESECTION_CAVITY, title="resection cavity", classes=(4,))
 _EDEMA: Final = TumourClass(name="edema", colour=_SKY)
 _ENHANCING: Final = TumourClass(name="enhancing tumour", colour=_YELLOW)
 _NON_ENHANCING: Final = TumourClass(name="non-enhancing tumour core", colour=_ORANGE)
@@ -93,7 +106,7 @@ CHILDREN: Final = Targets(
         _core(1, 2, 3),
         _enhancing(1),
         Region(name="NET", title="non-enhancing tumour", classes=(2,), learnt=False),
-        Region(name="CC", title="cystic component", classes=(3,)),
+        Region(name=CYSTIC_COMPONENT, title="cystic component", classes=(3,)),
         Region(name="ED", title="edema", classes=(4,), learnt=False),
     ),
 )
@@ -137,6 +150,7 @@ TASKS: Final[Mapping[str, Task]] = {
         dataclasses.replace(
             _task("men-rt", RADIOTHERAPY, (1,), "meningioma before radiotherapy"),
             modalities=("t1ce",),
+            has_skull=True,
         ),
         # There, 1 is edema and 2 the non-enhancing core.
         dataclasses.replace(
@@ -154,6 +168,33 @@ OLD_NAMES: Final[Mapping[str, str]] = {
 }
 """What `--release` called them."""
 _WITHOUT_CAVITY: Final = "brats2024"
+
+_CORE_WORDS: Final = (
+    "ncr net ncrnet netc necrosis necroticcore necrotictumor necrotictumorcore nonenhancing "
+    "nonenhancingtumor nonenhancingtumorcore necroticandnonenhancingtumorcore "
+    "necrosisandnonenhancingtumor"
+)
+_ENHANCING_WORDS: Final = "et enhancing enhancingtumor gdenhancingtumor"
+CALLED: Final[Mapping[str, str]] = {
+    "necrotic core": _CORE_WORDS,
+    "non-enhancing tumour core": _CORE_WORDS,
+    "non-enhancing tumour": _CORE_WORDS,
+    "edema": (
+        "ed edema peritumoraledema peritumoraledematous snfh "
+        "surroundingnonenhancingflairhyperintensity"
+    ),
+    "enhancing tumour": _ENHANCING_WORDS,
+    "resection cavity": "rc cavity resectioncavity",
+    "cystic component": "cc cyst cysticcomponent",
+    "gross tumour volume": "gtv grosstumorvolume",
+}
+"""Class of a task of the field to what sets of other people call it: letters alone, American."""
+REGIONS_CALLED: Final[Mapping[str, str]] = {
+    WHOLE_TUMOUR: "wt whole wholetumor",
+    TUMOUR_CORE: "tc core tumorcore",
+    ENHANCING_TUMOUR: _ENHANCING_WORDS,
+}
+"""The same of the regions of a glioma."""
 
 
 def region_titles() -> dict[str, str]:
@@ -251,11 +292,11 @@ def as_json(task: Task) -> str | dict[str, Any]:
     """What files and rows hold: the name, or all of a task of somebody's own."""
     if TASKS.get(task.name) == task:
         return task.name
-    small = {"small_lesion_mm3": task.small_lesion_mm3} if task.small_lesion_mm3 else {}
+    others = {"has_skull": task.has_skull, "small_lesion_mm3": task.small_lesion_mm3}
     return {
         "name": task.name,
         "modalities": list(task.modalities),
-        **small,
+        **{key: value for key, value in others.items() if value},
         **targets_as_json(task.targets, task.integers),
     }
 
@@ -277,82 +318,129 @@ def targets_as_json(targets: Targets, integers: Sequence[int] = ()) -> dict[str,
     return {"classes": classes, "regions": regions}
 
 
-def from_json(value: object, source: str = "") -> Task:
+def from_json(value: object, lines: Mapping[Place, int] | None = None) -> Task:
     """The task of `as_json`'s value, or of what a file holds.
 
     Args:
         value: as a name, or a table as above.
-        source: the text it was read from: what is wrong is told with its line there.
+        lines: where in the file its parts are: what is wrong is told with its line there.
 
     Raises:
         UsageError: what is missing, unknown or contradicts itself.
     """
     if isinstance(value, str):
         return named(value)
-    reader = _Reader(source)
-    table = reader.table(value, "the task", ("name", "classes", "regions"), _OPTIONAL)
-    classes = reader.rows(table, "classes", ("name", "integer"), ("colour",))
-    regions = reader.rows(table, "regions", ("name", "classes"), ("title", "learnt"))
-    modalities = table.get("modalities", [])
-    if not isinstance(modalities, list) or not all(name in FOUR_MODALITIES for name in modalities):
-        reader.refuse("modalities", f"{modalities!r}: expected a list of {FOUR_MODALITIES}")
-    small_mm3 = table.get("small_lesion_mm3")
-    if small_mm3 is not None and type(small_mm3) not in (int, float):
-        reader.refuse("small_lesion_mm3", f"{small_mm3!r}: expected a volume in mm³ above zero")
-    if not isinstance(table["name"], str) or table["name"] in OLD_NAMES:
-        reader.refuse("name", f"{table['name']!r}: expected a name of its own, as text")
-    integers = tuple(reader.integer(row) for row in classes)
     try:
-        return Task(
-            name=table["name"],
-            targets=_targets(reader, classes, regions),
-            integers=integers,
-            modalities=tuple(modalities),
-            small_lesion_mm3=None if small_mm3 is None else float(small_mm3),
-        )
-    except _Told:
-        raise
-    except UsageError as error:
-        raise UsageError(reader.placed(str(error))) from error
+        return _built(value)
+    except TaskError as error:
+        raise UsageError(f"{at(lines or {}, error.place)}{error}") from error
 
 
-class _Told(UsageError):
-    """A fault that is told with its line already."""
+def _built(value: object) -> Task:
+    """The task of a table; raises `TaskError`."""
+    table = _table(value, (), "the task", ("name", "classes", "regions"), _OPTIONAL)
+    classes = _rows(table, "classes", ("name", "integer"), ("colour",))
+    regions = _rows(table, "regions", ("name", "classes"), ("title", "learnt"))
+    if not isinstance(table["name"], str) or table["name"] in OLD_NAMES:
+        raise TaskError(f"{table['name']!r}: expected a name of its own, as text", ("name",))
+    modalities = table.get("modalities", [])
+    known = isinstance(modalities, list) and all(name in FOUR_MODALITIES for name in modalities)
+    if not known or len(set(modalities)) < len(modalities):
+        expected = f"expected a list of {', '.join(FOUR_MODALITIES)}, each once at most"
+        raise TaskError(f"modalities {modalities!r}: {expected}", ("modalities",))
+    small_mm3 = table.get("small_lesion_mm3")
+    if small_mm3 is not None and (type(small_mm3) not in (int, float) or small_mm3 > _MOST_MM3):
+        raise TaskError(f"{small_mm3!r}: expected a volume in mm³ above zero", _SMALL)
+    has_skull = table.get("has_skull", False)
+    if not isinstance(has_skull, bool):
+        raise TaskError(f"{has_skull!r}: expected true or false", ("has_skull",))
+    return Task(
+        name=table["name"],
+        targets=_targets(classes, regions),
+        integers=tuple(row["integer"] for row in classes),
+        modalities=tuple(modalities),
+        has_skull=has_skull,
+        small_lesion_mm3=None if small_mm3 is None else float(small_mm3),
+    )
 
 
-def _targets(
-    reader: _Reader, classes: Sequence[Mapping[str, Any]], regions: Sequence[Mapping[str, Any]]
-) -> Targets:
+def _targets(classes: Sequence[Mapping[str, Any]], regions: Sequence[Mapping[str, Any]]) -> Targets:
     made = []
-    for number, row in enumerate(classes):
-        colour = row.get("colour", PALETTE[number % len(PALETTE)])
-        if not isinstance(row["name"], str) or not isinstance(colour, str):
-            reader.refuse("classes", f"{row!r}: expected name and colour as text")
+    for number, row in enumerate(classes, start=1):
+        _check_type(row, ("classes", number), "name", str)
+        _check_type(row, ("classes", number), "colour", str)
+        _check_type(row, ("classes", number), "integer", int)
+        colour = row.get("colour", PALETTE[(number - 1) % len(PALETTE)])
         made.append(TumourClass(name=row["name"], colour=colour))
+    check_classes(made)
     index_of = {item.name: index for index, item in enumerate(made, start=1)}
-    for item in made[::-1]:
-        if index_of[item.name] != made.index(item) + 1:
-            reader.refuse(item.name, f"classes: {item.name!r} is there twice")
-    joined = []
-    for row in regions:
-        named = row["classes"]
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-            reader.refuse("classes", f"region {row['name']}: {named!r}: expected a list of names")
-        for name in named:
-            if name not in index_of:
-                reader.refuse(name, f"region {row['name']}: {name!r} is no class of this task")
-        learnt = row.get("learnt", True)
-        if not isinstance(row["name"], str) or not isinstance(learnt, bool):
-            reader.refuse("regions", f"{row!r}: expected name as text, learnt as true or false")
-        joined.append(
-            Region(
-                name=row["name"],
-                title=str(row.get("title", row["name"])),
-                classes=tuple(sorted(index_of[name] for name in named)),
-                learnt=learnt,
+    return Targets(
+        classes=tuple(made),
+        regions=tuple(_region(row, number, index_of) for number, row in enumerate(regions, 1)),
+    )
+
+
+def _region(row: Mapping[str, Any], number: int, index_of: Mapping[str, int]) -> Region:
+    for key, kind in (("name", str), ("title", str), ("learnt", bool)):
+        _check_type(row, ("regions", number), key, kind)
+    place, named = ("regions", number, "classes"), row["classes"]
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        what = f"region {row['name']}: classes {named!r}"
+        raise TaskError(f"{what}: expected a list of names of classes", place)
+    for name in named:
+        if name not in index_of:
+            raise TaskError(
+                f"region {row['name']}: {name!r} is no class of this task: expected some of "
+                f"{', '.join(index_of)}",
+                place,
             )
-        )
-    return Targets(classes=tuple(made), regions=tuple(joined))
+    return Region(
+        name=row["name"],
+        title=row.get("title", row["name"]),
+        classes=tuple(sorted(index_of[name] for name in named)),
+        learnt=row.get("learnt", True),
+    )
+
+
+_IN_WORDS: Final = {str: "text", int: "a whole number", bool: "true or false"}
+
+
+def _check_type(row: Mapping[str, Any], place: Place, key: str, kind: type) -> None:
+    """`TaskError` for a value of another type; one that may be left out is none."""
+    if key in row and type(row[key]) is not kind:
+        whose = f"{row['name']}: " if key != "name" and isinstance(row["name"], str) else ""
+        value = row[key]
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise TaskError(f"{whose}{key} {shown}: expected {_IN_WORDS[kind]}", (*place, key))
+
+
+def _table(
+    value: object, place: Place, what: str, required: Sequence[str], others: Sequence[str]
+) -> dict[str, Any]:
+    """A table with all of some keys, and no unknown one; raises `TaskError`."""
+    if not isinstance(value, dict):
+        raise TaskError(f"{what}: {value!r}: expected a table with {', '.join(required)}", place)
+    for key in value:
+        if key not in (*required, *others):
+            expected = f"expected {', '.join((*required, *others))}"
+            raise TaskError(f"{what} has no {key!r}: {expected}", (*place, str(key)))
+    for key in required:
+        if key not in value:
+            raise TaskError(f"{what} lacks {key!r}", place)
+    return value
+
+
+def _rows(
+    table: Mapping[str, Any], key: str, required: Sequence[str], others: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A list of tables, of one at least; raises `TaskError`."""
+    rows = table[key]
+    if not isinstance(rows, list) or not rows:
+        raise TaskError(f"{key}: expected [[{key}]], one table each", (key,))
+    return [
+        _table(row, (key, number), f"{key} {number}", required, others)
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
 def parse(text: str, name: str) -> Task:
@@ -365,81 +453,32 @@ def parse(text: str, name: str) -> Task:
     Raises:
         UsageError: it is neither, or as `from_json`; with the line where one can be told.
     """
-    if len(text) > _MOST_BYTES:
-        raise UsageError(
-            f"{name}: {len(text)} characters: expected a task, of {_MOST_BYTES} at most"
-        )
     is_toml = name.lower().endswith(".toml")
     try:
-        value = tomllib.loads(text) if is_toml else json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = tomllib.loads(text) if is_toml else json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError as error:
+        raise UsageError(f"{name}: brackets in brackets without end: expected a task") from error
+    except ValueError as error:
         raise UsageError(f"{name} is no {'TOML' if is_toml else 'JSON'}: {error}") from error
+    lines = of_toml(text) if is_toml else of_json(text)
+    if not isinstance(value, dict):
+        raise UsageError(f"{name}: expected a table with name, classes and regions")
+    if isinstance(value.get("name"), str) and value["name"] in TASKS:
+        where = at(lines, ("name",))
+        raise UsageError(
+            f"{name}: {where}{value['name']!r}: expected a name of its own, and not that of a task "
+            "of the field"
+        )
     try:
-        if not isinstance(value, dict):
-            raise UsageError("expected a table with name, classes and regions")
-        if isinstance(value.get("name"), str) and value["name"] in TASKS:
-            _Reader(text).refuse("name", f"{value['name']!r}: expected a name of its own")
-        return from_json(value, text)
+        return from_json(value, lines)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
 
-class _Reader:
-    """What a table must hold; faults are told with the line that names them."""
-
-    def __init__(self, source: str) -> None:
-        self._lines = source.splitlines()
-
-    def refuse(self, word: str, why: str) -> None:
-        """A `UsageError` at the line that holds a word."""
-        raise _Told(self._at(word) + why)
-
-    def placed(self, sentence: str) -> str:
-        """A sentence with the last line that gives the integer, region or class it is about."""
-        named = re.findall(r"integer (\d+)|region (\w+)|'([^']+)'", sentence)
-        for integer, region, quoted in named:
-            pattern = (
-                rf"integer\W+{integer}\b" if integer else rf"name\W+{region or re.escape(quoted)}\b"
-            )
-            for number, line in reversed(list(enumerate(self._lines, start=1))):
-                if re.search(pattern, line):
-                    return f"line {number}: {sentence}"
-        return sentence
-
-    def table(
-        self, value: object, what: str, required: Sequence[str], others: Sequence[str]
-    ) -> dict[str, Any]:
-        """A table with all of some keys, and no unknown one."""
-        if not isinstance(value, dict):
-            raise UsageError(f"{what}: {value!r}: expected a table with {', '.join(required)}")
-        for key in value:
-            if key not in (*required, *others):
-                self.refuse(
-                    str(key), f"{what} has no {key!r}: expected {', '.join((*required, *others))}"
-                )
-        for key in required:
-            if key not in value:
-                raise UsageError(f"{what} lacks {key!r}")
-        return value
-
-    def rows(
-        self, table: Mapping[str, Any], key: str, required: Sequence[str], others: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """A list of tables, of one at least."""
-        rows = table[key]
-        if not isinstance(rows, list) or not rows:
-            self.refuse(key, f"{key}: expected [[{key}]], one table each")
-        return [self.table(row, f"{key} {n}", required, others) for n, row in enumerate(rows, 1)]
-
-    def integer(self, row: Mapping[str, Any]) -> int:
-        """The integer of a class."""
-        value = row["integer"]
-        if type(value) is not int:
-            self.refuse("integer", f"{row['name']}: integer {value!r}: expected a whole number")
-        return int(value)
-
-    def _at(self, word: str) -> str:
-        for number, line in enumerate(self._lines, start=1):
-            if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", line):
-                return f"line {number}: "
-        return ""
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `ValueError` for a key that is there twice, as in TOML."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return dict(pairs)

@@ -193,7 +193,7 @@ def loss_curve(training: Sequence[Row]) -> str:
     y = _fitted("loss", [loss for _, loss in means])
     frame = _Frame(x=_fitted("step", [step for step, _ in points]), y=y)
     alt = f"Training loss over {len(points)} steps, from {points[0][1]:.3g} to {points[-1][1]:.3g}."
-    return frame.render("Training loss", alt, frame.curve(means, "wt"))
+    return frame.render("Training loss", alt, frame.curve(means, _KINDS[0]))
 
 
 def validation_curve(training: Sequence[Row], targets: Targets = GLIOMA) -> str:

@@ -9,6 +9,7 @@ from ray_brats.arrays import Spacing
 from ray_brats.cases.geometry import with_spacing
 from ray_brats.cases.nifti import Header
 from ray_brats.errors import RayBratsError
+from ray_brats.files import channels
 
 
 class Refusal(RayBratsError):
@@ -91,6 +92,12 @@ def check_voxels(
 def check_uri(uri: object, limits: Limits, file: str = "") -> str:
     """The URI of what is to be read, below an allowed prefix; raises `Refusal` 422 otherwise."""
     return _check(uri, limits.uri_prefixes, file, "read")
+
+
+def check_image(uri: object, limits: Limits, file: str = "") -> str:
+    """`check_uri` for a scan, which may be a channel of a 4-D file: `s3://b/SCANS.nii.gz#0`."""
+    check_uri(channels.file_of(uri) if isinstance(uri, str) else uri, limits, file)
+    return str(uri)
 
 
 def check_output(uri: object, cohort: str, limits: Limits, file: str = "") -> str:

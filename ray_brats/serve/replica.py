@@ -20,6 +20,7 @@ from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.cases.volume import encode_mask
 from ray_brats.errors import CaseError, CaseFailed, UsageError
+from ray_brats.files import channels
 from ray_brats.labels import Task
 from ray_brats.model import predict
 from ray_brats.model.card import Asked
@@ -122,7 +123,12 @@ class Model:
         headers = {kind: _header(source, kind) for kind, source in images.items()}
         for kind, header in headers.items():
             check_voxels(header, self._limits, kind, self._recipe.preprocess.spacing_mm)
-        promised = sum(header.promised_bytes for header in headers.values())
+        # The channels of one file are inflated together.
+        files = {
+            channels.file_of(source) if isinstance(source, str) else kind: headers[kind]
+            for kind, source in images.items()
+        }
+        promised = sum(header.promised_bytes for header in files.values())
         if promised > self._limits.inflated_bytes:
             most = self._limits.inflated_bytes
             raise Refusal(413, f"the files promise {promised} bytes: at most {most} are read")

@@ -124,11 +124,7 @@ def score_through(
             f"{', '.join(map(str, wanted.integers))}: it writes {', '.join(remote.integers)}; pass "
             "one of them as --task, or score with a bundle here"
         )
-    if any(channels.file_of(uri) != uri for case in cohort.cases for uri in case.images.values()):
-        raise UsageError(
-            f"{cohort.uri}: the scans of a case are channels of one file, which no service takes: "
-            "score with a bundle here"
-        )
+    _check_files(cohort, remote.recipe.preprocess.modalities)
     target = Predictions(
         uri=predictions_uri,
         identity=remote.identity,
@@ -158,6 +154,19 @@ def score_through(
             say("score: stopping; cases that the service has in work are waited for")
             raise
     return target.conclude(cohort, finished, done)
+
+
+def _check_files(cohort: Cohort, modalities: Sequence[str]) -> None:
+    """`UsageError` for a cohort whose scans are no files of their own, which cannot be uploaded."""
+    if any(
+        kind in modalities and channels.file_of(uri) != uri
+        for case in cohort.cases
+        for kind, uri in case.images.items()
+    ):
+        raise UsageError(
+            f"{cohort.uri}: the scans of a case are channels of one file, which score --endpoint "
+            "does not upload: score with a bundle here"
+        )
 
 
 def _segment(remote: Remote, item: Work) -> tuple[CaseRow, list[str]]:

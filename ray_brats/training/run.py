@@ -26,6 +26,7 @@ from ray_brats.cases import naming
 from ray_brats.errors import UsageError
 from ray_brats.files import claims, ledger, storage
 from ray_brats.files.claims import Attempt
+from ray_brats.labels import Task
 from ray_brats.model.card import CARD
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
@@ -114,10 +115,11 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     """`run.json`. `identity` is that of the whole run, `lengthless` of all but its length."""
     settings = jsonform.as_json(recipe)
     parts = (data.fingerprint, {"fold": data.fold})
-    timeless = {**settings, "train": {**settings["train"], "steps": None, "minutes": None}}
+    learnt = {**settings, **_named_targets(settings)}
+    timeless = {**learnt, "train": {**settings["train"], "steps": None, "minutes": None}}
     tumours = (naming.tumour_of(case.case_id) for case in data.training)
     return {
-        "identity": jsonform.fingerprint(settings, *parts),
+        "identity": jsonform.fingerprint(learnt, *parts),
         "lengthless": jsonform.fingerprint(timeless, *parts),
         "recipe": settings,
         "dataset_fingerprint": data.fingerprint,
@@ -136,6 +138,34 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         },
         "finished": False,
     }
+
+
+def _named_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets of a recipe's JSON, where it has any, without what only people look at."""
+    if "targets" not in settings:
+        return {}
+    looks = ("colour", "title")
+    return {
+        "targets": {
+            part: [{name: row[name] for name in row if name not in looks} for row in rows]
+            for part, rows in settings["targets"].items()
+        }
+    }
+
+
+def check_task(run_uri: str, task: Task | None) -> None:
+    """`UsageError` where a run has learnt another task than a cohort is of now.
+
+    Before the cohort is prepared anew, which takes its place.
+    """
+    told = tasks.told_by(read(run_uri).description or {})
+    if told is None or task is None or told.means_as(task):
+        return
+    if told.targets != task.targets or told.name == task.name:
+        raise UsageError(
+            f"{run_uri} holds a run of the task {told.name}, whose classes, regions or labels are "
+            f"not those of {task.name} now: pass another folder, or the task as it was then"
+        )
 
 
 def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Existing) -> bool:
@@ -167,6 +197,9 @@ def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Exist
                 "dataset (labelled cases to train on or to validate with came, went or were "
                 "mended since, or are prepared in another way)"
             )
+        then, now = (_named_targets(item.get("recipe") or {}) for item in (before, description))
+        if then != now:
+            what = "task (its classes, or the regions that are learnt or scored, are others)"
         raise UsageError(
             f"{earlier.uri} holds a run of another {what}: pass another folder, or the same as then"
         )

@@ -11,7 +11,8 @@ from conftest import touch
 
 from ray_brats.cases import cohort
 from ray_brats.errors import UsageError
-from ray_brats.recipes import tasks
+from ray_brats.recipes import named, tasks
+from ray_brats.recipes.config import PreprocessConfig
 
 
 @pytest.mark.parametrize(
@@ -194,3 +195,79 @@ def test_a_cohort_in_a_csv_passes_nothing_over(tmp_path: Path) -> None:
     touch(tmp_path, "b_adc.nii.gz")
     (tmp_path / "c.csv").write_text("case_id,t2\na,a.nii\n")
     assert cohort.find(str(tmp_path / "c.csv")).passed_over == ()
+
+
+def with_settings(*settings: str) -> PreprocessConfig:
+    return named.get("standard", settings=settings).preprocess
+
+
+def test_a_cohort_of_other_scans_than_the_recipes_is_told_what_to_pass(tmp_path: Path) -> None:
+    for scan in (1, 2):
+        touch(tmp_path, f"BraTS-MEN-RT-000{scan}-1_t1c.nii.gz")
+    found = cohort.find(str(tmp_path))
+    sentence = (
+        r"no case of \S+ has all scans that the recipe reads \(t1ce, t2, flair\), nor do those of "
+        r"its task, men-rt, usually; all of them have t1ce: pass "
+        r"--set preprocess\.modalities=t1ce preprocess\.allow_skull=true, since their scans have "
+        "the skull on$"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        cohort.check_inputs(found, with_settings())
+    with pytest.raises(UsageError, match=r"modalities=t1ce$"):
+        cohort.check_inputs(found, with_settings("preprocess.allow_skull=true"))
+    (line,) = cohort.check_inputs(found, with_settings("preprocess.modalities=t1ce"))
+    assert line.endswith("refuses such: pass --set preprocess.allow_skull=true")
+    both = with_settings("preprocess.modalities=t1ce", "preprocess.allow_skull=true")
+    assert cohort.check_inputs(found, both) == []
+
+
+def test_a_described_cohort_of_other_scans_is_told_what_to_pass(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "a_0000.nii.gz", "a_0001.nii.gz")
+    names = '{"0": "T1-Gd", "1": "T1"}, "labels": {"background": 0, "core": 1}'
+    (tmp_path / "dataset.json").write_text(
+        f'{{"channel_names": {names}, "file_ending": ".nii.gz"}}'
+    )
+    with pytest.raises(UsageError, match=r"all of them have t1, t1ce: pass --set \S+=t1,t1ce$"):
+        cohort.check_inputs(cohort.find(str(tmp_path)), with_settings())
+
+
+def test_a_scan_that_its_task_usually_has_is_missing_case_by_case(tmp_path: Path) -> None:
+    touch(tmp_path, "BraTS-PED-00001-000-t1c.nii.gz")
+    assert cohort.check_inputs(cohort.find(str(tmp_path)), with_settings()) == []
+    # One case that has all scans says that the recipe is meant.
+    touch(tmp_path / "rt", "BraTS-MEN-RT-0001-1_t1c.nii.gz")
+    for kind in ("t1c", "t2w", "t2f"):
+        touch(tmp_path / "rt", f"BraTS-MEN-RT-0002-1_{kind}.nii.gz")
+    config = with_settings("preprocess.allow_skull=true")
+    assert cohort.check_inputs(cohort.find(str(tmp_path / "rt")), config) == []
+
+
+OWN = (
+    'name = "own"\nclasses = [{name = "c", integer = 9}]\nregions = [{name = "C", classes = ["c"]}]'
+)
+
+
+def test_a_task_is_read_from_a_file_whatever_editor_wrote_it(tmp_path: Path) -> None:
+    for number, content in enumerate(
+        (OWN.encode(), b"\xef\xbb\xbf" + OWN.encode(), OWN.replace("\n", "\r\n").encode())
+    ):
+        path = tmp_path / f"{number}.TOML"
+        path.write_bytes(content)
+        task = cohort.task_of(str(path))
+        assert task is not None
+        assert (task.name, task.integers) == ("own", (9,))
+
+
+def test_what_is_no_file_of_a_task_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.json").write_bytes(b'{"name": "caf\xe9"}')
+    (tmp_path / "large.toml").write_bytes("# é".encode() * 3_000_000)
+    for name, sentence in (
+        ("folder.toml", "a folder: expected the file of a task"),
+        ("latin.json", "expected text in UTF-8"),
+        ("large.toml", "more than 1048576 bytes: expected a task"),
+        ("absent.toml", "no such file"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(UsageError, match=f"^--task {path}: {sentence}$"):
+            cohort.task_of(str(path))

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from classes import EDEMA, NECROTIC
 from conftest import SHAPE_VOX, file_of, rewrite
+from shapes import radiotherapy
 
 from ray_brats.arrays import Array
-from ray_brats.cases import anatomy, cohort, inspection, phantom
+from ray_brats.cases import anatomy, cohort, inspection, phantom, preprocess
 from ray_brats.cases.anatomy import Outline
 from ray_brats.commands import datasets
 from ray_brats.files import storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.recipes import named
 from ray_brats.recipes.config import PreprocessConfig
+from ray_brats.recipes.tasks import TASKS
 
 STANDARD = named.get("standard").preprocess
 BASELINE = named.get("baseline").preprocess
@@ -148,3 +150,21 @@ def test_check_warns_of_labels_in_another_order_and_fails_nobody(
     assert "the masks look as if label 1 were edema" in warning
     assert f"check: {warning}" in capsys.readouterr().err
     assert (told.failures, told.counts) == ([], {"ok": 3})
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["headers", "deep"])
+def test_a_case_of_one_scan_is_sound_for_recipes_of_that_scan(
+    one_case: Path, tmp_path: Path, deep: bool
+) -> None:
+    (four,) = cohort.find(str(one_case)).cases
+    folder = radiotherapy(four, tmp_path / "rt")
+    settings = ("preprocess.modalities=t1ce", "preprocess.allow_skull=true")
+    config = named.get("standard", settings=settings).preprocess
+    row = look(folder, config, deep=deep)
+    assert (row.status, row.reason, row.facts["masked"]) == ("ok", "", True)
+    (case,) = cohort.find(str(folder)).cases
+    assert (case.task, sorted(case.images)) == (TASKS["men-rt"], ["t1ce"])
+    prepared = preprocess.preprocess_case(case, config)
+    assert prepared.image_HWDC.shape[-1] == 1
+    assert prepared.label_HWD is not None
+    assert np.unique(prepared.label_HWD).tolist() == [0, 1]

@@ -92,6 +92,12 @@ def test_the_labels_are_those_that_are_asked_for(one_case: Path, tmp_path: Path)
     assert told.task == "gli-2023"
 
 
+def test_no_mask_is_written_among_those_of_another_meaning(one_case: Path, tmp_path: Path) -> None:
+    (tmp_path / "score.json").write_text('{"task": "ped"}')
+    sentence = "holds masks of the task ped .*: expected another folder"
+    refused(sentence, folder=str(one_case), out=str(tmp_path / "mask.nii.gz"))
+
+
 @pytest.mark.usefixtures("predicted")
 def test_what_nobody_measured_is_not_said_to_be_measured(one_case: Path, tmp_path: Path) -> None:
     bundles = Bundles(inference=Inference(tta="flips"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_tasks import FIVE
 
 from ray_brats.metrics import original
 from ray_brats.recipes.tasks import GLIOMA
@@ -35,6 +36,29 @@ def test_region_targets_are_nested() -> None:
         [1, 0, 0],
         [1, 1, 1],
     ]
+
+
+def test_targets_of_five_classes_lie_beside_each_other() -> None:
+    index = volume(0, 1, 2, 3, 4, 5)
+    # LES, SOLID, RIM, CAV, BLOOD; FLUID, which lies across them, is scored alone.
+    assert np.asarray(losses.region_targets(index, FIVE.targets)).reshape(6, 5).tolist() == [
+        [0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+    wanted = losses.class_targets(index, FIVE.targets)
+    assert np.asarray(wanted).reshape(6, 6).tolist() == np.eye(6).tolist()
+    for name, targets in (
+        ("dice_focal", wanted),
+        ("dice_bce", losses.region_targets(index, FIVE.targets)),
+    ):
+        good, dice = losses.LOSSES[name](index, targets, FIVE.targets, alone)
+        assert np.allclose(dice, 1)
+        wrong, _ = losses.LOSSES[name](index, targets[:, ::-1], FIVE.targets, alone)
+        assert float(wrong) > float(good)
 
 
 def test_dice_of_half_an_overlap() -> None:

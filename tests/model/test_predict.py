@@ -13,12 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import file_of
+from own_tasks import FIVE
+from scipy import ndimage
 
 from ray_brats import labels
 from ray_brats.cases import cohort, geometry, preprocess, volume
 from ray_brats.errors import CaseRejected, UsageError
 from ray_brats.model import windows
-from ray_brats.model.predict import Predictor
+from ray_brats.model.predict import Predictor, region_probabilities
 from ray_brats.recipes import costs, named
 from ray_brats.recipes.config import InferenceConfig, Recipe
 from ray_brats.recipes.tasks import GLIOMA
@@ -92,6 +94,68 @@ def test_few_enhancing_voxels_become_necrotic_core() -> None:
 def test_softmax_outputs_are_decoded_by_argmax() -> None:
     index = Predictor([constant], named.get("baseline")).decode(np.eye(4)[None, None, :, :])
     assert index.ravel().tolist() == [0, 1, 2, 3]
+
+
+def of_five(recipe: Recipe, **inference: object) -> Recipe:
+    """The recipe for five classes, of which two lie beside the lesion."""
+    changed = dataclasses.replace(recipe.inference, **inference)  # type: ignore[arg-type]
+    return dataclasses.replace(recipe, targets=FIVE.targets, inference=changed)
+
+
+def test_softmax_over_five_classes_is_decoded_by_argmax() -> None:
+    recipe = of_five(named.get("baseline"))
+    assert len(recipe.outputs) == 6
+    predictor = Predictor([constant], recipe)
+    probabilities = np.eye(6, dtype=np.float32)[None, None, :, :]
+    assert predictor.decode(probabilities).ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    regions = region_probabilities(probabilities[0, 0] * 0.5 + 0.1, recipe)
+    # LES, SOLID, RIM, CAV, BLOOD of necrosis, swelling, rim, cavity, blood.
+    np.testing.assert_allclose(regions[2], [0.8, 0.2, 0.1, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(regions[4], [0.3, 0.2, 0.1, 0.6, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [SMOKE, named.get("baseline")], ids=["sigmoid", "softmax"])
+@pytest.mark.parametrize("least_vox", [0, 20])
+def test_no_cavity_lies_in_the_lesion_whatever_a_network_says(
+    recipe: Recipe, least_vox: int
+) -> None:
+    recipe = of_five(recipe, min_component_vox=least_vox)
+    rng = np.random.default_rng(1)
+    probabilities = rng.random((16, 16, 16, len(recipe.outputs)), np.float32)
+    index = Predictor([constant], recipe).decode(probabilities)
+    if recipe.network.output == "regions":
+        lesion, solid, rim, cavity, blood = np.moveaxis(probabilities >= 0.5, -1, 0)
+        plain = np.select(
+            [lesion & solid & rim, lesion & solid, lesion, cavity, blood], [3, 1, 2, 4, 5]
+        )
+    else:
+        plain = np.argmax(probabilities, axis=-1)
+    assert (index[index > 0] == plain[index > 0]).all()
+    if not least_vox:
+        assert (index == plain).all()
+        return
+    # Each of what lies side by side is judged for itself, and nothing else is dropped.
+    for classes_of in ((1, 2, 3), (4,), (5,)):
+        pieces, count = ndimage.label(np.isin(plain, classes_of), np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+        kept = (pieces > 0) & (sizes[pieces] >= least_vox)
+        assert (np.isin(index, classes_of) == kept).all()
+
+
+def test_small_cavities_are_dropped_beside_a_large_lesion_and_not_counted_to_it() -> None:
+    probabilities = np.zeros((12, 12, 12, 5), np.float32)
+    probabilities[1:4, 1:4, 1:4, 0] = 1
+    probabilities[4:6, 1:3, 1:3, 3] = 1
+    decode = Predictor([constant], of_five(SMOKE, min_component_vox=9)).decode
+    index = decode(probabilities)
+    assert (index[1:4, 1:4, 1:4] == 2).all()
+    assert np.count_nonzero(index) == 27
+    probabilities[2:4, 1:4, 1:4, 0] = 0
+    probabilities[6:9, 1:4, 1:4, 3] = 1
+    # Nine voxels stay; with the cavity for company, eight would not.
+    assert np.count_nonzero(decode(probabilities) == 2) == 9
+    probabilities[1, 1, 1, 0] = 0
+    assert not (decode(probabilities) == 2).any()
 
 
 def test_a_segmented_case_has_the_inputs_grid_and_volumes(one_case: Path) -> None:

@@ -49,6 +49,11 @@ def test_settings_replace_fields_by_their_path() -> None:
     assert recipe.preprocess.modalities == ("t1ce", "flair")
 
 
+def test_a_word_for_a_list_of_words_is_its_only_item() -> None:
+    recipe = jsonform.with_settings(named.get("standard"), ["preprocess.modalities=t1ce"])
+    assert recipe.preprocess.modalities == ("t1ce",)
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [

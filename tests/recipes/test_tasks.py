@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,17 @@ def test_a_task_of_somebodys_own_is_read_and_written_whole() -> None:
     assert tasks.parse(text, "stroke.json") == task
 
 
+def test_scans_with_their_skull_on_are_part_of_a_task_of_somebodys_own() -> None:
+    task = tasks.parse(f"has_skull = true\n{STROKE}", "stroke.toml")
+    assert task.has_skull
+    assert tasks.from_json(tasks.as_json(task)) == task
+    value = tasks.as_json(task)
+    assert isinstance(value, dict)
+    assert tasks.from_json(value).has_skull
+    with pytest.raises(UsageError, match="line 1: 1: expected true or false"):
+        tasks.parse(f"has_skull = 1\n{STROKE}", "stroke.toml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -96,6 +108,36 @@ def test_a_task_of_somebodys_own_is_read_and_written_whole() -> None:
         ("[[regions]]", "[[region]]", "line 13: the task has no 'region'"),
         ("integer = 7", "integer = ", "stroke.toml is no TOML: .*line 6"),
         ('"penumbra"\ninteger', '"core"\ninteger', "'core' is there twice"),
+        ('"penumbra"\ninteger', '"core"\ninteger', "line 9: .*'core' is there twice"),
+        ('"penumbra"\ninteger', '"Core"\ninteger', "line 9: .*'Core' is there twice"),
+        ('"penumbra"\ninteger', '"background"\ninteger', "line 9: .*'background' is there"),
+        ('"penumbra"\ninteger', '""\ninteger', "line 9: .*'': expected 1 to 80 printable"),
+        ('"penumbra"\ninteger', "4\ninteger", "line 9: name 4: expected text"),
+        ('name = "CORE"', 'name = "All"', "line 19: regions: 'All' is there twice"),
+        ('name = "CORE"', 'name = "a core"', "line 19: region 'a core': expected a name of"),
+        ('classes = ["core"]', "", "line 18: regions 2 lacks 'classes'"),
+        ('classes = ["core"]', "classes = []", "line 20: region CORE joins no class"),
+        ('classes = ["core"]', 'classes = ["core", "core"]', "line 20: .* names a class twice"),
+        ('classes = ["core"]', 'classes = "core"', "line 20: .*expected a list of names"),
+        ('classes = ["core"]', 'classes = ["core", "penumbra"]', "line 20: .*neither within ALL"),
+        ("integer = 3\n", "", "line 8: classes 2 lacks 'integer'"),
+        ("integer = 3", "integer = 256", "line 10: .*integer 256: expected 1 to 255"),
+        ("integer = 3", "integer = -1", "line 10: .*integer -1: expected 1 to 255"),
+        ("integer = 3", "integer = 0", "line 10: .*integer 0: expected 1 to 255"),
+        ("integer = 3", "integer = true", "line 10: penumbra: integer true: expected a whole"),
+        ("integer = 3", "integer = nan", "line 10: penumbra: integer nan: expected a whole"),
+        ("integer = 3", "integer = 3.0", "line 10: penumbra: integer 3.0: expected a whole"),
+        ("#123456", "blue", "line 11: penumbra: colour 'blue': expected #RRGGBB"),
+        ('"#123456"', "12", "line 11: penumbra: colour 12: expected text"),
+        ('"all of it"', "3", "line 15: ALL: title 3: expected text"),
+        ('"all of it"', '""', "line 15: .*expected 1 to 80 printable"),
+        ("title", "titel", "line 15: regions 1 has no 'titel'"),
+        ('title = "all of it"', "learnt = 0", "line 15: ALL: learnt 0: expected true or false"),
+        ('["flair", "t1"]', '["t1", "t1"]', "line 2: .*each once at most"),
+        ("modalities", "small_lesion_mm3 = nan\nmodalities", "line 2: .*nan: expected a volume"),
+        ("modalities", f"small_lesion_mm3 = 1{'0' * 400}\nmodalities", "line 2: .*a volume in mm³"),
+        ('name = "core"', 'name = "core', r"is no TOML: .*line 5"),
+        ("[[regions]]", "[[regions]", r"is no TOML: .*line 13"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_line(old: str, new: str, sentence: str) -> None:
@@ -103,6 +145,22 @@ def test_a_wrong_file_is_told_with_its_line(old: str, new: str, sentence: str) -
     with pytest.raises(UsageError, match=sentence) as caught:
         tasks.parse(STROKE.replace(old, new), "stroke.toml")
     assert str(caught.value).startswith("stroke.toml")
+
+
+def test_lines_are_those_of_json_too() -> None:
+    text = json.dumps(tasks.as_json(tasks.parse(STROKE, "stroke.toml")), indent=1)
+    assert tasks.parse(text, "stroke.json").name == "stroke"
+    for old, new, word in (
+        ('"integer": 3', '"integer": 7', '"integer": 7'),
+        ('"#123456"', '"blue"', '"blue"'),
+        ('"title": "CORE"', '"titel": "CORE"', '"titel"'),
+    ):
+        wrong = text.replace(old, new)
+        line = 1 + wrong[: wrong.rindex(word)].count("\n")
+        with pytest.raises(UsageError, match=f"^stroke.json: line {line}: "):
+            tasks.parse(wrong, "stroke.json")
+    with pytest.raises(UsageError, match="'name' is there twice"):
+        tasks.parse('{"name": "a", "name": "b"}', "own.json")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"ped"', "null", "[" * 100_000, "{}", '{"name": 3}'])
@@ -121,3 +179,23 @@ def test_colours_of_a_task_differ() -> None:
     for task in tasks.TASKS.values():
         colours = [item.colour for item in task.targets.classes]
         assert len(set(colours)) == len(colours), task.name
+
+
+def test_the_manual_has_every_task_with_its_labels_and_regions() -> None:
+    page = (Path(tasks.__file__).parents[1] / "docs" / "tasks.md").read_text()
+    table = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    seen: dict[str, tuple[str, str]] = {}
+    labels = regions = ""
+    for names, _, own_labels, own_regions in table:
+        same = "the same"
+        labels = labels if own_labels == same else own_labels.replace("*", "")
+        regions = regions if own_regions == same else own_regions
+        seen |= {name.strip("` "): (labels, regions) for name in names.split(",")}
+    assert list(seen) == list(tasks.TASKS)
+    for name, (labels, regions) in seen.items():
+        task = tasks.TASKS[name]
+        written = {label.split(" ", 1)[0]: label.split(" ", 1)[1] for label in labels.split(", ")}
+        called = {number: text for number, text in task.legend.items() if number != "0"}
+        assert written == called, name
+        parts = [part.split(" ", 1)[0] for part in regions.replace(",", ";").split("; ")]
+        assert [part for part in parts if part.isupper()] == list(task.targets.region_names), name

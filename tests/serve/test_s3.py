@@ -87,6 +87,60 @@ async def test_images_by_uri_give_the_predictors_mask(
         assert (await ended(client, {"images": uris(phantoms)}))["state"] == "done"
 
 
+def channels_in(bucket: str, cohort_folder: Path, folder: Path) -> dict[str, str]:
+    """The scans of the first phantom as channels of one file in the bucket."""
+    (case,) = cohorts.find(str(cohort_folder / CASES[0])).cases
+    voxels, like = shapes.stacked(case, shapes.DECATHLON)
+    shapes.save(folder / "scans.nii.gz", voxels, like)
+    place = f"{bucket}/in/scans.nii.gz"
+    storage.write_bytes(place, (folder / "scans.nii.gz").read_bytes())
+    names = [name for name in shapes.DECATHLON if name in case.images]
+    return {name: f"{place}#{number}" for number, name in enumerate(names)}
+
+
+@pytest.mark.anyio
+async def test_images_may_be_channels_of_one_file(
+    bucket: str, cohort_folder: Path, tmp_path: Path
+) -> None:
+    images = channels_in(bucket, cohort_folder, tmp_path)
+    whole = volume.read_header(images["t2"]).promised_bytes
+    # The file is inflated once, and counts once.
+    limits = Limits(uri_prefixes=(f"{bucket}/in",), inflated_bytes=whole)
+    alone = {**images, "t2": f"{bucket}/in/scans.nii.gz"}
+    async with Double(f"{bucket}/state", limits=limits).client() as client:
+        answer = await client.post("/v1/segmentations", json={"images": images})
+        assert answer.status_code == 200, answer.text
+        raw = volume.parse(answer.content, "mask").voxels_HWD
+        mask = volume.parse(expected(files_of(cohort_folder / CASES[0])), "mask").voxels_HWD
+        assert (raw == mask).all()
+        assert (await ended(client, {"images": images}))["state"] == "done"
+        for wrong, why in [
+            ({**images, "t2": f"{images['t2'][:-1]}9"}, "no channel 9: the file holds 3"),
+            (alone, "of a 4-D file one channel is read"),
+            ({**images, "t2": f"{bucket}/else/scans.nii.gz#0"}, "outside the prefixes"),
+            ({**images, "t2": f"{bucket}/in/scans.nii.gz#a"}, "not a plain s3://bucket/key"),
+            ({**images, "t2": f"{bucket}/in/scans.nii.gz#0#1"}, "not a plain s3://bucket/key"),
+        ]:
+            refused = await client.post("/v1/segmentations", json={"images": wrong})
+            assert (refused.status_code, refused.json()["file"]) == (422, "t2"), wrong
+            assert why in refused.json()["error"]
+
+
+@pytest.mark.anyio
+async def test_a_csv_of_channels_is_a_job(
+    client: httpx.AsyncClient, bucket: str, cohort_folder: Path, tmp_path: Path
+) -> None:
+    images = channels_in(bucket, cohort_folder, tmp_path)
+    lines = [["case_id", *images], [CASES[0], *images.values()]]
+    text = "\n".join(",".join(line) for line in lines)
+    storage.write_bytes(f"{bucket}/in/cohort.csv", text.encode())
+    body = {"cohort": f"{bucket}/in/cohort.csv", "output": f"{bucket}/out"}
+    assert (await ended(client, body))["state"] == "done"
+    made = storage.read_bytes(f"{bucket}/out/{CASES[0]}.nii.gz")
+    mask = volume.parse(expected(files_of(cohort_folder / CASES[0])), "mask").voxels_HWD
+    assert (volume.parse(made, "mask").voxels_HWD == mask).all()
+
+
 @limited(uri_prefixes=("s3://cohorts",), inflated_bytes=1 << 20)
 @pytest.mark.anyio
 async def test_large_images_by_uri_are_refused_by_their_headers(
@@ -195,6 +249,30 @@ async def test_a_described_cohort_is_scored_by_channels_that_are_no_guess(
     assert "holds 4 scan(s), and dataset.json names 3" in bad["reason"]
     raw = storage.read_bytes(f"{bucket}/out/{CASES[0]}.nii.gz")
     assert volume.parse(raw, "mask").voxels_HWD.shape == image.shape[:3]
+
+
+@pytest.mark.anyio
+async def test_cases_of_another_task_are_refused_before_the_model_is_asked(
+    double: Double, client: httpx.AsyncClient, phantoms: str, bucket: str
+) -> None:
+    names = uris(phantoms)
+    for case in ("BraTS-PED-00001-000", "BraTS-PED-00002-000"):
+        for kind, uri in names.items():
+            storage.write_bytes(f"{bucket}/in/ped/{case}-{kind}.nii.gz", storage.read_bytes(uri))
+    children = {kind: f"{bucket}/in/ped/BraTS-PED-00001-000-{kind}.nii.gz" for kind in names}
+    for body in ({"images": children}, {"images": names, "case_id": "BraTS-PED-00001-000"}):
+        for route in ("/v1/segmentations", "/v1/jobs"):
+            refused = await client.post(route, json=body)
+            assert (refused.status_code, refused.json()["file"]) == (422, "task")
+            assert "has not learnt ped" in refused.json()["error"]
+    out = f"{bucket}/out"
+    end = await ended(client, {"cohort": f"{bucket}/in/ped", "output": out})
+    assert end["state"] == "failed"
+    assert "expected a bundle that was trained on cases of ped" in end["error"]
+    asked = {"cohort": phantoms, "output": out, "task": "ped"}
+    refused = await client.post("/v1/jobs", json=asked)
+    assert (refused.status_code, refused.json()["file"]) == (422, "task")
+    assert (double.asked, storage.list_files(out)) == ([], [])
 
 
 @pytest.mark.anyio

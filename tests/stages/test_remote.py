@@ -11,11 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import shapes
 from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 
 from ray_brats import labels
 from ray_brats.cases import cohort
+from ray_brats.cases.case import Cohort
 from ray_brats.cases.volume import encode_mask
+from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership
 from ray_brats.recipes import tasks
 from ray_brats.recipes.tasks import TASKS
@@ -88,3 +91,36 @@ def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_p
         raw = labels.from_class_index(made.mask_native, TASKS["gli-2020"])
         mask = (out / f"{case.case_id}.nii.gz").read_bytes()
         assert mask == encode_mask(raw, made.geometry)
+
+
+def channels_of_the_first(cohort_folder: Path, folder: Path) -> Cohort:
+    """A CSV of a case whose scans are channels of one file."""
+    shapes.csv_of_4d(cohort.find(str(cohort_folder)).cases[0], folder)
+    return cohort.find(str(folder / "cohort.csv"))
+
+
+def no_service(_: httpx.Request) -> httpx.Response:
+    raise AssertionError("nothing is to be uploaded")
+
+
+def test_channels_of_one_file_are_refused_before_anything_is_uploaded_or_written(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    found, out = channels_of_the_first(cohort_folder, tmp_path / "in"), tmp_path / "out"
+    client = httpx.Client(base_url="http://played", transport=httpx.MockTransport(no_service))
+    service = dataclasses.replace(remote(""), client=client)
+    with pytest.raises(UsageError, match=r"channels of one file.* score with a bundle here"):
+        endpoint.score_through(service, found, str(out))
+    assert not out.exists()
+
+
+def test_channels_that_the_model_does_not_read_are_none_of_its_business(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    (case,) = channels_of_the_first(cohort_folder, tmp_path / "in").cases
+    plain = cohort.find(str(cohort_folder))
+    images = {**plain.cases[0].images, "t1": case.images["t1ce"]}
+    mixed = dataclasses.replace(plain.cases[0], images=images)
+    service = remote(SERVED.card["identity"]["bundles"][0])
+    found = dataclasses.replace(plain, cases=(mixed,))
+    assert endpoint.score_through(service, found, str(tmp_path / "out")).counts == {"ok": 1}

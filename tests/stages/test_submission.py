@@ -158,3 +158,15 @@ def test_masks_by_other_names_enter_the_zip_as_the_challenge_wants_them(
     for path, voxels in zip(ours, before, strict=True):
         content = gzip.decompress(zipfile.ZipFile(out).read(path.name))
         assert np.array_equal(nib.Nifti1Image.from_bytes(content).dataobj, voxels)
+
+
+def test_tasks_without_names_of_their_own_take_any(
+    cohort_folder: Path, predictions: Path, tmp_path: Path
+) -> None:
+    decathlon = tasks.TASKS["msd-task01"]
+    for file in predictions.glob("*.nii.gz"):
+        rewrite(file, lambda voxels: np.where(voxels == 4, 3, voxels))
+    found = cohort.find(str(cohort_folder), task=decathlon)
+    summary = submit(found, str(predictions), str(tmp_path / "out.zip"), task=decathlon)
+    assert summary.failures == []
+    assert summary.submission == str(tmp_path / "out.zip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
 from ray_brats.cases.case import Cohort
 from ray_brats.commands import reports
-from ray_brats.commands.reports import ShowOptions
+from ray_brats.commands.reports import EvaluateOptions, ShowOptions
 from ray_brats.engine import mapping
 from ray_brats.errors import UsageError
 from ray_brats.files import retry
@@ -23,6 +24,7 @@ from ray_brats.labels import Task
 from ray_brats.model import predictions
 from ray_brats.recipes import tasks
 from ray_brats.recipes.tasks import TASKS
+from ray_brats.report import figures
 from ray_brats.stages import evaluate, submission
 from ray_brats.stages.evaluate import Options
 
@@ -119,6 +121,57 @@ def test_masks_of_children_give_no_number_against_adults(tmp_path: Path) -> None
             )
         )
     assert {path.name for path in tmp_path.iterdir()} == {"cohort", "masks"}
+
+
+def test_no_set_of_a_comparison_may_be_of_another_task(tmp_path: Path) -> None:
+    cohort = cohort_of(tmp_path / "cohort", "gli-2020")
+    one = perfect(cohort, tmp_path / "one", TASKS["gli-2020"])
+    other = perfect(cohort, tmp_path / "other", TASKS["gli-2020"])
+    (tmp_path / "other" / "score.json").write_text('{"task": "ped"}')
+    with pytest.raises(UsageError, match="other holds masks of the task ped"):
+        evaluate.evaluate(one, cohort, str(tmp_path / "report"), against=[other])
+    # Before Ray starts, too.
+    options = EvaluateOptions(
+        predictions=one, cohort=cohort.uri, report=str(tmp_path / "report"), against=(other,)
+    )
+    with pytest.raises(UsageError, match="other holds masks of the task ped"):
+        reports.evaluate(options)
+    assert not (tmp_path / "report").exists()
+
+
+def test_names_that_leave_tasks_open_are_drawn_with_none_but_those(tmp_path: Path) -> None:
+    cohort = cohort_of(tmp_path / "cohort", "gli-post", cases=1)
+    masks = tmp_path / "masks"
+    perfect(cohort, masks, TASKS["gli-post"])
+    (case,) = cohort.cases
+    Path(str(case.segmentation)).unlink()
+    options = ShowOptions(
+        case=str(tmp_path / "cohort" / case.case_id),
+        picture=str(tmp_path / "a.png"),
+        prediction=str(masks / f"{case.case_id}.nii.gz"),
+    )
+    reports.show(options)
+    assert (tmp_path / "a.png").exists()
+    (masks / "score.json").write_text('{"task": "ped"}')
+    other = dataclasses.replace(options, picture=str(tmp_path / "b.png"))
+    with pytest.raises(UsageError, match="ped, and the case is of gli-2023 or gli-post"):
+        reports.show(other)
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_picture_has_the_colours_of_the_task_that_the_masks_folder_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = cohort_of(tmp_path / "cohort", "gli-post", cases=1)
+    masks = perfect(cohort, tmp_path / "masks", TASKS["gli-post"])
+    (case,) = cohort.cases
+    plain = dataclasses.replace(case, task=None, segmentation=None)
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "draw_case", lambda *_, **how: drawn.append(how["targets"]))
+    monkeypatch.setattr(figures, "save_figure", lambda *_: None)
+    mask = f"{masks}/{case.case_id}.nii.gz"
+    reports.draw(plain, ShowOptions(case="", picture="a.png", prediction=mask))
+    assert drawn == [TASKS["gli-post"].targets]
 
 
 def test_masks_with_other_integers_are_not_handed_in(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ray_brats.recipes.tasks import GLIOMA
+from ray_brats import labels
+from ray_brats.recipes.tasks import GLIOMA, TREATED_GLIOMA
 from ray_brats.training import samples
 from ray_brats.training.samples import SampleStream, carve
 
@@ -108,6 +109,27 @@ def test_every_voxel_comes_whole_from_one_of_the_two(seed: int) -> None:
     # The middle of the tumour always goes along, and nothing from farther away than its radius.
     assert taken[np.isin(donor_label, (1, 3)) & image.any(axis=-1)].any()
     assert ndimage.distance_transform_edt(donor_label == 0)[taken].max() <= 7
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_cavities_go_along_with_their_scan_and_lie_in_no_tumour(seed: int) -> None:
+    image, label, donor, donor_label = patches(seed)
+    # A cavity in the middle of the donor's tumour, and one of the receiver's own.
+    donor_label = np.where(donor_label == 1, 4, donor_label)
+    label[6:12, 6:12, 6:12] = 4
+    mixed, mask = carve(image, label, donor, donor_label, np.random.default_rng(seed))
+    taken = (mixed != image).any(axis=-1)
+    np.testing.assert_array_equal(mask == 4, np.where(taken, donor_label, label) == 4)
+    regions = region_masks(mask)
+    assert not (regions["RC"] & regions["WT"]).any()
+    # What shows the donor's cavity or the receiver's is called so, and nothing else is.
+    seen = np.where(taken, donor_label == 4, label == 4)
+    np.testing.assert_array_equal(regions["RC"], seen)
+
+
+def region_masks(mask: np.ndarray) -> dict[str, np.ndarray]:
+    return {region.name: labels.mask_of(mask, region.classes) for region in TREATED_GLIOMA.regions}
 
 
 def test_a_donor_without_tumour_gives_nothing() -> None:

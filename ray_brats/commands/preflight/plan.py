@@ -21,6 +21,7 @@ from ray_brats.commands.arguments import (
     Length,
     RecipeChoice,
     TaskOption,
+    check_inputs,
     found,
 )
 from ray_brats.commands.preflight import rates as tables
@@ -114,6 +115,7 @@ def _usable(options: PlanOptions, recipe: Recipe) -> int:
     assert options.cohort is not None
     wanted = set(recipe.preprocess.modalities)
     cohort = found(options.cohort, cohorts.task_of(options.task))
+    check_inputs(cohort, recipe.preprocess)
     cases = sum(wanted <= set(case.images) for case in cohort.cases)
     left_out = len(cohort.cases) + len(cohort.rejected) - cases
     if left_out:

@@ -16,8 +16,16 @@ from ray_brats.cases import naming, nifti, volume
 from ray_brats.cases.geometry import Geometry, same_grid
 from ray_brats.cases.naming import ALIASES, MODALITIES, SEGMENTATION
 from ray_brats.errors import CaseRejected
+from ray_brats.files import channels
 from ray_brats.serve.jobs.records import JobRequest
-from ray_brats.serve.limits import Limits, Refusal, check_output, check_uri, check_voxels
+from ray_brats.serve.limits import (
+    Limits,
+    Refusal,
+    check_image,
+    check_output,
+    check_uri,
+    check_voxels,
+)
 from ray_brats.serve.models import Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -242,11 +250,11 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
             raise Refusal(422, f"expected one of {', '.join(MODALITIES)}", name[:64])
         if kind in uris:
             raise Refusal(422, f"{kind} came twice", kind)
-        uris[kind] = check_uri(uri, limits, kind)
+        uris[kind] = check_image(uri, limits, kind)
     if problem := volume.missing_modality(modalities, uris):
         raise Refusal(422, *problem)
     case_id = value.get("case_id")
-    named = (name for uri in uris.values() if (name := case_of(uri)))
+    named = (name for uri in uris.values() if (name := case_of(channels.file_of(uri))))
     return Submission(
         case_id=next(named, None) if case_id is None else checked_id(case_id),
         images={kind: uris[kind] for kind in modalities},

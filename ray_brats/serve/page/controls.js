@@ -64,7 +64,7 @@ export class Controls {
     this.#pick();
   }
 
-  // result: {volume, blob, task, model, ml: {WT: …}}; name: of the file to download.
+  // result: {volume, blob, task, model, ml: {REGION: …}}; name: of the file to download.
   showMask(result, name) {
     const { volume } = result;
     const task = result.task || this.targets.task;

@@ -9,7 +9,7 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from serve_doubles import expected, parts, state_of, zipped
+from serve_doubles import Double, expected, parts, state_of, zipped
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/segmentations"
@@ -109,3 +109,27 @@ async def test_a_mask_tells_whose_labels_it_carries(
         assert answer.headers["X-Ray-Brats-Task"] == task
         assert answer.headers["X-Ray-Brats-Model"] == "default"
         assert answer.content == expected(files, task)
+
+
+REFUSED = "segments WT, TC, ET as in gli-2020, and has not learnt ped"
+
+
+@pytest.mark.parametrize("where", [URL, "/v1/jobs"])
+@pytest.mark.parametrize("how", ["names", "zip", "form", "query"])
+async def test_a_case_of_another_task_is_refused_before_the_model_is_asked(
+    client: httpx.AsyncClient, double: Double, files: dict[str, bytes], where: str, how: str
+) -> None:
+    stem = "BraTS-PED-00001-000" if how in ("names", "zip") else "scan"
+    named = {f"{stem}-{name}.nii.gz": content for name, content in files.items()}
+    if how == "zip":
+        kind = {"content-type": "application/zip"}
+        answer = await client.post(where, content=zipped(named), headers=kind)
+    else:
+        data = {"task": "ped"} if how == "form" else {}
+        sent = dict(zip(files, named.items(), strict=True))
+        query = "?task=ped" if how == "query" else ""
+        answer = await client.post(f"{where}{query}", files=sent, data=data)
+    assert (answer.status_code, answer.json()["file"]) == (422, "task")
+    assert REFUSED in answer.json()["error"]
+    assert double.asked == []
+    assert double.store.look().free == frozenset()
