@@ -156,7 +156,11 @@ def test_a_mask_replaces_a_file_only_where_that_is_asked_for(
 ) -> None:
     image = nib.load(seg(one_case))
     volume = api.volume_from_array(np.asarray(image.dataobj), image.affine)
-    prediction = Prediction(mask_native=np.zeros(image.shape, np.uint8), geometry=volume.geometry)
+    prediction = Prediction(
+        mask_native=np.zeros(image.shape, np.uint8),
+        geometry=volume.geometry,
+        targets=TASKS["gli-2020"].targets,
+    )
     theirs = tmp_path / "mask.nii.gz"
     theirs.write_bytes(b"theirs")
     with pytest.raises(api.UsageError, match="there is such a file already"):
