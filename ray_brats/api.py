@@ -233,7 +233,7 @@ def save_mask(
             f"{meant.name if meant else 'a task of the field'} has: pass the task that its bundle "
             "has learnt"
         )
-    predictions.check_place(target, meant)
+    predictions.check_place(storage.parent_of(target), meant)
     raw = labels.from_class_index(prediction.mask_native, meant)
     storage.write_bytes(target, encode_mask(raw, prediction.geometry))
 

@@ -107,7 +107,7 @@ def segment(options: SegmentOptions) -> Summary:
     case = dataclasses.replace(case, task=task)
     from ray_brats.model import predict, predictions
 
-    predictions.check_place(target, task)
+    predictions.check_place(storage.parent_of(target), task)
 
     try:
         prepared = predict.read(case, chosen.recipe.preprocess)

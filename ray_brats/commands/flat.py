@@ -41,12 +41,14 @@ def score(cohort: Cohort, folder: str, chosen: Chosen, task: Task) -> ScoreSumma
         task: whose labels the masks carry.
 
     Raises:
-        UsageError: `folder` is no local one, or holds one of the masks already.
+        UsageError: `folder` is no local one, holds one of the masks already, or masks of other
+            integers.
     """
-    from ray_brats.model.predictions import ScoreSummary, mask_name
+    from ray_brats.model.predictions import ScoreSummary, check_place, mask_name
 
     if storage.is_remote(folder):
         raise UsageError(f"--flat {folder}: expected a folder of this machine")
+    check_place(folder, task)
     targets = {case.case_id: storage.join(folder, mask_name(case.case_id)) for case in cohort.cases}
     ownership.check_files({storage.name_of(uri): uri for uri in targets.values()}, cohort.files())
     rows: list[CaseRow] = []

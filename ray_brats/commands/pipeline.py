@@ -27,6 +27,7 @@ from ray_brats.commands.arguments import (
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.labels import Task
 from ray_brats.progress import say
 
 
@@ -78,11 +79,9 @@ def run(options: RunOptions) -> RunSummary:
     )
     cohort = datasets.as_before(found(options.cohort, task), dataset)
     cohort = with_splits(cohort, options.split, options.seed)
-    cohort.task_or(None)  # What names leave open is asked for before Ray starts.
+    meant = cohort.task_or(None)  # What names leave open is asked for before Ray starts.
     check_inputs(cohort, recipe.preprocess)
-    from ray_brats.training import run as runs
-
-    runs.check_task(run_uri, cohort.task_or(None))
+    _check_places(run_uri, predictions, cohort, meant)
     # After the arguments are judged: these take seconds to load.
     from ray_brats.engine import capacity, cluster
     from ray_brats.model import card
@@ -126,6 +125,15 @@ def run(options: RunOptions) -> RunSummary:
         original_soft_on_crops=trained.validation.get("original_soft_on_crops"),
         failures=_once_each(prepared, scored, evaluated),
     )
+
+
+def _check_places(run_uri: str, predictions: str, cohort: Cohort, task: Task | None) -> None:
+    """`UsageError` where what is there, and would stay, was learnt or written for another task."""
+    from ray_brats.model.predictions import check_replaced
+    from ray_brats.training import run as runs
+
+    runs.check_task(run_uri, task)
+    check_replaced(predictions, task, _held_out(cohort))
 
 
 def _held_out(cohort: Cohort) -> Cohort:

@@ -255,6 +255,8 @@ class Output:
     """Names of what is written besides, of no single case."""
     inputs: Iterable[str] = ()
     """URIs of all that the stage reads."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What the note of begun work says besides; see `ownership.begin`."""
 
 
 def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow], list[Work]]:
@@ -322,6 +324,7 @@ def _begin(
         there=sizes.keys(),
         vouched=vouched,
         inputs=output.inputs,
+        told=output.told,
     )
 
 

@@ -26,6 +26,7 @@ def begin(
     there: Collection[str],
     vouched: Collection[str],
     inputs: Iterable[str],
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """Note what a call is about to write, where it may.
 
@@ -35,6 +36,7 @@ def begin(
         there: URIs of the files that are below it now.
         vouched: those of them for which a sidecar or a description vouches.
         inputs: URIs of what the call reads.
+        told: what the note says besides, for whoever reads the folder before the end.
 
     Raises:
         UsageError: one of the names is a file of somebody else's, or one that the call reads.
@@ -55,7 +57,7 @@ def begin(
             f"{output_uri} holds {_some(foreign)}, which would be replaced, and nothing says that "
             "ray-brats wrote it: pass another folder, or move it away"
         )
-    note(output_uri, wanted | begun)
+    note(output_uri, wanted | begun, told)
 
 
 def end(output_uri: str) -> None:
@@ -108,9 +110,10 @@ def _file_above(uri: str) -> Path | None:
     return found if found and not found.is_dir() else None
 
 
-def note(output_uri: str, names: Iterable[str]) -> None:
+def note(output_uri: str, names: Iterable[str], told: Mapping[str, Any] | None = None) -> None:
     """Note that a call is about to write files, or folders of files, of these names."""
-    storage.write_json(storage.join(output_uri, BEGUN), {"names": sorted(names)})
+    content = {**(told or {}), "names": sorted(names)}
+    storage.write_json(storage.join(output_uri, BEGUN), content)
 
 
 def noted(output_uri: str) -> set[str]:

@@ -4,6 +4,7 @@ predictions/<case_id>.nii.gz    uint8, the input's shape and affine, the task's 
 predictions/<case_id>.json      the sidecar
 predictions/scores.parquet      the ledger: one row a case
 predictions/score.json          what made them; written last
+predictions/begun.json          what is about to be written, and of which task; until then
 
 Whoever fills it (actors, a service, a job of that service) leaves the same files, so that each
 goes on where another ended.
@@ -102,9 +103,20 @@ class Predictions:
         )
 
     def split_finished(self, cohort: Cohort) -> tuple[list[CaseRow], list[Work]]:
-        """Rows of the cases that have their mask, and the work left to do."""
+        """Rows of the cases that have their mask, and the work left to do.
+
+        Raises:
+            UsageError: as `check_replaced` and `ledger.split_finished`.
+        """
+        check_replaced(self.uri, self.task, cohort)
+        # Until the last mask is made anew, those of before may be there.
+        told = _distinct([*_told_tasks(self.uri), self.task])
         output = ledger.Output(
-            uri=self.uri, description=DESCRIPTION, tables=[TABLE], inputs=cohort.files()
+            uri=self.uri,
+            description=DESCRIPTION,
+            tables=[TABLE],
+            inputs=cohort.files(),
+            told={"tasks": [tasks.as_json(task) for task in told]},
         )
         return ledger.split_finished([self.work_of(case) for case in cohort.cases], output)
 
@@ -223,26 +235,85 @@ def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
 
 
 def made_for(predictions_uri: str) -> Task | None:
-    """The task that a folder of masks says of itself; None where it says nothing."""
-    described = storage.read_json_or_none(storage.join(predictions_uri, DESCRIPTION))
-    try:
-        return tasks.told_by(described or {})
-    except UsageError as error:
-        raise UsageError(f"{storage.join(predictions_uri, DESCRIPTION)}: {error}") from error
+    """The task that a folder of masks says of itself, also before all are there; or None.
+
+    Raises:
+        UsageError: it says what nobody knows, or holds masks of two tasks: those of the one are
+            being replaced, or the call that did so was killed.
+    """
+    told = _distinct(_told_tasks(predictions_uri))
+    if len(told) > 1:
+        raise UsageError(
+            f"{predictions_uri} holds masks of the task {told[0].name} that were to be replaced by "
+            f"masks of {told[-1].name}, and not all have been: score once more, to the end"
+        )
+    return told[0] if told else None
 
 
-def check_place(mask_uri: str, task: Task) -> None:
+def _told_tasks(predictions_uri: str) -> list[Task]:
+    """What a folder tells of its masks: `score.json` one task, `begun.json` all that may be."""
+    uri = storage.join(predictions_uri, DESCRIPTION)
+    described = [storage.read_json_or_none(uri) or {}]
+    begun = storage.read_json_or_none(storage.join(predictions_uri, ownership.BEGUN)) or {}
+    if isinstance(begun.get("tasks"), list):
+        described += [{"task": value} for value in begun["tasks"]]
+    told = []
+    for values in described:
+        try:
+            told.append(tasks.told_by(values))
+        except UsageError as error:
+            # Other programs too call a file so.
+            if "versions" in values:
+                raise UsageError(f"{uri}: {error}") from error
+    return [task for task in told if task is not None]
+
+
+def _distinct(told: Sequence[Task]) -> list[Task]:
+    """The first task of each meaning."""
+    return [
+        task
+        for number, task in enumerate(told)
+        if not any(task.means_as(other) for other in told[:number])
+    ]
+
+
+def check_place(folder: str, task: Task) -> None:
     """`UsageError` where a mask would lie among those of a folder that says otherwise of itself.
 
     Whoever reads it there would read its integers as theirs.
     """
-    folder = storage.parent_of(mask_uri)
     made = made_for(folder)
     if made and not made.means_as(task):
+        raise UsageError(f"{_others(folder, made, task)}: expected another folder")
+
+
+def check_replaced(folder: str, task: Task | None, cohort: Cohort) -> None:
+    """`UsageError` where masks of other integers would stay beside those of a cohort.
+
+    Those of its own cases are made anew.
+    """
+    others = [made for made in _told_tasks(folder) if task and not made.means_as(task)]
+    if not others or task is None:
+        return
+    replaced = {mask_name(case.case_id) for case in cohort.cases}
+    names = sorted(
+        local.readable(name)
+        for file in storage.list_files(folder, depth=1)
+        if _MASK.fullmatch(name := storage.name_of(file.uri)) and name not in replaced
+    )
+    if names:
+        more = f" and {len(names) - 1} more" if names[1:] else ""
         raise UsageError(
-            f"{folder} holds masks of the task {made.name} ({_in_words(made)}), and labels of "
-            f"{task.name} are {_in_words(task)}: expected another folder"
+            f"{_others(folder, others[0], task)}: {names[0]}{more} would stay beside; "
+            "expected another folder, or all its cases in one call"
         )
+
+
+def _others(folder: str, made: Task, task: Task) -> str:
+    return (
+        f"{folder} holds masks of the task {made.name} ({_in_words(made)}), and labels of "
+        f"{task.name} are {_in_words(task)}"
+    )
 
 
 def _in_words(task: Task) -> str:

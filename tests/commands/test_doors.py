@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from conftest import touch
 from serve_doubles import SERVED, SMOKE, predictor
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
 from ray_brats.cases.case import Cohort
-from ray_brats.commands import case, masks
+from ray_brats.commands import case, masks, pipeline
 from ray_brats.commands.arguments import Selection
 from ray_brats.commands.case import SegmentOptions
 from ray_brats.commands.masks import ScoreOptions
+from ray_brats.commands.pipeline import RunOptions
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
+from ray_brats.files import storage
 from ray_brats.model import card
 from ray_brats.recipes.tasks import TASKS
 from ray_brats.stages import remote
@@ -99,6 +103,37 @@ def test_cases_of_another_task_are_refused(door: Door, children: Path, tmp_path:
     with pytest.raises(UsageError, match=NEEDED):
         door(children, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("starter")
+@pytest.mark.parametrize(
+    "told", [{"score.json": {"task": "msd-task01"}}, {"begun.json": {"tasks": ["msd-task01"]}}]
+)
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda cohort, out: masks.score(
+            ScoreOptions(cohort=str(cohort), predictions=str(out), flat=True)
+        ),
+        lambda cohort, out: case.segment(
+            SegmentOptions(folder=str(cohort / "BraTS20_Training_001"), out=f"{out}/mask.nii.gz")
+        ),
+        lambda cohort, out: remote.score_through(played(), cohorts.find(str(cohort)), str(out)),
+        lambda cohort, out: pipeline.run(RunOptions(cohort=str(cohort), out=str(out.parent))),
+    ],
+    ids=["flat", "segment", "endpoint", "run"],
+)
+def test_masks_do_not_come_among_those_of_other_integers(
+    door: Door, told: dict[str, Any], cohort_folder: Path, tmp_path: Path
+) -> None:
+    """Equal classes, but 1 is edema there and 4 none: they would be read as what they are not."""
+    out = tmp_path / "predictions"
+    for name, content in told.items():
+        storage.write_json(str(out / name), content)
+    touch(out, "another.nii.gz")
+    with pytest.raises(UsageError, match=r"holds masks of the task msd-task01 .*another folder"):
+        door(cohort_folder, out)
+    assert sorted(path.name for path in out.iterdir()) == ["another.nii.gz", *told]
 
 
 @pytest.mark.usefixtures("starter")

@@ -170,3 +170,68 @@ def test_the_ledger_holds_every_case_and_what_made_the_masks(tmp_path: Path) -> 
     assert pq.read_schema(tmp_path / "scores.parquet").names == list(predictions.columns_of(GLIOMA))
     told = storage.read_json(f"{tmp_path}/score.json")
     assert (told["identity"], told["release"]) == ({"bundles": ["b"]}, "brats2020")
+
+
+def test_masks_of_other_integers_stay_beside_none_of_a_cohort(tmp_path: Path) -> None:
+    """Also where the call that made those of before was killed: what is there would be misread."""
+    before, after = folder(str(tmp_path), "gli-2023"), folder(str(tmp_path), "msd-task01")
+    before.split_finished(cohort_of("a", "b", "c"))
+    touch(tmp_path, "a.nii.gz", "b.nii")
+    for ended in (False, True):
+        if ended:
+            before.conclude(cohort_of("a", "b", "c"), [], [])
+        there = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        sentence = r"masks of the task gli-2023 \(1 necrotic core, .* b\.nii would stay beside"
+        with pytest.raises(UsageError, match=sentence):
+            after.split_finished(cohort_of("a", "c"))
+        with pytest.raises(UsageError, match=r"a\.nii\.gz and 1 more would stay"):
+            after.split_finished(cohort_of("c", rejected="a"))
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == there
+    folder(str(tmp_path), "ssa").split_finished(cohort_of("c"))
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_while_masks_are_replaced_by_those_of_other_integers_nobody_reads_them(
+    tmp_path: Path, ended: bool
+) -> None:
+    """Killed midway, a folder holds masks of both: they would be read as what they are not."""
+    place, cohort = str(tmp_path), cohort_of("a", "b")
+    before, after = folder(place, "gli-2023"), folder(place, "msd-task01")
+    _, todo = before.split_finished(cohort)
+    touch(tmp_path, "a.nii.gz", "b.nii.gz")
+    for item in todo:
+        ledger.finish(item, CaseRow(case_id=item.case_id), item.outputs)
+    if ended:
+        before.conclude(cohort, [], [])
+    # The second time it goes on with what a killed call has left.
+    for left in (("a", "b"), ("b",)):
+        finished, todo = after.split_finished(cohort)
+        assert [item.case_id for item in todo] == [*left]
+        with pytest.raises(UsageError, match=r"gli-2023 that were to be .* msd-task01.*once more"):
+            predictions.find_masks(place, cohort)
+        with pytest.raises(UsageError, match="once more"):
+            predictions.check_place(place, TASKS["gli-2023"])
+        ledger.finish(todo[0], CaseRow(case_id=todo[0].case_id), todo[0].outputs)
+    after.conclude(cohort, finished, [CaseRow(case_id="b")])
+    assert predictions.find_masks(place, cohort).made_for == TASKS["msd-task01"]
+
+
+@pytest.mark.parametrize("task", ["gli-2020", "msd-task01", "ped"])
+def test_a_folder_tells_its_task_from_the_first_mask_on(tmp_path: Path, task: str) -> None:
+    target = folder(str(tmp_path), task)
+    assert predictions.made_for(str(tmp_path)) is None
+    target.split_finished(cohort_of("a"))
+    assert predictions.made_for(str(tmp_path)) == TASKS[task]
+    target.conclude(cohort_of("a"), [], [])
+    assert predictions.made_for(str(tmp_path)) == TASKS[task]
+    assert not (tmp_path / "begun.json").exists()
+
+
+def test_a_file_of_that_name_that_is_somebody_elses_tells_nothing(tmp_path: Path) -> None:
+    for content in ({"task": "segmentation"}, {"task": 5}, {"release": "v2"}, [1]):
+        storage.write_json(f"{tmp_path}/score.json", content)
+        assert predictions.made_for(str(tmp_path)) is None
+    ours = {"task": "segmentation", "versions": {"ray_brats": "9"}}
+    storage.write_json(f"{tmp_path}/score.json", ours)
+    with pytest.raises(UsageError, match=r"score\.json: no task 'segmentation'"):
+        predictions.made_for(str(tmp_path))
