@@ -296,7 +296,8 @@ def evaluate(
     if rules not in ("2023", "both", "2026"):
         raise UsageError(f"unknown rules {rules!r}: expected 2023 or 2026")
     meant = _task(task or release) or _told(prediction, reference)
-    made, found = _made_for(prediction, meant), _made_for(reference, meant)
+    made = _made_for(prediction, meant)
+    found = _made_for(reference, meant or made)
     predicted, grid = _class_index(prediction, made or meant, None)
     truth, grid = _class_index(reference, found or meant, grid)
     spacing = grid.spacing_mm if grid and spacing_mm is None else spacing_mm

@@ -199,6 +199,12 @@ def test_masks_of_children_give_no_number_against_adults(one_case: Path, tmp_pat
             api.evaluate(child, truth, task=task)
     with pytest.raises(api.UsageError, match="holds masks of the task ped"):
         api.evaluate(empty, of_children, task="gli-2020")
+    # Nor where the folders alone tell what their masks hold.
+    child_mask = folder_of("ped", truth, tmp_path / "children", "case.nii.gz")
+    treated_mask = folder_of("gli-post", truth, tmp_path / "treated", "case.nii.gz")
+    for pair in ((child_mask, treated_mask), (treated_mask, child_mask)):
+        with pytest.raises(api.UsageError, match="expected masks of one task"):
+            api.evaluate(*pair)
     # Names that tell two tasks tell none.
     name = tmp_path / "BraTS-PED-00001-000.nii.gz"
     shutil.copy(truth, name)
