@@ -25,6 +25,7 @@ _NAME = re.compile(
     r"_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?",
     re.IGNORECASE,
 )
+_START = "sub-"
 _MASKS = ("seg", "dseg", "mask", "roi")
 _NO_AGENT = frozenset({"none", "no", "without", "pre"})
 
@@ -46,7 +47,8 @@ class Meaning:
 
 def meaning_of(file_name: str) -> Meaning | None:
     """What the name of a NIfTI file says; None where it is none of BIDS's."""
-    match = _NAME.fullmatch(file_name)
+    # Most cohorts have none of them, and many files.
+    match = _NAME.fullmatch(file_name) if file_name[:4].lower() == _START else None
     if match is None:
         return None
     pairs = [part.split("-", 1) for part in match["entities"].split("_") if part]

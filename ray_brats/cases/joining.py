@@ -70,6 +70,8 @@ class Joined:
         """Files that are there as `.nii.gz` and as `.nii`, with where they stand in `cases`."""
         for kinds in self.cases.values():
             for kind, files in kinds.items():
+                if len(files) != 2:
+                    continue
                 names = [channels.file_of(file.uri) for file in files]
                 packed = [name for name in names if name.lower().endswith(_GZ)]
                 plain = [name for name in names if name not in packed]
@@ -175,8 +177,10 @@ def _meaning_of_place(file: FileInfo, alone: Mapping[str, int]) -> Meaning | Non
     """What the folder says that an archiver made of a file: `CASE_t2.nii.gz/scan.nii`."""
     folder = storage.parent_of(file.uri)
     told = naming.meaning_of(storage.name_of(folder)) if alone[folder] == 1 else None
+    if told is None:
+        return None
     own = naming.meaning_of(storage.name_of(file.uri))
-    return told if told and (own is None or own.kind == told.kind) else None
+    return told if own is None or own.kind == told.kind else None
 
 
 def _recover_355(joined: Joined, files: Sequence[FileInfo]) -> None:

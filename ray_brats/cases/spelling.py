@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 SPELLINGS = {
@@ -47,6 +48,7 @@ def modality_of(name: str) -> str | None:
     return _BY_LETTERS.get("".join(words_of(name)))
 
 
+@functools.lru_cache(1024)  # Files of one case come one after the other.
 def modalities_in(name: str) -> frozenset[str]:
     """Every modality that some words of a name mean: of `FLAIR_to_T1` both.
 
