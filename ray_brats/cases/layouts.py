@@ -188,8 +188,9 @@ def _take_masks(
     stems = {_stem(file) for file in folder.parts.get(images, ())}
     if told.kind == "nnunet":
         stems = {match["case"] for stem in stems if (match := _NUMBERED.fullmatch(stem))}
+    with_image = stems & joined.cases.keys()
     for file in folder.parts.get(masks, ()):
-        if _stem(file) in stems & joined.cases.keys():
+        if _stem(file) in with_image:
             joined.cases[_stem(file)][SEGMENTATION].append(file)
         else:
             joined.leave([file], NO_IMAGE)
