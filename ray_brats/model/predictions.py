@@ -12,6 +12,7 @@ goes on where another ended.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import defaultdict
@@ -89,16 +90,23 @@ class Predictions:
     task: Task
     """Whose labels the masks carry."""
 
+    @functools.cached_property
+    def _task_as_text(self) -> str:
+        return json.dumps(tasks.as_json(self.task))
+
+    @functools.cached_property
+    def _stage(self) -> Mapping[str, Any]:
+        return {**tasks.key_of(self.task), "stage": STAGE_VERSION}
+
     def work_of(self, case: Case) -> Work:
         """One case, and the key of all that its mask depends on."""
         inputs = case.inputs(self.preprocessing.modalities)
         inputs.pop("seg", None)
-        stage = {**tasks.key_of(self.task), "stage": STAGE_VERSION}
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
-            key=jsonform.fingerprint(inputs, dict(self.identity), stage, self.preprocessing),
-            payload={"case": case.as_row(), "task": json.dumps(tasks.as_json(self.task))},
+            key=jsonform.fingerprint(inputs, dict(self.identity), self._stage, self.preprocessing),
+            payload={"case": case.as_row(), "task": self._task_as_text},
             outputs=(mask_name(case.case_id),),
         )
 
