@@ -202,7 +202,8 @@ def class_indices(
     try:
         return labels.to_class_index(mask.voxels_HWD, task, raw_3_is_enhancing=raw_3_is_enhancing)
     except labels.UnknownLabelsError as error:
-        others = tasks.that_define(error.values) if error.values else []
+        held = np.rint(np.unique(mask.voxels_HWD)).tolist() if error.values else []
+        others = tasks.that_define(held) if held else []
         advice = f"; {', '.join(others)} would: pass --task if it is one of them" if others else ""
         raise CaseRejected(f"{error}{advice}", uri) from error
 

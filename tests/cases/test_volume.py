@@ -140,6 +140,27 @@ def test_a_mask_is_read_as_class_indices_on_the_grid_of_its_case(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("held", "advice"),
+    [
+        ((1, 2, 3), "gli-2023, ssa, goat, men-pre, gli-post, met, ped, msd-task01 would: pass"),
+        ((1.0, 2.0, 3.0), "gli-2023, ssa, goat, men-pre, gli-post, met, ped, msd-task01 would"),
+        ((1, 2, 3, 4), "gli-post, met, ped would: pass --task if it is one of them"),
+        ((1, 3, 7), ""),
+    ],
+)
+def test_tasks_are_named_that_define_all_labels_of_a_mask(
+    held: tuple[float, ...], advice: str
+) -> None:
+    """One that defines the label at fault alone would reject the mask for another."""
+    raw = np.resize(np.array((0, *held)), (4, 4, 4))
+    raw = raw.astype(np.float32 if isinstance(held[0], float) else np.int16)
+    with pytest.raises(CaseRejected, match="gli-2020 defines only 0, 1, 2, 4") as caught:
+        volume.class_indices(volume.parse(image_bytes(raw), "m.nii"), TASKS["gli-2020"], "m.nii")
+    assert caught.value.reason.partition("4; ")[2].startswith(advice)
+    assert ("would" in caught.value.reason) == bool(advice)
+
+
+@pytest.mark.parametrize(
     ("task", "reason"),
     [
         (None, "pass --task"),
