@@ -150,6 +150,9 @@ def _labels(value: object, uri: str) -> dict[str, tuple[int, ...]]:
                 f"label {_shown(name)} is {_shown(key if isinstance(item, str) else item)}: "
                 f"expected an integer of 0 to {_MOST_VALUE}, or a list of them",
             )
+        if len(numbers) > 1 and 0 in numbers:
+            what = "0 is the background, and no part of a region"
+            _refuse(uri, f"label {_shown(name)} is {_shown(item)}: {what}")
         if name in labels:
             _refuse(uri, f"two labels are called {_shown(name)}")
         labels[name] = tuple(number for number in numbers if number is not None)

@@ -115,6 +115,10 @@ HOSTILE: list[tuple[Any, str]] = [
     ({"channel_names": CHANNELS, "labels": {"a": None}}, "label a is None"),
     ({"channel_names": CHANNELS, "labels": {"a": []}}, "expected integers, each once"),
     ({"channel_names": CHANNELS, "labels": {"a": [1, 1]}}, "expected integers, each once"),
+    (
+        {"channel_names": CHANNELS, "labels": {"a": [0, 1]}, "regions_class_order": [1]},
+        "label a is 0, 1: 0 is the background, and no part of a region",
+    ),
     ({"channel_names": CHANNELS, "labels": {"a": [1, [2]]}}, "label a is 1, a list of 1"),
     ({"channel_names": CHANNELS, "labels": {"a": {"b": 1}}}, "label a is an object of 1"),
     ({"channel_names": CHANNELS, "labels": {"a": 1, "b": 1}}, "labels a, b are all 1"),
