@@ -31,6 +31,8 @@ _MORE_EXPOSED = 1.25
 _ENOUGH = 5
 """Masks from which on a region that none has is worth a word: two of five gliomas of low grade
 have no enhancing tumour."""
+_MANY = 20
+"""The same of edema, which more of other tumours have none of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +131,12 @@ def _exchanged(outlines: Mapping[str, Outline], masks: str, task: Task) -> str:
 
 def _empty(outlines: Mapping[str, Outline], masks: str, targets: Targets) -> str:
     """The widest region that no mask has: the whole tumour of any number, others of enough."""
-    # That a case has no cavity or cyst is as usual.
-    for region in targets.regions if targets == GLIOMA else targets.regions[:1]:
-        enough = 1 if region == targets.regions[0] else _ENOUGH
+    widest, others = targets.regions[0], targets.regions[1:]
+    if targets != GLIOMA:
+        # That a case has no cavity or cyst is as usual.
+        others = tuple(region for region in others if region.classes == (targets.edema,))
+    for region in (widest, *others):
+        enough = 1 if region == widest else _ENOUGH if targets == GLIOMA else _MANY
         if len(outlines) >= enough and not any(
             item.holds(number) for item in outlines.values() for number in region.classes
         ):

@@ -114,6 +114,25 @@ def test_a_region_that_no_mask_has_is_told() -> None:
     assert "the enhancing tumour (ET) is empty in the masks of all 5" in warning
 
 
+@pytest.mark.parametrize(("name", "edema"), [("ped", 4), ("gli-post", 2)])
+def test_many_masks_without_edema_are_told_of_any_task(name: str, edema: int) -> None:
+    """`BraTS-PED-` had other integers in 2023, of which 4 was none: only that shows it."""
+    task = TASKS[name]
+    index = np.zeros((6, 6, 6), np.uint8)
+    index[1:4, 1:4, 1:4] = 1
+    found = {f"case-{n}": anatomy.outline(index, task.targets) for n in range(20)}
+    (warning,) = anatomy.warnings(found, "masks", task)
+    assert "the edema (" in warning
+    assert "is empty in the masks of all 20 case(s), case-0 among them" in warning
+    assert "--task says what their labels mean" in warning
+    few = {case_id: found[case_id] for case_id in [*found][:19]}
+    assert anatomy.warnings(few, "masks", task) == []
+    index[5, 5, 5] = edema
+    assert anatomy.warnings({**found, "x": anatomy.outline(index, task.targets)}, "m", task) == []
+    lesions = {case_id: anatomy.outline(index, TASKS["met"].targets) for case_id in found}
+    assert anatomy.warnings(lesions, "masks", TASKS["met"]) == []
+
+
 def test_few_masks_without_enhancing_tumour_are_as_usual() -> None:
     assert told(NO_ENHANCING[nested()], 4) == []
     assert anatomy.warnings({}, "masks", DEFAULT) == []
