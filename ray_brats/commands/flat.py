@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ray_brats import labels
 from ray_brats.cases.case import Case, Cohort
-from ray_brats.errors import CaseError, UsageError
+from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership, retry, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.progress import Progress, say, silenced
@@ -119,12 +119,10 @@ def _read_ahead(
 
 
 def _read(case: Case, config: PreprocessConfig) -> Prepared | CaseRow:
-    from ray_brats.cases.preprocess import preprocess_case
+    from ray_brats.cases import preprocess
 
-    try:
-        return preprocess_case(case, config, with_mask=False)
-    except CaseError as error:
-        return retry.failed_row(case.case_id, error)
+    tried = retry.patiently(lambda _: preprocess.preprocess_case(case, config, with_mask=False))
+    return tried.result or _failed(case, tried.error)
 
 
 def _segmented(
@@ -132,10 +130,16 @@ def _segmented(
 ) -> CaseRow:
     from ray_brats.cases.volume import encode_mask
 
-    try:
+    def once(_: int) -> CaseRow:
         prediction = predictor.segment_prepared(prepared)
-    except CaseError as error:
-        return retry.failed_row(case.case_id, error)
-    raw = labels.from_class_index(prediction.mask_native, task)
-    storage.write_bytes(target, encode_mask(raw, prediction.geometry))
-    return CaseRow(case_id=case.case_id, facts=ledger.remarked(prepared.remarks))
+        raw = labels.from_class_index(prediction.mask_native, task)
+        storage.write_bytes(target, encode_mask(raw, prediction.geometry))
+        return CaseRow(case_id=case.case_id, facts=ledger.remarked(prepared.remarks))
+
+    tried = retry.patiently(once)
+    return tried.result or _failed(case, tried.error)
+
+
+def _failed(case: Case, error: Exception | None) -> CaseRow:
+    assert error is not None
+    return retry.failed_row(case.case_id, error)

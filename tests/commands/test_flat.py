@@ -8,18 +8,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import file_of
 
-from ray_brats.cases import phantom
+from ray_brats.cases import phantom, preprocess
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.preprocess import Prepared
 from ray_brats.commands import flat, masks
 from ray_brats.commands.masks import ScoreOptions
-from ray_brats.errors import CaseRejected, UsageError
+from ray_brats.errors import CaseFailed, CaseRejected, UsageError
+from ray_brats.files import retry, storage
 from ray_brats.model import card
 from ray_brats.model.predict import Prediction
 from ray_brats.recipes.tasks import GLIOMA, TASKS
@@ -85,6 +87,52 @@ def test_one_bad_case_ends_no_other(tmp_path: Path, quick: None) -> None:
     assert [row.case_id for row in summary.failures] == [CASES[1]]
     assert summary.counts == {"ok": 2, "rejected": 1}
     assert files_of(tmp_path / "out") == [f"{CASES[0]}.nii.gz", f"{CASES[2]}.nii.gz"]
+
+
+@pytest.mark.parametrize("step", ["preprocess_case", "segment_prepared", "write_bytes"])
+def test_what_nobody_has_thought_of_ends_one_case_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, step: str
+) -> None:
+    phantom.write_cohort(tmp_path / "in", cases=3, shape_vox=(32, 32, 24))
+    place = {"preprocess_case": preprocess, "segment_prepared": Middle, "write_bytes": storage}[
+        step
+    ]
+    real, calls = getattr(place, step), []
+
+    def second_fails(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError("no room for it")
+        return real(*args, **options)
+
+    monkeypatch.setattr(place, step, second_fails)
+    summary = masks.score(
+        ScoreOptions(cohort=str(tmp_path / "in"), predictions=str(tmp_path / "out"), flat=True)
+    )
+    assert summary.counts == {"error": 1, "ok": 2}
+    (row,) = summary.failures
+    assert (row.case_id, row.reason) == (CASES[1], "MemoryError: no room for it")
+    assert files_of(tmp_path / "out") == [f"{CASES[0]}.nii.gz", f"{CASES[2]}.nii.gz"]
+
+
+def test_a_storage_that_does_not_answer_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    phantom.write_cohort(tmp_path / "in", cases=1, shape_vox=(32, 32, 24))
+    monkeypatch.setattr(retry, "PAUSES_SECONDS", (0.0, 0.0))
+    real, calls = preprocess.preprocess_case, []
+
+    def first_fails(*args: Any, **options: Any) -> Prepared:
+        calls.append(args)
+        if len(calls) == 1:
+            raise CaseFailed("cannot be read: the network was away")
+        return real(*args, **options)
+
+    monkeypatch.setattr(preprocess, "preprocess_case", first_fails)
+    summary = masks.score(
+        ScoreOptions(cohort=str(tmp_path / "in"), predictions=str(tmp_path / "out"), flat=True)
+    )
+    assert summary.counts == {"ok": 1}
 
 
 def test_what_is_there_already_is_kept(tmp_path: Path, quick: None) -> None:
