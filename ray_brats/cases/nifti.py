@@ -245,7 +245,7 @@ class Inflater:
     """
 
     def __init__(self, content: bytes, name: str) -> None:
-        self._rest, self._name = content, name
+        self._content, self._at, self._name = memoryview(content), 0, name
         self._stream = isal_zlib.decompressobj(wbits=31)
         self._ended = False
 
@@ -263,14 +263,18 @@ class Inflater:
         for _ in self._parts(count, most=_SKIPPED_BYTES):
             pass
 
+    @property
+    def _is_used_up(self) -> bool:
+        return self._at >= len(self._content)
+
     def _parts(
         self, count: int, *, exactly: bool = True, most: int | None = None
     ) -> Iterator[bytes]:
         while count > 0 and not self._ended:
-            part = self._piece(count if most is None else min(count, most))
+            part = self._piece(count if most is None else min(count, most), fed=most)
             yield part
             count -= len(part)
-            if not part and not self._rest and not self._ended:
+            if not part and self._is_used_up and not self._ended:
                 if exactly:
                     raise CaseRejected("truncated: the gzip stream breaks off", self._name)
                 break
@@ -280,15 +284,17 @@ class Inflater:
                 self._name,
             )
 
-    def _piece(self, count: int) -> bytes:
+    def _piece(self, count: int, *, fed: int | None = None) -> bytes:
+        # The stream copies what it leaves of its input: small pieces of a long one take long.
+        given = self._content[self._at :][:fed]
         try:
-            part = bytes(self._stream.decompress(self._rest, count))
+            part = bytes(self._stream.decompress(given, count))
         except (_IsalError, zlib.error, EOFError) as error:
             raise CaseRejected(f"damaged gzip stream ({error})", self._name) from error
-        self._rest = self._stream.unconsumed_tail
-        if self._stream.eof:
-            self._rest = self._stream.unused_data
-            self._ended = not is_gzip(self._rest)
+        stream = self._stream
+        self._at += len(given) - len(stream.unused_data if stream.eof else stream.unconsumed_tail)
+        if stream.eof:
+            self._ended = not is_gzip(bytes(self._content[self._at :][:2]))
             self._stream = isal_zlib.decompressobj(wbits=31)
         return part
 
@@ -304,7 +310,7 @@ class Inflater:
             left -= len(part)
             if left <= 0:
                 raise CaseRejected("holds far more than its header promises", self._name)
-            if not part and not self._rest and not self._ended:
+            if not part and self._is_used_up and not self._ended:
                 raise CaseRejected("truncated: the gzip stream breaks off", self._name)
 
 

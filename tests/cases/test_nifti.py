@@ -466,3 +466,30 @@ def test_mutated_4d_files_are_read_correctly_or_rejected_by_name() -> None:
         read += 1
     assert read > MUTATIONS / 30
     assert 0 < longest < 300
+
+
+def test_passing_over_channels_takes_a_time_that_grows_with_the_file_and_no_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stream copies the input that it leaves: all of the file for each piece of it, once."""
+    voxels = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 8)).astype(np.uint8)
+    content = gzip.compress(image_bytes(voxels), 1)
+    left = []
+
+    class Told:
+        def __init__(self, wbits: int) -> None:
+            self.stream = zlib.decompressobj(wbits)
+
+        def decompress(self, given: bytes, count: int) -> bytes:
+            part = self.stream.decompress(given, count)
+            left.append(len(self.stream.unconsumed_tail))
+            return part
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.stream, name)
+
+    monkeypatch.setattr(nifti.isal_zlib, "decompressobj", Told)
+    monkeypatch.setattr(nifti, "_SKIPPED_BYTES", 1 << 14)
+    (last,) = read_channels(content, 7)
+    assert (last == voxels[..., 7]).all()
+    assert sum(left) < 6 * len(content), "60 times, once"
