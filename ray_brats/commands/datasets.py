@@ -23,7 +23,7 @@ from ray_brats.commands.arguments import (
     with_splits,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import Progress, say, say_done
 from ray_brats.recipes.config import Recipe
@@ -107,7 +107,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
     cohort = with_splits(found(options.cohort, options.release), options.split, options.seed)
-    target = storage.absolute(options.dataset)
+    target = ownership.output_folder(options.dataset)
     from ray_brats.engine import cluster
 
     with cluster.running() as resources:

@@ -19,7 +19,7 @@ from ray_brats.commands.arguments import (
     selected,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import say, say_done
 
@@ -57,7 +57,7 @@ def score(options: ScoreOptions) -> Summary:
         raise UsageError("--model names a model of --endpoint, which is missing")
     chosen = options.bundles.choose()
     cohort = selected(options.cohort, options.selection)
-    target = storage.absolute(options.predictions)
+    target = ownership.output_folder(options.predictions)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
 

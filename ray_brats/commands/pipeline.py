@@ -71,7 +71,7 @@ def run(options: RunOptions) -> RunSummary:
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     release = options.release
     cohort = with_splits(found(options.cohort, release), options.split, options.seed)
-    out = storage.absolute(options.out)
+    out = ownership.output_folder(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )
