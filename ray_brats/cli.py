@@ -83,16 +83,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _obey(given: Sequence[str]) -> int:
+    try:
+        try:
+            call = _asked(given)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the help has gone (`| head`).
+        _into_nothing()
+        return 0
+    return _tell(call, call()) if call else 0
+
+
+def _asked(given: Sequence[str]) -> Call | None:
+    """The call of a command, or None where the question is answered already."""
     if list(given) == ["--version"]:
         sys.stdout.write(f"{PROG} {ray_brats.__version__}\n")
-        return 0
+        return None
     if given and given[0] in ("-h", "--help"):
         sys.stdout.write(overview(shutil.get_terminal_size().columns))
-        return 0
+        return None
     if given and given[0] == COMPLETION:
         _complete(given[1:])
-    call = parse(given)
-    return _tell(call, call())
+    return parse(given)
 
 
 def parse(given: Sequence[str]) -> Call:
@@ -183,14 +196,19 @@ def _tell(call: Call, summary: Summary) -> int:
             call.command.tell(summary)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read it has gone (`| head`); the work is done, and Python flushes once more.
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        # Whoever read it has gone; the work is done.
+        _into_nothing()
     if len(failures) > allowed:
         return 1
     if failures:
         say(f"warning: {len(failures)} case(s) failed or were rejected; --max-rejected allows it")
     return 0
+
+
+def _into_nothing() -> None:
+    """Standard output from here on is for nobody; Python flushes it once more."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _allowed(option: str | None, total: int) -> int:

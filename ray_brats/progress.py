@@ -201,7 +201,8 @@ class Progress:
             self._bar.update(
                 self._task, completed=done, total=self._total, note=self._note, rate=rate
             )
-        elif time.monotonic() - self._spoke >= PLAIN_SECONDS:
+        # The last is told at the end, with the rate of all.
+        elif done != self._total and time.monotonic() - self._spoke >= PLAIN_SECONDS:
             self._speak()
 
     def _rate(self) -> float:

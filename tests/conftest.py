@@ -22,6 +22,7 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 import faulty_s3
+import hypothesis
 import nibabel as nib
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ from ray_brats.cases import phantom
 # A shell without job control starts what runs in the background with SIGINT ignored, which
 # processes inherit: tests that press Ctrl-C would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's; what may take how long is said by tests of that.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SHAPE_VOX = (64, 64, 48)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -199,3 +199,16 @@ def test_the_last_line_tells_the_rate_of_the_whole(
         now[0] = 10.0
         bar.update(2)
     assert capsys.readouterr().err.splitlines()[-1] == "test: 2/2 cases, 0.20 cases/s"
+
+
+def test_the_last_unit_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("test", 2) as bar:
+        for done in (1, 2):
+            now[0] += 100
+            bar.update(done)
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["test: 1/2 cases", "test: 2/2 cases"]

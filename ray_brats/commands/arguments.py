@@ -180,6 +180,10 @@ def selected(uri: str, selection: Selection) -> Cohort:
 
 def one_case(folder: str, task: Task | None) -> Case:
     """The case of a folder that holds one; raises `UsageError` for any other number."""
+    if not storage.list_files(storage.absolute(folder)):
+        raise UsageError(
+            f"{folder}: no such folder, or nothing in it; expected the folder of one case"
+        )
     cohort = found(folder, task)
     for note in cohort.notes:
         say(note)
@@ -198,6 +202,11 @@ def _read_split(split: str | None, cohort: Cohort) -> dict[str, str] | None:
         return None
     given = splits.read(storage.absolute(split), cohort.case_ids())
     absent: Sequence[str] = splits.unknown(cohort, given)
+    if given and len(absent) == len(given):
+        raise UsageError(
+            f"{split} names no case of {cohort.uri}, but {absent[0]} and such: expected the split "
+            "of this cohort, with case_id as `ray-brats check` prints it"
+        )
     if absent:
         say(
             f"warning: {split} names {len(absent)} case(s) that {cohort.uri} does not hold, "

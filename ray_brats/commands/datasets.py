@@ -25,7 +25,7 @@ from ray_brats.commands.arguments import (
     with_splits,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import Progress, say, say_done
 from ray_brats.recipes import tasks
@@ -112,7 +112,7 @@ def preprocess(options: PreprocessOptions) -> Summary:
     if options.case_limit <= 0:
         raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
     recipe = options.recipe.read()
-    target = storage.absolute(options.dataset)
+    target = ownership.output_folder(options.dataset)
     cohort = as_before(found(options.cohort, cohorts.task_of(options.task)), target)
     cohort = with_splits(cohort, options.split, options.seed)
     cohort.task_or(None)  # What names leave open is asked for before Ray starts.

@@ -19,7 +19,7 @@ from ray_brats.commands.arguments import (
     selected,
 )
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.labels import Task
 from ray_brats.progress import say, say_done
@@ -64,7 +64,7 @@ def score(options: ScoreOptions) -> Summary:
     chosen = options.bundles.choose()
     cohort = selected(options.cohort, options.selection)
     task = chosen.task_of(cohort, options.selection.meant())
-    target = storage.absolute(options.predictions)
+    target = ownership.output_folder(options.predictions)
     if options.flat:
         from ray_brats.commands import flat
 

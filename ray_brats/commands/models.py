@@ -15,7 +15,7 @@ from ray_brats.commands.arguments import (
     RecipeChoice,
     RunArgument,
 )
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import silenced
 
@@ -60,7 +60,7 @@ def train(options: TrainOptions) -> TrainSummary:
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     data = read_dataset(storage.absolute(options.dataset), recipe, fold=options.fold)
-    run_uri = storage.absolute(options.run)
+    run_uri = ownership.output_folder(options.run)
     existing: run.Existing = "extend" if options.resume else "refuse"
     # What is wrong is told before Ray starts, which takes seconds.
     run.is_finished(run_uri, run.describe(data, recipe, options.workers or 0), existing=existing)

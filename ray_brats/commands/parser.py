@@ -130,7 +130,7 @@ def _check_values(arguments: Sequence[str], call: Callable[..., Any]) -> None:
         if not name.startswith("-") or name not in kinds:
             continue
         value = value if equals else next(iter(arguments[number:]), "")
-        if typing.get_origin(kinds[name]) is tuple and Ellipsis not in typing.get_args(kinds[name]):
+        if typing.get_origin(kinds[name]) is tuple and not equals:
             _check_several(name, arguments[number:], typing.get_args(kinds[name]))
         if choices := _choices(kinds[name]):
             known = choices.split("|")
@@ -143,8 +143,12 @@ def _check_values(arguments: Sequence[str], call: Callable[..., Any]) -> None:
                 raise UsageError(f"{' '.join((name, value)).rstrip()}: expected {words}")
 
 
-def _check_several(name: str, after: Sequence[str], kinds: Sequence[type]) -> None:
+def _check_several(name: str, after: Sequence[str], kinds: Sequence[Any]) -> None:
     """`UsageError` where an option that takes so many values has fewer, or others."""
+    if Ellipsis in kinds:
+        if not after or re.match("--|-[a-z]", after[0], re.IGNORECASE):
+            raise UsageError(f"{name}: expected a value after it")
+        return
     made = [_is_made(kind, value) for kind, value in zip(kinds, after, strict=False)]
     if len(made) < len(kinds) or not all(made):
         given = " ".join((name, *after[: len(kinds)]))

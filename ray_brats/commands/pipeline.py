@@ -73,7 +73,7 @@ def run(options: RunOptions) -> RunSummary:
     length = options.length
     recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
     task = cohorts.task_of(options.task)
-    out = storage.absolute(options.out)
+    out = ownership.output_folder(options.out)
     dataset, run_uri, predictions, report = (
         storage.join(out, name) for name in ("dataset", "run", "predictions", "report")
     )

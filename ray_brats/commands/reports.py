@@ -64,7 +64,12 @@ def evaluate(options: EvaluateOptions) -> Summary:
         training = log.read(storage.absolute(options.run))
         if not training:
             raise UsageError(f"--run {options.run}: no {log.FILE} there; expected what train wrote")
-    target = storage.absolute(options.report)
+    target = ownership.output_folder(options.report)
+    if cohort.cases and not any(case.segmentation for case in cohort.cases):
+        raise UsageError(
+            f"{cohort.uri}: none of {len(cohort.cases)} case(s) has a mask to compare with: "
+            "expected an expert's segmentation beside the scans, as CASE_seg.nii.gz"
+        )
     places = [storage.absolute(uri) for uri in (options.predictions, *options.against)]
     # A folder without masks is told before Ray starts, which takes seconds.
     for uri in places:

@@ -101,6 +101,18 @@ def check_files(
             )
 
 
+def output_folder(place: str) -> str:
+    """The URI of an output folder that is asked for.
+
+    Raises:
+        UsageError: a file of this machine stands in its way.
+    """
+    uri = storage.absolute(place)
+    if file := _file_above(storage.join(uri, BEGUN)):
+        raise UsageError(f"{uri}: {file} is a file; expected a folder there")
+    return uri
+
+
 def _file_above(uri: str) -> Path | None:
     """What stands in the way of a file's folder on this machine."""
     if storage.is_remote(uri):

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
 
     Raises:
         ArtefactError: no bundle of this version, or not the pinned one.
+        UsageError: what is pinned is no sha256.
     """
     try:
         content = storage.read_bytes(storage.join(place(uri), CARD))
@@ -157,6 +159,11 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
             "`ray-brats export` writes"
         ) from error
     sha256 = hashlib.sha256(content).hexdigest()
+    if pinned is not None and not re.fullmatch("[0-9a-fA-F]{64}", pinned):
+        raise UsageError(
+            f"--bundle-sha256 {pinned}: expected 64 hexadecimal digits, as `sha256sum "
+            f"BUNDLE/{CARD}` prints them"
+        )
     if pinned is not None and sha256 != pinned.lower():
         raise ArtefactError(
             f"{uri} is not the bundle that was asked for: the sha256 of its {CARD} is {sha256}, "

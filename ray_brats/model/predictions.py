@@ -208,7 +208,8 @@ def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
         cohort: whose cases are asked for; files may also bear their original names.
 
     Raises:
-        UsageError: there is no mask, or a case has several, none of which is `<case>.nii.gz`.
+        UsageError: there is no mask of any case, or a case has several, none of which is
+            `<case>.nii.gz`.
     """
     case_ids = cohort.case_ids()
     theirs = set(cohort.files()) - {
@@ -232,6 +233,12 @@ def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
     for file in files:
         found[_case_of_mask(storage.name_of(file.uri), case_ids)].append(file)
     strangers = found.pop(None, [])
+    if not found and case_ids:
+        some = min(storage.name_of(file.uri) for file in strangers)
+        raise UsageError(
+            f"{predictions_uri} holds {len(strangers)} mask(s), {local.readable(some)} among them, "
+            f"and none of a case of {cohort.uri}, as {mask_name(min(case_ids))}"
+        )
     of_case = {case_id: _chosen(case_id, masks) for case_id, masks in found.items() if case_id}
     several = sorted(case_id for case_id in of_case if len(found[case_id]) > 1)
     return Masks(

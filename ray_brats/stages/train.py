@@ -110,10 +110,20 @@ def _fit(settings: RankSettings, claimed: ClaimedRun, workers: int, *, gpus: boo
     """Let Ray Train run all ranks to the last step."""
     with silenced():
         from ray.train.tensorflow import TensorflowTrainer
+
+    class Trainer(TensorflowTrainer):  # type: ignore[misc]
+        """One that leaves Ctrl-C to the command, which says what was kept and how to go on.
+
+        Ray's own handler ends the process with status 1 and without a word.
+        """
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
     # Beside this process: no other node's death takes it away.
     here = ray.get_runtime_context().get_node_id()
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=on_node(here)).remote()
-    trainer = TensorflowTrainer(
+    trainer = Trainer(
         rank_main,
         train_loop_config={"settings": jsonform.as_json(settings), "board": board},
         scaling_config=ray.train.ScalingConfig(

@@ -13,6 +13,7 @@ from ray_brats.cases.case import Cohort
 from ray_brats.commands import arguments, datasets
 from ray_brats.commands.arguments import Selection
 from ray_brats.commands.preflight import plan
+from ray_brats.errors import UsageError
 
 NAMES = [f"Müller 1_{kind}.nii.gz" for kind in ("t1ce", "t2", "flair")]
 OTHERS = ["a_t2.hdr", "a_t2.img", "a_adc.nii.gz"]
@@ -63,3 +64,15 @@ def test_a_split_may_name_cases_by_their_own_names(tmp_path: Path) -> None:
         arguments.found(str(folder), None), str(tmp_path / "split.csv"), seed=0
     )
     assert [(case.case_id, case.split) for case in found.cases] == [("M_u00fc_ller_u0020_1", "val")]
+
+
+def test_a_split_of_another_cohort_is_none(tmp_path: Path) -> None:
+    cohort = arguments.found(str(touch(tmp_path / "c", *NAMES)), None)
+    (tmp_path / "split.csv").write_text("case_id,split\nb,val\nc,train\n")
+    with pytest.raises(UsageError, match=r"names no case of .*, but b and such"):
+        arguments.with_splits(cohort, str(tmp_path / "split.csv"), seed=0)
+
+
+def test_an_absent_case_is_asked_for_as_a_case(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such folder, .*; expected the folder of one case$"):
+        arguments.one_case(str(tmp_path / "absent"), None)

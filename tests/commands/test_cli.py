@@ -315,6 +315,27 @@ def test_a_folder_without_masks_is_told_before_ray_starts(
     assert not (tmp_path / "report").exists()
 
 
+def test_cases_without_references_are_told_before_ray_starts(
+    one_case: Path, tmp_path: Path
+) -> None:
+    file_of(one_case, "seg").rename(tmp_path / f"{one_case.name}.nii.gz")
+    done = called("evaluate", tmp_path, one_case.parent, tmp_path / "report")
+    assert (done.returncode, "none of 1 case(s) has a mask" in done.stderr) == (2, True)
+    assert "Ray on this machine" not in done.stderr
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["preprocess", "run", "score", "evaluate"])
+def test_a_file_in_place_of_an_output_is_told_before_ray_starts(
+    cohort_folder: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    first = (tmp_path,) if name == "evaluate" else ()
+    done = called(name, *first, cohort_folder, tmp_path / "file" / "out")
+    assert (done.returncode, "file is a file; expected a folder" in done.stderr) == (2, True)
+    assert "Ray on this machine" not in done.stderr
+
+
 def test_a_case_of_zeros_is_not_drawn(tmp_path: Path) -> None:
     (name,) = phantom.write_cohort(tmp_path / "cohort", cases=1, shape_vox=SHAPE_VOX)
     for modality in ("t1ce", "t2", "flair"):
@@ -393,6 +414,12 @@ def test_results_that_nobody_reads_end_no_command(
         )
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
         assert "rror" not in done.stderr, done.stderr
+
+
+def test_help_that_nobody_reads_is_no_failure() -> None:
+    command = f"{sys.executable} -m ray_brats.cli run --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_submission_with_a_problem_fails_whatever_is_tolerated(
@@ -526,6 +553,9 @@ def test_rays_own_errors_end_in_a_sentence_without_its_traceback(
         ("check --deep=yes a", "^unexpected: "),
         ("score c p --endpoint", "^--endpoint: expected a value after it; "),
         ("check c -x", "^unknown option -x: "),
+        ("score c p --bundle --tta none", "^--bundle: expected a value after it$"),
+        ("serve --bundle", "^--bundle: expected a value after it$"),
+        ("check c --set", "^--set: expected a value after it$"),
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_those_that_can(arguments: str, told: str) -> None:

@@ -208,3 +208,7 @@ def test_a_file_in_place_of_a_folder_is_told_before_the_work(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="file is a file; expected a folder there"):
         ownership.check_files({"-o": str(tmp_path / "file" / "deep" / "mask.nii.gz")}, ())
     ownership.check_files({"-o": str(tmp_path / "new" / "deep" / "mask.nii.gz")}, ())
+    for name in ("file", "file/out"):
+        with pytest.raises(UsageError, match="file is a file; expected a folder there"):
+            ownership.output_folder(str(tmp_path / name))
+    assert ownership.output_folder(str(tmp_path / "new/out")) == str(tmp_path / "new/out")

@@ -106,6 +106,8 @@ def test_what_cannot_segment_together_is_not_chosen(tmp_path: Path) -> None:
         modelcard.choose([one, one], ["0" * 64])
     with pytest.raises(ArtefactError, match="not the bundle that was asked for"):
         modelcard.choose([one], ["0" * 64])
+    with pytest.raises(UsageError, match="--bundle-sha256 abc: expected 64 hexadecimal digits"):
+        modelcard.choose([one], ["abc"])
     with pytest.raises(UsageError, match=r"overlap is 1.5: expected 0 ≤ overlap < 1"):
         modelcard.choose([one], asked=Asked(overlap=1.5))
 

@@ -132,6 +132,12 @@ def test_masks_of_no_case_are_counted_and_named(tmp_path: Path) -> None:
     assert len(masks.uris()) == 5
 
 
+def test_masks_of_none_of_the_cases_are_another_cohorts(tmp_path: Path) -> None:
+    touch(tmp_path, "y.nii.gz", "z_seg.nii")
+    with pytest.raises(UsageError, match=r"holds 2 mask\(s\), y.nii.gz among them, and none of"):
+        predictions.find_masks(str(tmp_path), cohort_of("a"))
+
+
 def test_a_reference_beside_the_masks_is_no_prediction(tmp_path: Path) -> None:
     touch(tmp_path, "a_t2.nii.gz", "a_seg.nii.gz", "b_t2.nii.gz", "b_seg.nii.gz", "a.nii.gz")
     masks = predictions.find_masks(str(tmp_path), cohorts.find(str(tmp_path)))

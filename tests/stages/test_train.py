@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -293,6 +294,22 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield running
     for process in running:
         process.kill()
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_the_command_alone_is_told(
+    dataset: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    # A terminal sends it to all processes, `kill -INT` and schedulers to one.
+    run, told = tmp_path / "run", tmp_path / "log"
+    with told.open("wb") as log_file:
+        driver = subprocess.Popen(training(dataset, run, steps=3000), stderr=log_file)
+    started.append(driver)
+    wait_for_step(run, 3, driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    assert "the same command goes on where this one ended" in told.read_text()
+    check_noiseless(told.read_text())
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def read_keys(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--api-keys {path}: cannot be read ({error})") from error
+        raise UsageError(f"key file {path}: cannot be read ({_why(error)})") from error
     hashes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.split("#", 1)[0].strip()
@@ -58,11 +58,15 @@ def read_keys(path: Path) -> dict[str, str]:
         match = _LINE.fullmatch(text)
         if match is None:
             raise UsageError(
-                f"--api-keys {path}, line {number}: expected NAME:SHA256, as "
+                f"key file {path}, line {number}: expected NAME:SHA256, as "
                 "`ray-brats key FILE NAME` writes it"
             )
         hashes[match["name"]] = match["hash"].lower()
     return hashes
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def add_line(path: Path, line: str) -> None:
