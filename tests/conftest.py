@@ -101,8 +101,6 @@ def bucket() -> Iterator[str]:
 @contextlib.contextmanager
 def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
     """A server with one empty bucket; what leads to it is in the environment, and comes back."""
-    import s3fs
-
     host, port = faulty_s3.moto(address)
     environment = faulty_s3.credentials(f"http://{host}:{port}")
     with pytest.MonkeyPatch.context() as patch:
@@ -112,9 +110,9 @@ def s3_server(address: str, bucket: str) -> Iterator[dict[str, str]]:
         faulty_s3.ask("POST", "/moto-api/reset", address)
         faulty_s3.ask("PUT", f"/{bucket}", address)
         # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
-        s3fs.S3FileSystem.clear_instance_cache()
+        faulty_s3.forget_clients()
         yield environment
-        s3fs.S3FileSystem.clear_instance_cache()
+        faulty_s3.forget_clients()
 
 
 @pytest.fixture(scope="module")

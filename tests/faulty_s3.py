@@ -203,6 +203,21 @@ def ask(method: str, path: str, address: str = "127.0.0.1") -> None:
         assert answer.status < 300, f"{method} {path}: {answer.status} {answer.read()!r}"
 
 
+_FORGOTTEN: list[Any] = []
+
+
+def forget_clients() -> None:
+    """Let what is opened from here on have clients of its own.
+
+    The old ones stay in memory: s3fs closes one that the garbage collector finds in the event
+    loop that happens to run there, which fails where that is another one.
+    """
+    import s3fs
+
+    _FORGOTTEN.extend(s3fs.S3FileSystem._cache.values())
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 def _read_service_models_once() -> None:
     """Let all sessions of this process share what botocore has read of its models.
 
@@ -218,17 +233,15 @@ def _read_service_models_once() -> None:
 @contextlib.contextmanager
 def running() -> Iterator[FaultyS3]:
     """A server on loopback, behind the proxy."""
-    import s3fs
-
     # Filesystems are kept by fsspec, with the endpoint of an earlier test's server.
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
     faulty = FaultyS3(backend=moto())
     faulty.url = faulty.start()
     try:
         yield faulty
     finally:
         faulty.stop()
-        s3fs.S3FileSystem.clear_instance_cache()
+        forget_clients()
 
 
 _HOP = frozenset({"Connection", "Transfer-Encoding", "Server", "Date"})

@@ -18,7 +18,6 @@ import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
-import s3fs
 from conftest import SHAPE_VOX, file_of, rewrite
 
 from ray_brats import cli
@@ -350,9 +349,9 @@ def test_a_bucket_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyP
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     # Else one that an earlier test made, with its endpoint.
-    s3fs.S3FileSystem.clear_instance_cache()
+    faulty_s3.forget_clients()
     done = called("check", "s3://bucket/cohort")
-    s3fs.S3FileSystem.clear_instance_cache()
+    faulty_s3.forget_clients()
     assert done.returncode == 2
     assert "s3://bucket/cohort: EndpointConnectionError" in done.stderr
 

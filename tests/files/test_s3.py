@@ -37,11 +37,9 @@ def bucket(
     endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> str:
     """An empty bucket."""
-    import s3fs
-
     for name, value in (faulty_s3.credentials(endpoint.url) | {"AWS_MAX_ATTEMPTS": "2"}).items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+    faulty_s3.forget_clients()
     name = f"bucket-{abs(hash(request.node.name))}"
     faulty_s3.ask("PUT", f"/{name}")
     endpoint.faults.clear()
