@@ -268,18 +268,19 @@ def made_for(predictions_uri: str) -> Task | None:
 def _told_tasks(predictions_uri: str) -> list[Task]:
     """What a folder tells of its masks: `score.json` one task, `begun.json` all that may be."""
     uri = storage.join(predictions_uri, DESCRIPTION)
-    described = [storage.read_json_or_none(uri) or {}]
-    begun = storage.read_json_or_none(storage.join(predictions_uri, ownership.BEGUN)) or {}
+    begun_uri = storage.join(predictions_uri, ownership.BEGUN)
+    described = [(uri, storage.read_json_or_none(uri) or {})]
+    begun = storage.read_json_or_none(begun_uri) or {}
     if isinstance(begun.get("tasks"), list):
-        described += [{"task": value} for value in begun["tasks"]]
+        described += [(begun_uri, {"task": value}) for value in begun["tasks"]]
     told = []
-    for values in described:
+    for source, values in described:
         try:
             told.append(tasks.told_by(values))
         except UsageError as error:
-            # Other programs too call a file so.
-            if "versions" in values:
-                raise UsageError(f"{uri}: {error}") from error
+            # Other programs too call a file `score.json`, and none the other.
+            if source == begun_uri or "versions" in values:
+                raise UsageError(f"{source}: {error}") from error
     return [task for task in told if task is not None]
 
 

@@ -182,6 +182,17 @@ def test_masks_with_other_integers_are_not_handed_in(tmp_path: Path) -> None:
 
 
 def test_a_description_of_an_unknown_task_is_named(tmp_path: Path) -> None:
-    (tmp_path / "score.json").write_text('{"task": "of-tomorrow"}')
+    (tmp_path / "score.json").write_text('{"task": "of-tomorrow", "versions": {}}')
     with pytest.raises(UsageError, match=r"score\.json: no task 'of-tomorrow'"):
         predictions.made_for(str(tmp_path))
+
+
+def test_a_scoring_that_began_for_an_unknown_task_is_named(tmp_path: Path) -> None:
+    (tmp_path / "begun.json").write_text('{"tasks": ["of-tomorrow"]}')
+    with pytest.raises(UsageError, match=r"begun\.json: no task 'of-tomorrow'"):
+        predictions.made_for(str(tmp_path))
+
+
+def test_a_description_of_another_program_tells_no_task(tmp_path: Path) -> None:
+    (tmp_path / "score.json").write_text('{"task": "of-tomorrow"}')
+    assert predictions.made_for(str(tmp_path)) is None
