@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -109,10 +110,7 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
                 raise UsageError(f"--set {setting}: there is no {part!r}: see the recipe's parts")
             place = inner
         if not equals or not parts or field not in place:
-            known = ", ".join(f"{'.'.join([*parts, name])}" for name in place)
-            raise UsageError(
-                f"--set {setting}: expected PART.FIELD=VALUE, with one of the fields {known}"
-            )
+            raise UsageError(f"--set {setting}: {_expected(path.strip(), parts, values, place)}")
         value = _parse(text.strip())
         before = place[field]
         of_words = isinstance(before, list) and any(isinstance(item, str) for item in before)
@@ -121,6 +119,26 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
         return from_json(type(config), values)
     except UsageError as error:
         raise UsageError(f"--set {' '.join(settings)}: {error}") from error
+
+
+def _expected(
+    path: str, parts: Sequence[str], values: Mapping[str, Any], place: Mapping[str, Any]
+) -> str:
+    """What a setting may be: the fields that are nearest to what was meant, or all of the part."""
+    form = "expected PART.FIELD=VALUE"
+    fields = {
+        name: f"{part}.{name}"
+        for part, inner in values.items()
+        if isinstance(inner, dict)
+        for name in inner
+    }
+    asked = path.rpartition(".")[2]
+    begun = [name for name in fields if asked and name.startswith(asked)]
+    near = dict.fromkeys(begun + difflib.get_close_matches(asked, fields, 1))
+    if path not in fields.values() and near:
+        return f"{form}; did you mean {' or '.join(fields[name] for name in near)}?"
+    known = ", ".join(".".join([*parts, name]) for name in place)
+    return f"{form}, with one of the fields {known}"
 
 
 def _parse(text: str) -> Any:

@@ -58,7 +58,9 @@ def test_a_word_for_a_list_of_words_is_its_only_item() -> None:
     ("setting", "sentence"),
     [
         ("train.clip_norm", "expected PART.FIELD=VALUE"),
-        ("clip_norm=1", "expected PART.FIELD=VALUE"),
+        ("clip_norm=1", "expected PART.FIELD=VALUE; did you mean train.clip_norm?"),
+        ("train.stepz=1", "expected PART.FIELD=VALUE; did you mean train.steps?"),
+        ("train.nothing_like_it=1", r"one of the fields train\.patch_vox, "),
         ("train.clip=1", "train.clip_norm"),
         ("trian.clip_norm=1", "no 'trian'"),
         ("train.clip_norm=-1", "--set train.clip_norm=-1: clip_norm is -1.*above zero"),
