@@ -131,6 +131,11 @@ class ChallengeScores:
     predicted_ml: float
     volume_difference_ml: float
     """Predicted minus reference."""
+    small_tp: int | None = None
+    """Small instances that were found, where the task treats them apart; None as the next two
+    where it does not, or where the reference has none."""
+    small_fn: int | None = None
+    small_f1: float | None = None
 
 
 def load_predictor(

@@ -121,6 +121,17 @@ def test_files_arrays_and_predictions_agree(one_case: Path) -> None:
     assert by_arrays["WT"].dice < 1
 
 
+def test_small_lesions_are_told_where_the_task_treats_them_apart() -> None:
+    index = np.zeros((24, 24, 24), np.uint8)
+    index[2:10, 2:10, 2:10], index[20, 20, 20] = 2, 3
+    found = api.evaluate(index, index, task="met", spacing_mm=(1, 1, 1), rules="2026")
+    enhancing, whole = found["ET"], found["WT"]
+    assert (enhancing.small_tp, enhancing.small_fn, enhancing.small_f1) == (1, 0, 1.0)
+    assert (whole.tp, whole.small_tp) == (2, 1)
+    of_all = api.evaluate(index, index, task="gli-post", spacing_mm=(1, 1, 1), rules="2026")
+    assert (of_all["WT"].tp, of_all["WT"].small_tp) == (2, None)
+
+
 def test_scores_by_the_rules_of_2026(one_case: Path) -> None:
     index = read_mask(str(seg(one_case)), TASKS["gli-2020"])
     shifted = np.roll(index, 2, axis=0)

@@ -242,6 +242,14 @@ def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
 
 def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
     """The cohort with the task that is asked for, else the one that its names tell."""
+    named = {case.task.name for case in cohort.cases if case.task and task}
+    others = sorted(name for name in named if task and not task.means_as(tasks.TASKS[name]))
+    if task and others:
+        note = (
+            f"by their names the cases are of {' and '.join(others)}; their labels are read as "
+            f"those of {task.name}, which --task says"
+        )
+        cohort = dataclasses.replace(cohort, notes=(*cohort.notes, note))
     if task is None and cohort.told:
         task = described.task_of(cohort.told)
     if task is None:

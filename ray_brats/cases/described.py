@@ -50,16 +50,16 @@ def task_of(told: DatasetJson) -> Task | None:
     }
     if not labels:
         return None
-    if told.has_regions:
-        integers = _of_regions(labels)
-        fitting = [] if integers is None else [(GLIOMA, integers)]
-    else:
-        fitting = _of_classes(labels)
-    # Gliomas after treatment and metastases have the same classes: that is not guessed.
-    if len(fitting) == 1:
-        targets, integers = fitting[0]
-        alike = Task(name=_name(told), targets=targets, integers=integers)
-        return next((task for task in TASKS.values() if task.means_as(alike)), alike)
+    possible = _possible(told, labels)
+    if len(distinct := {task.targets for task in possible}) == 1:
+        return possible[0]
+    if distinct:
+        # Gliomas after treatment and metastases have the same classes: that is not guessed.
+        names = [task.name for task in possible]
+        raise UsageError(
+            f"{told.uri}: its labels are those of {' and of '.join(names)}: pass "
+            f"{' or '.join(f'--task {name}' for name in names)}"
+        )
     try:
         return _own_regions(told, labels) if told.has_regions else _own_classes(told, labels)
     except UsageError as error:
@@ -67,6 +67,48 @@ def task_of(told: DatasetJson) -> Task | None:
             f"{told.uri}: its labels make no task: {error}; say what they mean in a file, "
             "`--task FILE.toml` (`ray-brats guide tasks`)"
         ) from error
+
+
+def _possible(told: DatasetJson, labels: Mapping[str, Sequence[int]]) -> list[Task]:
+    """The tasks that have labels of these names; one of a field's targets has any integers."""
+    if told.has_regions:
+        integers = _of_regions(labels)
+        if integers is None:
+            return _with_regions(labels)
+        fitting = [(GLIOMA, integers)]
+    else:
+        fitting = _of_classes(labels)
+    found = []
+    for targets, integers in fitting:
+        alike = Task(name=_name(told), targets=targets, integers=integers)
+        known = [task for task in TASKS.values() if task.means_as(alike)]
+        # Of several targets those count whose integers these are: nobody could ask for others.
+        found += known[:1] or ([alike] if len(fitting) == 1 else [])
+    return found
+
+
+def _with_regions(labels: Mapping[str, Sequence[int]]) -> list[Task]:
+    """The tasks of the field whose learnt regions are called so, and have these integers."""
+    members = {_region_of(name): set(values) for name, values in labels.items()}
+    if len(members) < len(labels):
+        return []
+    return [
+        task
+        for task in TASKS.values()
+        if members
+        == {
+            region.name: {task.integers[index - 1] for index in region.classes}
+            for region in task.targets.learnt
+        }
+    ]
+
+
+def _region_of(name: str) -> str | None:
+    """The region of the field that is called so, or None."""
+    plain = _plain(name)
+    return next(
+        (region for region, words in REGIONS_CALLED.items() if plain in words.split()), None
+    )
 
 
 def _plain(name: str) -> str:
@@ -82,7 +124,7 @@ def _of_classes(labels: Mapping[str, Sequence[int]]) -> list[tuple[Targets, tupl
             item.name: [
                 values
                 for name, values in labels.items()
-                if _plain(name) in CALLED[item.name].split()
+                if _plain(name) in CALLED.get(item.name, "").split()
             ]
             for item in targets.classes
         }
@@ -96,9 +138,8 @@ def _of_regions(labels: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
     """The same from the whole tumour, its core, and what of that enhances."""
     members: dict[str, set[int]] = {}
     for name, values in labels.items():
-        plain = _plain(name)
-        region = next((k for k, words in REGIONS_CALLED.items() if plain in words.split()), None)
-        if region is None or region in members:
+        region = _region_of(name)
+        if region not in (WHOLE_TUMOUR, TUMOUR_CORE, ENHANCING_TUMOUR) or region in members:
             return None
         members[region] = set(values)
     if len(members) < _COMPLETE:

@@ -146,11 +146,16 @@ def make_phantom(
 
 
 def _case_id(task: Task, index: int) -> str:
+    check_task(task)
+    return _CASE_IDS[task.name].format(index)
+
+
+def check_task(task: Task) -> None:
+    """`UsageError` for a task of which no phantoms can be drawn."""
     if task.name not in _CASE_IDS:
         raise UsageError(
             f"there are no phantoms of {task.name}: expected one of {', '.join(_CASE_IDS)}"
         )
-    return _CASE_IDS[task.name].format(index)
 
 
 def write_cohort(

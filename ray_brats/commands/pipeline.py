@@ -185,6 +185,8 @@ def demo(options: DemoOptions) -> RunSummary:
     from ray_brats.model.predictions import mask_name
     from ray_brats.stages.evaluate import MARKER
 
+    task = cohorts.task_of(options.task) or phantom.DEFAULT_TASK
+    phantom.check_task(task)
     out = Path(options.out)
     folder, picture = out / "cohort", out / "picture.png"
     # Only a demo that was through has left a picture.
@@ -192,7 +194,6 @@ def demo(options: DemoOptions) -> RunSummary:
     ownership.check_files({"--out": str(picture.absolute())}, (), overwrite=finished)
     sides = "×".join(map(str, options.shape))
     say(f"demo: {options.cases} phantoms of {sides} voxels in {folder}")
-    task = cohorts.task_of(options.task) or phantom.DEFAULT_TASK
     phantom.write_cohort(
         folder, cases=options.cases, shape_vox=options.shape, seed=options.seed, task=task
     )

@@ -213,6 +213,9 @@ def _volumes(case: Case, prediction: str | None, made: Task | None) -> tuple[Any
             raise CaseRejected(f"not on the grid of the case: {difference}", case.images[name])
     if not any(item.voxels_HWD.any() for item in images.values()):
         raise CaseRejected(f"{case.case_id} has nothing to draw: all its voxels are 0")
+    if case.segmentation and case.task is None:
+        # Names that leave a task open are refused with those that they may tell.
+        Cohort(uri=case.case_id, cases=(case,)).task_or(None)
     uris, meant = (case.segmentation, prediction), (case.task, made)
     label, other = (
         volume.read_mask(uri, task, grid=grid) if uri else None

@@ -175,6 +175,8 @@ _CORE_WORDS: Final = (
     "necrosisandnonenhancingtumor"
 )
 _ENHANCING_WORDS: Final = "et enhancing enhancingtumor gdenhancingtumor"
+_CAVITY_WORDS: Final = "rc cavity resectioncavity"
+_CYST_WORDS: Final = "cc cyst cysticcomponent"
 CALLED: Final[Mapping[str, str]] = {
     "necrotic core": _CORE_WORDS,
     "non-enhancing tumour core": _CORE_WORDS,
@@ -184,8 +186,8 @@ CALLED: Final[Mapping[str, str]] = {
         "surroundingnonenhancingflairhyperintensity"
     ),
     "enhancing tumour": _ENHANCING_WORDS,
-    "resection cavity": "rc cavity resectioncavity",
-    "cystic component": "cc cyst cysticcomponent",
+    "resection cavity": _CAVITY_WORDS,
+    "cystic component": _CYST_WORDS,
     "gross tumour volume": "gtv grosstumorvolume",
 }
 """Class of a task of the field to what sets of other people call it: letters alone, American."""
@@ -193,8 +195,10 @@ REGIONS_CALLED: Final[Mapping[str, str]] = {
     WHOLE_TUMOUR: "wt whole wholetumor",
     TUMOUR_CORE: "tc core tumorcore",
     ENHANCING_TUMOUR: _ENHANCING_WORDS,
+    RESECTION_CAVITY: _CAVITY_WORDS,
+    CYSTIC_COMPONENT: _CYST_WORDS,
 }
-"""The same of the regions of a glioma."""
+"""The same of the regions that are learnt."""
 
 
 def region_titles() -> dict[str, str]:

@@ -111,6 +111,14 @@ def test_mixed_tasks_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert {case.task for case in cohort.find(str(folder), task=asked).cases} == {asked}
 
 
+def test_a_task_that_names_contradict_is_said(tmp_path: Path) -> None:
+    folder = str(touch(tmp_path, "BraTS2021_00000_t2.nii.gz"))
+    (note,) = cohort.find(folder, task=tasks.TASKS["gli-post"]).notes
+    assert "names the cases are of gli-2021; their labels are read as those of gli-post" in note
+    # Another name of the same meaning is none.
+    assert cohort.find(folder, task=tasks.TASKS["gli-2020"]).notes == ()
+
+
 def test_what_names_leave_open_is_asked_for(tmp_path: Path) -> None:
     folder = touch(tmp_path, "BraTS-GLI-00000-000-t2w.nii.gz", "BraTS-GLI-00000-000-seg.nii.gz")
     found = cohort.find(str(folder))

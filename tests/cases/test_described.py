@@ -63,11 +63,37 @@ def test_labels_of_other_tasks_of_the_field_are_known_where_one_fits() -> None:
     children = {"ET": (1,), "NET": (2,), "CC": (3,), "ED": (4,)}
     assert described.task_of(told(children)) == TASKS["ped"]
     assert described.task_of(told({"GTV": (1,)})) == TASKS["men-rt"]
-    # Of a glioma after treatment, or of metastases.
-    treated = {"NETC": (1,), "SNFH": (2,), "ET": (3,), "RC": (4,)}
-    found = described.task_of(told(treated))
+    regions = {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,), "CC": (3,)}
+    assert described.task_of(told(regions, (4, 2, 1, 3))) == TASKS["ped"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"NETC": (1,), "SNFH": (2,), "ET": (3,), "RC": (4,)},
+        {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,), "RC": (4,)},
+    ],
+)
+def test_labels_of_two_tasks_are_refused_with_both(labels: Mapping[str, tuple[int, ...]]) -> None:
+    """A glioma after treatment and metastases have the same labels, and other regions."""
+    order = (2, 1, 3, 4) if len(labels["ET"]) < len(next(iter(labels.values()))) else None
+    with pytest.raises(UsageError, match=r"json: its labels are those of gli-post and of met: "):
+        described.task_of(told(labels, order))
+
+
+def test_labels_of_two_tasks_with_other_integers_are_a_task_of_the_sets_own() -> None:
+    found = described.task_of(told({"NETC": (4,), "SNFH": (2,), "ET": (3,), "RC": (1,)}))
     assert found is not None
     assert found.targets not in {task.targets for task in TASKS.values()}
+
+
+def test_classes_that_others_call_by_no_word_of_ours_spoil_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(described, "CALLED", {})
+    found = described.task_of(told({"ET": (1,)}))
+    assert found is not None
+    assert found.targets.region_names == ("ET",)
 
 
 def test_what_nobody_has_judged_is_no_class() -> None:

@@ -25,3 +25,12 @@ def test_a_demo_replaces_nobody_elses_file(
     with pytest.raises(UsageError, match=f"{theirs.name}.* is(.|\\n)*already"):
         pipeline.demo(DemoOptions(out=str(tmp_path), cases=2, shape=(32, 32, 32)))
     assert theirs.read_bytes() == b"theirs"
+
+
+def test_a_demo_of_a_task_without_phantoms_is_refused_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="no phantoms of men-rt: expected one of gli-2020"):
+        pipeline.demo(DemoOptions(out=str(tmp_path / "demo"), task="men-rt"))
+    assert not (tmp_path / "demo").exists()
+    assert "phantoms of" not in capsys.readouterr().err

@@ -144,12 +144,14 @@ def test_names_that_leave_tasks_open_are_drawn_with_none_but_those(tmp_path: Pat
     masks = tmp_path / "masks"
     perfect(cohort, masks, TASKS["gli-post"])
     (case,) = cohort.cases
-    Path(str(case.segmentation)).unlink()
     options = ShowOptions(
         case=str(tmp_path / "cohort" / case.case_id),
         picture=str(tmp_path / "a.png"),
         prediction=str(masks / f"{case.case_id}.nii.gz"),
     )
+    with pytest.raises(UsageError, match="pass --task gli-2023 or --task gli-post"):
+        reports.show(dataclasses.replace(options, prediction=None))
+    Path(str(case.segmentation)).unlink()
     reports.show(options)
     assert (tmp_path / "a.png").exists()
     (masks / "score.json").write_text('{"task": "ped"}')
