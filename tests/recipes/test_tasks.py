@@ -185,11 +185,12 @@ def test_the_manual_has_every_task_with_its_labels_and_regions() -> None:
     page = (Path(tasks.__file__).parents[1] / "docs" / "tasks.md").read_text()
     table = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     seen: dict[str, tuple[str, str]] = {}
-    labels = regions = ""
     for names, _, own_labels, own_regions in table:
-        same = "the same"
-        labels = labels if own_labels == same else own_labels.replace("*", "")
-        regions = regions if own_regions == same else own_regions
+        labels, regions = own_labels.replace("*", ""), own_regions
+        if own_labels.startswith("as `"):
+            labels, _ = seen[own_labels.removeprefix("as ").strip("`")]
+        if own_regions.startswith("as `"):
+            _, regions = seen[own_regions.removeprefix("as ").strip("`")]
         seen |= {name.strip("` "): (labels, regions) for name in names.split(",")}
     assert list(seen) == list(tasks.TASKS)
     for name, (labels, regions) in seen.items():
