@@ -94,14 +94,16 @@ class ServeOptions:
 
 def serve(options: ServeOptions) -> Summary:
     """Serve models over HTTP with Ray Serve, and a page for people, until Ctrl-C."""
+    from ray_brats.serve import settings as deployments
+
     access = options.access
+    # First: all else may leave a state behind.
+    port = deployments.free_port(access.host, access.port)
     settings = _settings(options)
     from ray_brats.engine import cluster
     from ray_brats.serve import deploy
-    from ray_brats.serve import settings as deployments
 
     deployments.describe(settings)
-    port = deployments.free_port(access.host, access.port)
     tls = (access.tls_cert, access.tls_key) if access.tls_cert and access.tls_key else None
     with cluster.running() as resources:
         fitted = deployments.fitting(settings, resources, options.replicas)

@@ -174,6 +174,8 @@ def read(uri: str, *, pinned: str | None = None) -> tuple[dict[str, Any], str]:
         version = card.get("format_version")
     except (ValueError, AttributeError) as error:
         raise ArtefactError(f"{uri}: {CARD} is no model card: copy the bundle again") from error
+    if version is None:
+        raise ArtefactError(f"{uri}: {CARD} is no model card: expected what train or export wrote")
     if version != FORMAT_VERSION:
         raise ArtefactError(
             f"{uri} has bundle format {version}, this version reads {FORMAT_VERSION}: export it "

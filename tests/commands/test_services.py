@@ -68,3 +68,12 @@ def test_a_bundle_that_is_none_leaves_no_state(
     with pytest.raises(ArtefactError, match="is no bundle"):
         services.serve(services.ServeOptions(bundle=(str(tmp_path / "none"),)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_cannot_be_leaves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="expected 1 to 65535"):
+        services.serve(services.ServeOptions(access=services.Access(port=1 << 16)))
+    assert not list(tmp_path.iterdir())

@@ -234,7 +234,7 @@ def test_an_added_file_is_refused(copy: Path, added: str) -> None:
 def test_a_folder_without_a_readable_card_is_no_bundle(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no bundle"):
         bundle.load(str(tmp_path / "nowhere"))
-    for content in (b"[]", b"{", b"\xff"):
+    for content in (b"[]", b"{", b"\xff", b"{}"):
         (copy / "bundle.json").write_bytes(content)
         with pytest.raises(ArtefactError, match="no model card"):
             bundle.load(str(copy))

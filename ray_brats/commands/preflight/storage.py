@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_brats.errors import UsageError
-from ray_brats.files import storage
+from ray_brats.files import ownership, storage
 
 Check = dict[str, str]
 
@@ -50,11 +50,14 @@ def _checks(uri: str, limit_seconds: float) -> list[Check]:
     name = f".ray-brats-doctor-{uuid.uuid4().hex[:8]}"
     probe, claim = storage.join(uri, name), storage.join(uri, f"{name}-claim")
     title = f"storage {uri}"
+    place = Path(uri.removeprefix("file://"))
+    new = "" if storage.is_remote(uri) or place.exists() else "no such folder yet; made, "
     try:
+        ownership.output_folder(uri)
         _within(limit_seconds, lambda: _round_trip(probe))
     except (OSError, UsageError) as error:
         return [_refused(title, uri, error)]
-    rows = [check_row(title, "ok", "written, read back, deleted")]
+    rows = [check_row(title, "ok", f"{new}written, read back, deleted")]
     try:
         first, second = _within(limit_seconds, lambda: _two_claims(claim))
     except (OSError, UsageError, NotImplementedError) as error:

@@ -20,6 +20,12 @@ def test_a_folder_is_written_and_left_as_it_was(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_not_there_is_said_and_goes_again(tmp_path: Path) -> None:
+    found = [row["found"] for row in probe.checks(str(tmp_path / "mistyped"))]
+    assert found[0].startswith("no such folder yet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bucket_is_written_and_left_as_it_was(bucket: str) -> None:
     assert statuses(f"{bucket}/out") == ["ok", "ok"]
     assert storage.list_files(bucket) == []
@@ -34,9 +40,11 @@ def test_a_bucket_that_is_not_there_fails_with_a_remedy(bucket: str) -> None:
 
 def test_a_path_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (row,) = probe.checks(str(tmp_path / "file"))
-    assert row["status"] == "fail"
-    assert row["remedy"]
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        (row,) = probe.checks(str(place))
+        assert row["status"] == "fail"
+        assert "file is a file; expected a folder there" in row["found"]
+        assert row["remedy"]
 
 
 def test_storage_without_conditional_puts_is_a_warning(
