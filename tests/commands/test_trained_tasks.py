@@ -81,7 +81,7 @@ def test_masks_have_the_integers_of_the_task(trained: tuple[str, Path]) -> None:
     name, folder = trained
     masks = sorted((folder / "out/predictions").glob("*.nii.gz"))
     found = {int(value) for path in masks for value in np.unique(nib.load(path).dataobj)}
-    assert found <= set(TASKS[name].integers)
+    assert found <= set(TASKS[name].meaning)
     assert len(found) >= 3
     card = json.loads((folder / "out/run/bundle/bundle.json").read_text())
     assert card["task"] == name
