@@ -176,7 +176,7 @@ def real_pairs(folder: Path, count: int) -> Iterator[Pair]:
         if case.segmentation
     ]
     for seed, case in enumerate(found[:count]):
-        reference = volume.read_mask(str(case.segmentation), case.release)
+        reference = volume.read_mask(str(case.segmentation), case.task)
         middle = np.argwhere(reference == 2).mean(axis=0).reshape(3, 1, 1, 1)
         away = ((np.indices(reference.shape) - middle) ** 2).sum(axis=0)
         reference[(away < 64) & (reference > 0)] = 4

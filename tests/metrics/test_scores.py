@@ -266,7 +266,7 @@ def test_the_rules_of_2026_take_at_most_half_as_long_again(real_data):
     cases = [case for case in cohort.find(str(real_data / "brats2018")).cases if case.segmentation]
     ratios = []
     for seed, case in enumerate(cases[:8]):
-        reference = volume.read_mask(str(case.segmentation), case.release)
+        reference = volume.read_mask(str(case.segmentation), case.task)
         prediction = perturbed(reference, seed)
         seconds = {"both": [], "2026": []}
         for _ in range(5):
