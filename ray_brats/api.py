@@ -224,7 +224,7 @@ def save_mask(
             classes; or the folder's `score.json` says that its masks hold other integers.
     """
     from ray_brats import labels
-    from ray_brats.cases.volume import encode_mask
+    from ray_brats.cases.volume import encode
     from ray_brats.files import ownership, storage
     from ray_brats.model import predictions
     from ray_brats.recipes import tasks
@@ -240,7 +240,7 @@ def save_mask(
         )
     predictions.check_place(storage.parent_of(target), meant)
     raw = labels.from_class_index(prediction.mask_native, meant)
-    storage.write_bytes(target, encode_mask(raw, prediction.geometry))
+    storage.write_bytes(target, encode(raw, prediction.geometry))
 
 
 @overload

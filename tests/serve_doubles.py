@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 
 from ray_brats import labels
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.labels import Task
 from ray_brats.model.predict import Predictor
 from ray_brats.model.windows import Forward
@@ -94,7 +94,7 @@ def expected(files: Mapping[str, bytes], task: str = "gli-2020") -> bytes:
     """The mask that the Predictor alone makes."""
     prediction = predictor().segment(files)
     raw = labels.from_class_index(prediction.mask_native, TASKS[task])
-    return encode_mask(raw, prediction.geometry)
+    return encode(raw, prediction.geometry)
 
 
 async def state_of(client: httpx.AsyncClient, job: str, *states: str) -> dict[str, Any]:

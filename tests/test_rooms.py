@@ -47,17 +47,18 @@ ROOMS: Mapping[str, Room] = {
     "files": Room(doors="storage ledger folders retry claims local ownership channels"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
-        "nifti anatomy datasetjson"
+        "nifti anatomy datasetjson phantom_head raw/studies raw/patient raw/preparation raw/record "
+        "raw/space raw/placed raw/identity raw/dicomseg"
     ),
     "metrics": Room(doors="scores summary comparison original"),
-    "report": Room(doors="page figures worst_cases"),
+    "report": Room(doors="page figures worst_cases aligned"),
     "model": Room(
         doors="predict bundle card predictions unet losses graph", frameworks="tensorflow keras"
     ),
     "training": Room(doors="loop data run log export", frameworks="tensorflow keras"),
     "engine": Room(doors="cluster capacity mapping blocks watchdog", frameworks="ray"),
     "stages": Room(
-        doors="preprocess train score remote evaluate submission",
+        doors="prepare preprocess train score remote evaluate submission",
         frameworks="ray tensorflow keras",
     ),
     "serve": Room(doors="deploy settings limits http/access", frameworks="ray tensorflow keras"),
@@ -73,7 +74,7 @@ ROOF = {"api", "cli"}
 SHED = "benchmarks"
 """It measures what is inside, so no door is closed to it; and nobody stands on it."""
 FRAMEWORKS = {"ray", "tensorflow", "keras"}
-STAGES = {"preprocess", "train", "score", "evaluate", "submission", "remote"}
+STAGES = {"prepare", "preprocess", "train", "score", "evaluate", "submission", "remote"}
 APART = {"stages", "serve"}
 """Rooms that import no stage: what joins two of them is in `commands`."""
 

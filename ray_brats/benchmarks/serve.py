@@ -20,7 +20,7 @@ from ray_brats.benchmarks import measure
 from ray_brats.benchmarks.processes import cpu_seconds
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import phantom
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
@@ -138,7 +138,7 @@ def _cases(cohort: str | None, cases: int, modalities: Sequence[str]) -> list[Fi
 def _mask(predictor: Predictor, files: Files) -> bytes:
     prediction = predictor.segment(files)
     raw = labels.from_class_index(np.asarray(prediction.mask_native), tasks.DEFAULT)
-    return encode_mask(raw, prediction.geometry)
+    return encode(raw, prediction.geometry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ STRANGE_SHARE = 0.05
 """Brain masks of modalities differ by up to 3 % of the brain in the releases."""
 SKULL = (
     "looks as if it were not skull-stripped: {why}. Expected a brain alone, in surroundings of "
-    "one value: strip it first, or, if you know better, pass --allow-skull (where a recipe is "
-    "named, --set preprocess.allow_skull=true)"
+    "one value: `ray-brats prepare` does that, or, if you know better, pass --allow-skull (where a "
+    "recipe is named, --set preprocess.allow_skull=true)"
 )
 
 
@@ -88,6 +88,19 @@ def cleared(voxels: Array, *, allow_skull: bool = False) -> Cleared:
         raise CaseRejected(SKULL.format(why=why))
     _check_content(inside)
     return Cleared(voxels_HWD=cleared_HWD, remarks=tuple(remarks), strange_HWD=strange)
+
+
+def has_skull(voxels: Array) -> bool:
+    """Whether a scan is sound but for its skull."""
+    try:
+        cleared(voxels)
+    except CaseRejected:
+        try:
+            cleared(voxels, allow_skull=True)
+        except CaseRejected:
+            return False
+        return True
+    return False
 
 
 def check_strange(scans: Mapping[str, Cleared], names: Mapping[str, str]) -> None:

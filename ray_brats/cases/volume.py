@@ -208,15 +208,15 @@ def class_indices(
         raise CaseRejected(f"{error}{advice}", uri) from error
 
 
-def encode_mask(mask_native: npt.NDArray[np.uint8], geometry: Geometry) -> bytes:
-    """A native mask as the bytes of a `.nii.gz`: the input's shape, unit, and both its forms.
+def encode(native: Array, geometry: Geometry) -> bytes:
+    """A native array as the bytes of a `.nii.gz`: the input's shape, unit, and both its forms.
 
     Where the forms of a scan disagree, programs that read different ones still see its mask on
-    it. Equal masks give equal bytes: the gzip header holds neither a time nor a name.
+    it. Equal arrays give equal bytes: the gzip header holds neither a time nor a name.
     """
     from_mm = 1 / UNITS_MM[geometry.unit]
     affine = scaled(geometry.native_affine, from_mm)
-    image = nib.Nifti1Image(mask_native, affine)
+    image = nib.Nifti1Image(native, affine)
     image.header.set_xyzt_units(_UNIT_NAMES[geometry.unit])
     qform = affine if geometry.qform is None else scaled(geometry.qform, from_mm)
     image.set_qform(qform, geometry.qform_code)

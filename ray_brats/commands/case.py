@@ -25,11 +25,15 @@ from ray_brats.progress import say, silenced
 from ray_brats.recipes import tasks
 
 if TYPE_CHECKING:
-    from ray_brats.cases.preprocess import Prepared
+    from ray_brats.cases.raw.studies import Study
     from ray_brats.model.card import Chosen
-    from ray_brats.model.predict import Prediction
+    from ray_brats.model.predict import Prediction, Predictor
 
 MASK_SUFFIX = ".nii.gz"
+_UNMEASURED = (
+    "how good masks of raw studies are was not measured: look at the mask, and at whether the "
+    "series were chosen and aligned well, before you use it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class SegmentSummary(Summary):
     remarks: Sequence[str] = ()
     """What was not as usual in the scans."""
     picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
+    dicom_seg: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
     measured: Mapping[str, Any] | None = field(default=None, metadata=ledger.OPTIONAL)
     """Scores on the card, where they are those of such masks."""
     quality: str | None = field(default=None, metadata=ledger.OPTIONAL)
@@ -61,7 +66,8 @@ class SegmentOptions:
     """Segment one case, without Ray: its mask, volumes, and how good it may be."""
 
     folder: Annotated[str | None, Positional, arg(metavar="[FOLDER]")] = None
-    """Folder of one case, in place of its files."""
+    """Folder of one case, in place of its files: BraTS-shaped, or a raw study in DICOM or NIfTI,
+    which is prepared first (as `prepare` does) and whose mask goes home to its T1CE's own grid."""
     t1ce: FileOption = None
     """T1 with contrast agent (also called T1c, T1Gd), .nii or .nii.gz, here or at s3://."""
     t2: FileOption = None
@@ -77,8 +83,11 @@ class SegmentOptions:
     """Whose labels the mask carries, where file names do not tell; else as the bundle says."""
     show: Annotated[str | None, arg(metavar="OUT.png")] = None
     """Draw the case with its mask; .png, .pdf, .svg, or .gif for all slices in turn."""
+    dicom_seg: Annotated[str | None, arg(metavar="FILE.dcm")] = None
+    """Also write the mask as a DICOM Segmentation that refers to the T1CE series; of a raw study in
+    DICOM."""
     overwrite: bool = False
-    """Replace the mask and the picture where they are there already."""
+    """Replace the mask, the picture and the Segmentation where they are there already."""
 
 
 def segment(options: SegmentOptions) -> Summary:
@@ -90,13 +99,15 @@ def segment(options: SegmentOptions) -> Summary:
 
         figures.check_name(storage.name_of(options.show))
     target = storage.absolute(options.out)
-    case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
-    written, ours = {"--out": target}, list[str]()
-    if options.show:
-        written["--show"] = storage.absolute(options.show)
-        ours += filter(figures.is_ours, [written["--show"]])
-    read = [*case.images.values(), *filter(None, [case.segmentation])]
-    ownership.check_files(written, read, overwrite=options.overwrite, ours=ours)
+    try:
+        case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
+    except UsageError:
+        if raw := _raw_study(options):
+            return _segment_study(raw, options)
+        raise
+    if options.dicom_seg:
+        raise UsageError("--dicom-seg is for a raw study in DICOM, and these scans are none")
+    _check_written(options, [*case.images.values(), *filter(None, [case.segmentation])])
     chosen = options.bundles.choose()
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
@@ -112,10 +123,12 @@ def segment(options: SegmentOptions) -> Summary:
     try:
         prepared = predict.read(case, chosen.recipe.preprocess)
     except CaseError as error:
-        return _failed(case, error)
+        if raw := _raw_study(options):
+            return _segment_study(raw, options)
+        return _failed(case.case_id, error)
     for remark in prepared.remarks:
         say(f"segment: {remark}")
-    prediction = _predict(prepared, chosen)
+    prediction = _predictor(chosen).segment_prepared(prepared)
     _write(prediction, task, target)
     if options.show:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
@@ -127,6 +140,65 @@ def segment(options: SegmentOptions) -> Summary:
     return dataclasses.replace(
         summary, remarks=prepared.remarks, measured=told.measured, quality=told.sentence
     )
+
+
+def _check_written(options: SegmentOptions, read: Sequence[str]) -> None:
+    """Raises as `ownership.check_files` for what the call would write over."""
+    written, ours = {"--out": storage.absolute(options.out)}, list[str]()
+    if options.show:
+        from ray_brats.report import figures
+
+        written["--show"] = storage.absolute(options.show)
+        ours += filter(figures.is_ours, [written["--show"]])
+    if options.dicom_seg:
+        written["--dicom-seg"] = storage.absolute(options.dicom_seg)
+    ownership.check_files(written, read, overwrite=options.overwrite, ours=ours)
+
+
+def _raw_study(options: SegmentOptions) -> Study | None:
+    """The study of a folder that is as it left the scanner; None where it is not."""
+    from ray_brats.commands import study
+
+    if options.folder is None or _files(options) or options.bundles.inference.allow_skull:
+        return None
+    return study.found(options.folder)
+
+
+def _segment_study(raw: Study, options: SegmentOptions) -> Summary:
+    """The same for a raw study: its mask on the grid of its own T1CE."""
+    from ray_brats.commands import study
+    from ray_brats.model import predictions
+
+    target = storage.absolute(options.out)
+    _check_written(options, [str(path) for path in raw.files()])
+    chosen = options.bundles.choose()
+    case_id = storage.name_of(options.out)[: -len(MASK_SUFFIX)]
+    task = chosen.task_of(Cohort(uri=case_id, cases=()), cohorts.task_of(options.task))
+    predictions.check_place(storage.parent_of(target), task)
+    try:
+        one = study.ready(raw, chosen.recipe.preprocess)
+    except CaseError as error:
+        return _failed(case_id, error)
+    remarks = (*one.record.warnings, *one.prepared.remarks)
+    for remark in remarks:
+        say(f"segment: {remark}")
+    upright, native = study.segmented(one, _predictor(chosen))
+    _write(native, task, target)
+    if options.dicom_seg:
+        pairs = zip(chosen.uris, chosen.sha256, strict=True)
+        made_by = ", ".join(f"{storage.name_of(uri)} {sha256[:12]}" for uri, sha256 in pairs)
+        try:
+            study.write_dicom_seg(one, native, storage.absolute(options.dicom_seg), made_by)
+        except CaseError as error:
+            return _failed(case_id, error)
+    if options.show:
+        picture = reports.ShowOptions(case="", picture=options.show)
+        view = {"title": case_id, "targets": task.targets}
+        reports.draw_arrays(one.images, None, upright.mask_native, picture, view)
+    case = Case(case_id=case_id, patient_id=case_id, images={}, task=task)
+    summary = _summary(case, native, chosen, target, options.show)
+    seg = options.dicom_seg and storage.absolute(options.dicom_seg)
+    return dataclasses.replace(summary, remarks=remarks, quality=_UNMEASURED, dicom_seg=seg)
 
 
 def _case_of_folder(options: SegmentOptions) -> Case:
@@ -182,30 +254,29 @@ def _check_modalities(case: Case, modalities: Iterable[str]) -> None:
         say(f"segment: the bundle does not look at {', '.join(spared)}")
 
 
-def _predict(prepared: Prepared, chosen: Chosen) -> Prediction:
+def _predictor(chosen: Chosen) -> Predictor:
     say("segment: loading TensorFlow and the model")
     with silenced():
         from ray_brats.model import bundle
 
-        predictor = bundle.load_predictor(
+        return bundle.load_predictor(
             chosen.uris,
             chosen.sha256,
             asked=chosen.asked,
             threads=os.cpu_count() or 1,
         )
-    return predictor.segment_prepared(prepared)
 
 
 def _write(prediction: Prediction, task: Task, target: str) -> None:
-    from ray_brats.cases.volume import encode_mask
+    from ray_brats.cases.volume import encode
 
     raw = labels.from_class_index(prediction.mask_native, task)
-    storage.write_bytes(target, encode_mask(raw, prediction.geometry))
+    storage.write_bytes(target, encode(raw, prediction.geometry))
 
 
-def _failed(case: Case, error: CaseError) -> Summary:
-    row = CaseRow(case_id=case.case_id, status=error.status, reason=error.reason, file=error.file)
-    return Summary(facts={"case_id": case.case_id}, failures=[row])
+def _failed(case_id: str, error: CaseError) -> Summary:
+    row = CaseRow(case_id=case_id, status=error.status, reason=error.reason, file=error.file)
+    return Summary(facts={"case_id": case_id}, failures=[row])
 
 
 def _summary(
@@ -235,6 +306,8 @@ def tell(summary: Summary) -> None:
     lines.append(f"mask: {summary.mask} (labels as in {summary.task})")
     if summary.picture:
         lines.append(f"picture: {summary.picture}")
+    if summary.dicom_seg:
+        lines.append(f"dicom_seg: {summary.dicom_seg}")
     lines += [
         f"made by: {uri}, whose bundle.json has the sha256 {sha256}"
         for uri, sha256 in summary.bundles.items()

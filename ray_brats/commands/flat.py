@@ -128,12 +128,12 @@ def _read(case: Case, config: PreprocessConfig) -> Prepared | CaseRow:
 def _segmented(
     case: Case, prepared: Prepared, predictor: Predictor, task: Task, target: str
 ) -> CaseRow:
-    from ray_brats.cases.volume import encode_mask
+    from ray_brats.cases.volume import encode
 
     def once(_: int) -> CaseRow:
         prediction = predictor.segment_prepared(prepared)
         raw = labels.from_class_index(prediction.mask_native, task)
-        storage.write_bytes(target, encode_mask(raw, prediction.geometry))
+        storage.write_bytes(target, encode(raw, prediction.geometry))
         return CaseRow(case_id=case.case_id, facts=ledger.remarked(prepared.remarks))
 
     tried = retry.patiently(once)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
@@ -25,6 +27,7 @@ from ray_brats.labels import Task
 from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
+    from ray_brats.cases.raw.record import Home
     from ray_brats.engine.cluster import Resources
     from ray_brats.model.card import Chosen
     from ray_brats.model.predictions import ScoreSummary
@@ -48,6 +51,12 @@ class ScoreOptions:
     taken from RAY_BRATS_API_KEY."""
     model: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the endpoint's model; by default its own default."""
+    native: Annotated[str | None, arg(metavar="RAW")] = None
+    """The raw studies that COHORT was prepared from: masks also go home to the scanner's own grid,
+    that of T1CE, as <case_id>_native.nii.gz."""
+    dicom_seg: bool = False
+    """With --native: the masks also as DICOM Segmentations that refer to the series in RAW,
+    <case_id>_native.dcm."""
     flat: bool = False
     """As challenges run a container: in this process, without Ray or a network, and leaving
     <case_id>.nii.gz in PREDICTIONS and nothing else, there or elsewhere."""
@@ -57,6 +66,10 @@ def score(options: ScoreOptions) -> Summary:
     """Segment a whole cohort: one mask a case, in its own grid, and a ledger."""
     if options.flat and (options.endpoint is not None or options.workers is not None):
         raise UsageError("--flat works in this process: leave out --endpoint and --workers")
+    if options.native is not None and (options.flat or options.endpoint is not None):
+        raise UsageError("--native needs a Ray and bundles here: leave out --flat and --endpoint")
+    if options.dicom_seg and options.native is None:
+        raise UsageError("--dicom-seg needs --native RAW, whose series Segmentations refer to")
     if options.endpoint is not None:
         return _score_through(options, options.endpoint)
     if options.model is not None:
@@ -69,6 +82,7 @@ def score(options: ScoreOptions) -> Summary:
         from ray_brats.commands import flat
 
         return _told(flat.score(cohort, target, chosen, task), cohort, chosen)
+    homes = {} if options.native is None else _homes(cohort, options.native, options.dicom_seg)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
 
@@ -81,7 +95,53 @@ def score(options: ScoreOptions) -> Summary:
             resources,
             task=task,
             workers=options.workers,
+            homes=homes,
         )
+
+
+def _homes(cohort: Cohort, raw: str, dicom_seg: bool) -> dict[str, Home]:
+    """Case to the series that its mask goes home to; raises for a cohort that has no way back."""
+    from ray_brats.cases.raw import record
+
+    if not storage.list_files(storage.absolute(raw)):
+        raise UsageError(f"--native {raw}: no such folder, or nothing in it")
+    homes = {}
+    for case in cohort.cases:
+        uri = storage.join(storage.parent_of(next(case.files())), record.NAME)
+        values = storage.read_json_or_none(uri)
+        if values is None:
+            raise UsageError(
+                f"{case.case_id} has no {record.NAME} beside its scans, and so no way back: "
+                "expected a cohort that `ray-brats prepare` wrote"
+            )
+        homes[case.case_id] = record.from_json(values, uri).home
+    return _with_sources(homes, raw) if dicom_seg else homes
+
+
+def _with_sources(homes: Mapping[str, Home], raw: str) -> dict[str, Home]:
+    """The homes with the DICOM files of each, where they are in RAW; says where they are not."""
+    from ray_brats.cases.raw import studies
+
+    say(f"score: looking for the series below {raw}")
+    found = {
+        series.source: series.paths
+        for study in studies.find(Path(storage.absolute(raw)))
+        for series in study.dicom
+    }
+    lacking = [case_id for case_id, home in homes.items() if home.source not in found]
+    if len(lacking) == len(homes):
+        raise UsageError(
+            f"--dicom-seg: {raw} holds the DICOM series of no case: expected the studies that the "
+            "cohort was prepared from, in DICOM"
+        )
+    if lacking:
+        say(
+            f"warning: no DICOM series of {len(lacking)} case(s), {lacking[0]} among them, is there"
+        )
+    return {
+        case_id: dataclasses.replace(home, sources=found.get(home.source, ()))
+        for case_id, home in homes.items()
+    }
 
 
 def _score_through(options: ScoreOptions, endpoint: str) -> Summary:
@@ -116,6 +176,7 @@ def segment(
     *,
     task: Task | None,
     workers: int | None = None,
+    homes: Mapping[str, Home] | None = None,
 ) -> ScoreSummary:
     """`score` for a cohort that is found already, inside a running Ray."""
     from ray_brats.model.predictions import Predictions
@@ -128,6 +189,7 @@ def segment(
             identity=chosen.identity,
             preprocessing=chosen.recipe.preprocess,
             task=chosen.task_of(cohort, task),
+            homes=homes or {},
         ),
         make_segmenter=functools.partial(
             stage.load_predictor, chosen.uris, chosen.sha256, chosen.asked

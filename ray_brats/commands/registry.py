@@ -17,6 +17,7 @@ from ray_brats.commands import (
     masks,
     models,
     pipeline,
+    raw,
     reports,
     services,
 )
@@ -107,6 +108,14 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "training": (
+        Command(
+            options=raw.PrepareOptions,
+            call=raw.prepare,
+            examples=(
+                "prepare export cohort",
+                "prepare export cohort --space patient --names folder",
+            ),
+        ),
         Command(
             options=datasets.CheckOptions,
             call=datasets.check,

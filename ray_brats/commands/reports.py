@@ -160,18 +160,25 @@ def show(options: ShowOptions) -> Summary:
 
 def draw(case: Case, options: ShowOptions) -> None:
     """Write the picture of a case; raises `CaseError` where there is nothing to draw."""
-    from ray_brats.report import figures
-
     mask = storage.absolute(options.prediction) if options.prediction else None
     made = _made_for(mask, case) if mask else None
     images, label, other, spacing_mm = _volumes(case, mask, made)
-    target = storage.absolute(options.picture)
     view: dict[str, Any] = {
         "plane": options.plane,
         "title": case.case_id,
         "spacing_mm": spacing_mm,
         "targets": (case.task or made or tasks.DEFAULT).targets,
     }
+    draw_arrays(images, label, other, options, view)
+
+
+def draw_arrays(
+    images: Mapping[str, Any], label: Any, other: Any, options: ShowOptions, view: Mapping[str, Any]
+) -> None:
+    """Write the picture of scans and masks on one grid, seen as a `figures.View` says."""
+    from ray_brats.report import figures
+
+    target = storage.absolute(options.picture)
     if target.lower().endswith(figures.ANIMATED):
         storage.write_bytes(target, figures.animate_case(images, label, other, **view))
         return

@@ -201,7 +201,7 @@ class Work:
     outputs: Sequence[str] = ()
     """Names, below the sidecar's folder, of all files that the task may write."""
     stale: Sequence[str] = ()
-    """Those that stand there from an earlier version, and its sidecar: removed before the task."""
+    """What stands there from an earlier version, and its sidecar: removed before the task."""
 
     @property
     def folder(self) -> str:
@@ -285,7 +285,12 @@ def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow],
         for item in candidates
         if item.case_id in sidecars and _holds(sidecars[item.case_id], item, sizes)
     }
-    todo = [_with_stale(item, sizes) for item in work if item.case_id not in rows]
+    left = {case_id: tuple(sidecar["files"]) for case_id, sidecar in sidecars.items()}
+    todo = [
+        _with_stale(item, left.get(item.case_id, ()), sizes)
+        for item in work
+        if item.case_id not in rows
+    ]
     if todo or storage.join(output_uri, output.description) not in sizes:
         _begin(todo, output, sizes, sidecars)
     if not storage.is_remote(output_uri):
@@ -336,8 +341,9 @@ def _describes(content: Mapping[str, Any] | None) -> bool:
     return marker or isinstance(content.get("versions"), dict)
 
 
-def _with_stale(item: Work, sizes: Mapping[str, int]) -> Work:
-    names = (storage.name_of(item.sidecar_uri), *item.outputs)
+def _with_stale(item: Work, left: Sequence[str], sizes: Mapping[str, int]) -> Work:
+    """The work, with what is there of `left`, the files of an earlier version, and of its own."""
+    names = dict.fromkeys((storage.name_of(item.sidecar_uri), *item.outputs, *left))
     stale = tuple(name for name in names if storage.join(item.folder, name) in sizes)
     return dataclasses.replace(item, stale=stale) if stale else item
 

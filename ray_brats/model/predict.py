@@ -29,11 +29,13 @@ from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.naming import ALIASES
 from ray_brats.cases.preprocess import Prepared
+from ray_brats.cases.raw.record import Home
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseRejected
 from ray_brats.labels import LabelMap, Targets, Task
 from ray_brats.model import windows
 from ray_brats.model.card import check_task
+from ray_brats.model.native import native_mask
 from ray_brats.model.windows import Forward, Probabilities
 from ray_brats.recipes import costs, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
@@ -147,10 +149,33 @@ class Predictor:
             return self.decode(*self._mean(image_HWDC))
         return self._decided(self.probabilities(image_HWDC), geometry)
 
+    def indices(
+        self, image_HWDC: Array, geometry: Geometry, home: Home
+    ) -> tuple[LabelMap, LabelMap]:
+        """What `class_index` gives, and the mask on the grid of a series that the case came from.
+
+        Args:
+            image_HWDC: `(H, W, D, C)`.
+            geometry: its place in its file.
+            home: the series, and the way to it.
+
+        Returns:
+            Indices on the crop of `geometry.unresampled()`, and indices in the axes of the series'
+            file.
+        """
+        probabilities = self.probabilities(image_HWDC)
+        own, seen = geometry.to_unresampled(probabilities), _voxels_each(geometry)
+        native = native_mask(
+            own,
+            geometry.unresampled(),
+            home,
+            lambda values, voxels_each: self.decode(values, voxels_each=seen * voxels_each),
+        )
+        return self.decode(own, voxels_each=seen), native
+
     def _decided(self, probabilities: Probabilities, geometry: Geometry) -> LabelMap:
-        # Rules in voxels are meant for those that the network sees.
-        voxels_each = math.prod(geometry.canonical_shape) / math.prod(geometry.grid_shape)
-        return self.decode(geometry.to_unresampled(probabilities), voxels_each=voxels_each)
+        values = geometry.to_unresampled(probabilities)
+        return self.decode(values, voxels_each=_voxels_each(geometry))
 
     def probabilities(self, image_HWDC: Array) -> Probabilities:
         """Probabilities `(H, W, D, K)` of a prepared image `(H, W, D, C)`."""
@@ -231,6 +256,11 @@ class Predictor:
             if 0 < np.count_nonzero(enhancing) < inference.min_enhancing_vox * voxels_each:
                 index[enhancing] = around
         return index
+
+
+def _voxels_each(geometry: Geometry) -> float:
+    """How many voxels of a file one is that the network sees, which rules in voxels are about."""
+    return math.prod(geometry.canonical_shape) / math.prod(geometry.grid_shape)
 
 
 def read(case: Case | Mapping[str, Source], config: PreprocessConfig) -> Prepared:

@@ -12,6 +12,7 @@ goes on where another ended.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -27,8 +28,10 @@ from ray_brats import labels
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
-from ray_brats.cases.volume import encode_mask
-from ray_brats.errors import UsageError
+from ray_brats.cases.raw import record
+from ray_brats.cases.raw.record import Home
+from ray_brats.cases.volume import encode
+from ray_brats.errors import CaseError, UsageError
 from ray_brats.files import ledger, local, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
@@ -38,6 +41,8 @@ from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig
 
 SUFFIX = ".nii.gz"
+_NATIVE = "_native"
+_MADE_BY = "ray-brats score"
 _SHOWN = 3
 _MASK = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 TABLE = "scores.parquet"
@@ -58,9 +63,15 @@ def volume_column(region: str) -> str:
     return f"{region.lower()}_ml"
 
 
-def columns_of(targets: Targets) -> dict[str, pa.DataType]:
-    """The ledger's columns, with their types."""
-    volumes = {volume_column(region): pa.float64() for region in targets.region_names}
+def native_column(region: str) -> str:
+    """The ledger's column of a region's volume on the scanner's own grid."""
+    return f"{region.lower()}_native_ml"
+
+
+def columns_of(targets: Targets, *, native: bool = False) -> dict[str, pa.DataType]:
+    """The ledger's columns, with their types; `native` with those of the scanner's own grid."""
+    names = [volume_column, native_column] if native else [volume_column]
+    volumes = {name(region): pa.float64() for name in names for region in targets.region_names}
     return {**_COLUMNS, **volumes}
 
 
@@ -89,6 +100,8 @@ class Predictions:
     preprocessing: PreprocessConfig
     task: Task
     """Whose labels the masks carry."""
+    homes: Mapping[str, Home] = field(default_factory=dict)
+    """Case to the series that its mask is also brought home to."""
 
     @functools.cached_property
     def _task_as_text(self) -> str:
@@ -102,21 +115,37 @@ class Predictions:
         """One case, and the key of all that its mask depends on."""
         inputs = case.inputs(self.preprocessing.modalities)
         inputs.pop("seg", None)
+        identity, payload = dict(self.identity), {"case": case.as_row(), "task": self._task_as_text}
+        outputs = [mask_name(case.case_id)]
+        if home := self.homes.get(case.case_id):
+            payload["home"] = json.dumps(home.as_json())
+            # Where the series lies now has no part in its mask.
+            moved = dataclasses.replace(home, sources=())
+            identity |= {"native": moved.as_json(), "seg": bool(home.sources)}
+            outputs.append(native_name(case.case_id))
+            if home.sources:
+                outputs.append(seg_name(case.case_id))
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
-            key=jsonform.fingerprint(inputs, dict(self.identity), self._stage, self.preprocessing),
-            payload={"case": case.as_row(), "task": self._task_as_text},
-            outputs=(mask_name(case.case_id),),
+            key=jsonform.fingerprint(inputs, identity, self._stage, self.preprocessing),
+            payload=payload,
+            outputs=tuple(outputs),
         )
 
     def split_finished(self, cohort: Cohort) -> tuple[list[CaseRow], list[Work]]:
         """Rows of the cases that have their mask, and the work left to do.
 
         Raises:
-            UsageError: as `check_replaced` and `ledger.split_finished`.
+            UsageError: as `check_replaced` and `ledger.split_finished`, or one name for two masks.
         """
-        check_replaced(self.uri, self.task, cohort)
+        natives = {native_name(case_id) for case_id in self.homes}
+        if twice := natives & {mask_name(case_id) for case_id in cohort.case_ids()}:
+            raise UsageError(
+                f"{min(twice)} would be the name of two masks, of a case and of another one's on "
+                "the scanner's own grid: expected other names of cases"
+            )
+        check_replaced(self.uri, self.task, cohort, natives)
         # Until the last mask is made anew, those of before may be there.
         told = _distinct([*_told_tasks(self.uri), self.task])
         output = ledger.Output(
@@ -139,7 +168,8 @@ class Predictions:
             done: rows of those that were done now.
         """
         rows = ledger.in_order([*finished, *done, *cohort.rejected])
-        ledger.write_table(storage.join(self.uri, TABLE), rows, columns_of(self.task.targets))
+        columns = columns_of(self.task.targets, native=bool(self.homes))
+        ledger.write_table(storage.join(self.uri, TABLE), rows, columns)
         counts = ledger.counts(rows)
         description = {
             "identity": dict(self.identity),
@@ -164,6 +194,16 @@ class Predictions:
 def mask_name(case_id: str) -> str:
     """File name of a case's mask."""
     return f"{case_id}{SUFFIX}"
+
+
+def native_name(case_id: str) -> str:
+    """File name of a case's mask on the scanner's own grid."""
+    return f"{case_id}{_NATIVE}{SUFFIX}"
+
+
+def seg_name(case_id: str) -> str:
+    """File name of a case's mask as a DICOM Segmentation."""
+    return f"{case_id}{_NATIVE}.dcm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +252,11 @@ def find_masks(predictions_uri: str, cohort: Cohort) -> Masks:
             `<case>.nii.gz`.
     """
     case_ids = cohort.case_ids()
-    theirs = set(cohort.files()) - {
-        storage.join(predictions_uri, mask_name(case_id)) for case_id in case_ids
-    }
+    ours, natives = (
+        {storage.join(predictions_uri, name_of(case_id)) for case_id in case_ids}
+        for name_of in (mask_name, native_name)
+    )
+    theirs = (natives | set(cohort.files())) - ours
     # A place that is a file itself lists that file, which lies in no folder of its name.
     files = [
         file
@@ -303,15 +345,17 @@ def check_place(folder: str, task: Task) -> None:
         raise UsageError(f"{_others(folder, made, task)}: expected another folder")
 
 
-def check_replaced(folder: str, task: Task | None, cohort: Cohort) -> None:
+def check_replaced(
+    folder: str, task: Task | None, cohort: Cohort, natives: Collection[str] = ()
+) -> None:
     """`UsageError` where masks of other integers would stay beside those of a cohort.
 
-    Those of its own cases are made anew.
+    Those of its own cases are made anew, and so are `natives`, names of masks at home.
     """
     others = [made for made in _told_tasks(folder) if task and not made.means_as(task)]
     if not others or task is None:
         return
-    replaced = {mask_name(case.case_id) for case in cohort.cases}
+    replaced = {*natives, *(mask_name(case.case_id) for case in cohort.cases)}
     names = sorted(
         local.readable(name)
         for file in storage.list_files(folder, depth=1)
@@ -370,15 +414,59 @@ def task_of(item: Work) -> Task:
     return tasks.from_json(json.loads(item.payload["task"]))
 
 
+def home_of(item: Work) -> Home | None:
+    """The series that the mask of a work is also brought home to."""
+    text = item.payload.get("home")
+    return record.home_from_json(json.loads(text)) if text else None
+
+
 def save(
-    item: Work, index: LabelMap, geometry: Geometry, remarks: Sequence[str] = ()
+    item: Work,
+    index: LabelMap,
+    geometry: Geometry,
+    remarks: Sequence[str] = (),
+    native: LabelMap | None = None,
 ) -> tuple[CaseRow, list[str]]:
-    """Write the mask of class indices on the crop of a geometry; what `put` returns."""
-    mask, task = geometry.to_native(index), task_of(item)
-    raw = labels.from_class_index(mask, task)
-    prediction = Prediction(mask_native=mask, geometry=geometry, targets=task.targets)
-    volumes_ml = prediction.region_ml()
-    return put(item, encode_mask(raw, geometry), volumes_ml, remarks)
+    """Write the mask of class indices on the crop of a geometry; what `put` returns.
+
+    `native` is the mask on the grid of `home_of(item)`, where that is asked for.
+    """
+    task = task_of(item)
+    prediction = Prediction(
+        mask_native=geometry.to_native(index), geometry=geometry, targets=task.targets
+    )
+    row, files = put(item, _encoded(prediction, task), prediction.region_ml(), remarks)
+    home = home_of(item)
+    if native is None or home is None:
+        return row, files
+    there = Prediction(mask_native=native, geometry=home.geometry, targets=task.targets)
+    name = native_name(item.case_id)
+    storage.write_bytes(storage.join(item.folder, name), _encoded(there, task), synced=False)
+    volumes = {native_column(region): round(ml, 6) for region, ml in there.region_ml().items()}
+    row, files = dataclasses.replace(row, facts={**row.facts, **volumes}), [*files, name]
+    return _with_seg(item, row, files, there, home) if home.sources else (row, files)
+
+
+def _with_seg(
+    item: Work, row: CaseRow, files: Sequence[str], there: Prediction, home: Home
+) -> tuple[CaseRow, list[str]]:
+    """The row and files with the DICOM Segmentation, or with why there is none: masks stay."""
+    from ray_brats.cases.raw import dicomseg
+
+    try:
+        content = dicomseg.encode(
+            there.mask_native, home.geometry, there.targets, home.sources, made_by=_MADE_BY
+        )
+    except CaseError as error:
+        told = [*filter(None, [row.get("remarks")]), f"no DICOM Segmentation: {error.reason}"]
+        return dataclasses.replace(row, facts={**row.facts, **ledger.remarked(told)}), [*files]
+    name = seg_name(item.case_id)
+    storage.write_bytes(storage.join(item.folder, name), content, synced=False)
+    return row, [*files, name]
+
+
+def _encoded(prediction: Prediction, task: Task) -> bytes:
+    return encode(labels.from_class_index(prediction.mask_native, task), prediction.geometry)
 
 
 def put(

@@ -129,10 +129,13 @@ def render_html(report: Report) -> str:
         markup.section("Pictures", "".join(map(_picture, report.pictures))),
         markup.section("The original project's figures", _original(summary)),
     )
+    return whole(report.title, "\n".join(filter(None, sections)))
+
+
+def whole(title: str, body: str) -> str:
+    """A page of this look: the title as text, the body as HTML that is escaped already."""
     template = files("ray_brats.report").joinpath("page.html.template").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        title=escape(report.title), policy=_policy(template), body="\n".join(filter(None, sections))
-    )
+    return Template(template).substitute(title=escape(title), policy=_policy(template), body=body)
 
 
 def _policy(template: str) -> str:

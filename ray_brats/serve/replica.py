@@ -18,7 +18,7 @@ from ray_brats import labels
 from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
 from ray_brats.cases.preprocess import Prepared
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.errors import CaseError, CaseFailed, UsageError
 from ray_brats.files import channels
 from ray_brats.labels import Task
@@ -171,4 +171,4 @@ def _header(source: bytes | str, kind: str) -> Header:
 
 def _encoded(prediction: Prediction, task: Task) -> bytes:
     raw = labels.from_class_index(prediction.mask_native, task)
-    return encode_mask(raw, prediction.geometry)
+    return encode(raw, prediction.geometry)

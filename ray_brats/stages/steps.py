@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ import pyarrow as pa
 from ray_brats.arrays import Array
 from ray_brats.cases import geometry as geometries
 from ray_brats.cases.geometry import Geometry
+from ray_brats.cases.raw.record import Home
 from ray_brats.engine import blocks
 from ray_brats.files import ledger, retry
 from ray_brats.files.ledger import CaseRow, Work
@@ -42,6 +43,16 @@ class Segmenter(Protocol):
 
     def class_index(self, image_HWDC: Array, geometry: Geometry | None = None) -> LabelMap:
         """Class indices of a prepared image, on the crop of its `geometry.unresampled()`."""
+        ...
+
+
+class HomingSegmenter(Segmenter, Protocol):
+    """One that also brings masks to the grid of the scanner's own series."""
+
+    def indices(
+        self, image_HWDC: Array, geometry: Geometry, home: Home
+    ) -> tuple[LabelMap, LabelMap]:
+        """What `class_index` gives, and indices on the grid of the series."""
         ...
 
 
@@ -65,6 +76,8 @@ class Parcel:
     work: Work
     array: Array | None = None
     """The prepared image after reading, the class indices on the same grid after segmenting."""
+    native: Array | None = None
+    """The class indices on the scanner's own grid, where they are asked for."""
     geometry: Geometry | None = None
     remarks: tuple[str, ...] = ()
     """What was not as usual in it."""
@@ -95,29 +108,42 @@ class Parcel:
             "step": self.step,
             "tries": self.tries,
         }
-        voxels: Array | bytes = b""
         if self.array is not None:
             facts |= {"dtype": self.array.dtype.str, "shape": self.array.shape}
-            voxels = np.ascontiguousarray(self.array)
-        buffer = pa.py_buffer(voxels)
-        # By hand, because Arrow would copy the voxels twice.
-        ends = pa.py_buffer(np.array([0, buffer.size], np.int64))
-        column = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer])
-        return pa.table({"facts": [json.dumps(facts)], "voxels": column})
+        if self.native is not None:
+            facts |= {"native_shape": self.native.shape}
+        voxels = {"voxels": _column(self.array), "native": _column(self.native)}
+        return pa.table({"facts": [json.dumps(facts)], **voxels})
 
     @staticmethod
     def from_table(table: pa.Table) -> Parcel:
         """The one row of a block; the array is a view of it."""
-        return _unpacked(json.loads(table["facts"][0].as_py()), table["voxels"][0])
+        facts = json.loads(table["facts"][0].as_py())
+        return _unpacked(facts, table["voxels"][0], table["native"][0])
 
 
-def _unpacked(facts: dict[str, Any], voxels: pa.LargeBinaryScalar | None) -> Parcel:
+def _column(array: Array | None) -> pa.Array:
+    """The bytes of an array, by hand: Arrow would copy them twice."""
+    buffer = pa.py_buffer(b"" if array is None else np.ascontiguousarray(array))
+    ends = pa.py_buffer(np.array([0, buffer.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer])
+
+
+def _unpacked(
+    facts: dict[str, Any],
+    voxels: pa.LargeBinaryScalar | None = None,
+    native_voxels: pa.LargeBinaryScalar | None = None,
+) -> Parcel:
     dtype, shape = facts.pop("dtype", None), facts.pop("shape", None)
     array = np.frombuffer(voxels.as_buffer(), dtype).reshape(shape) if voxels and dtype else None
+    native, sides = None, facts.pop("native_shape", None)
+    if native_voxels and sides:
+        native = np.frombuffer(native_voxels.as_buffer(), np.uint8).reshape(sides)
     geometry, row = facts.pop("geometry"), facts.pop("row")
     return Parcel(
         work=Work.from_row(facts.pop("work")),
         array=array,
+        native=native,
         geometry=geometries.from_json(geometry) if geometry else None,
         remarks=tuple(facts.pop("remarks")),
         row=CaseRow.from_json(row) if row else None,
@@ -159,8 +185,19 @@ class Segment:
         image, geometry = parcel.array, parcel.geometry
         assert image is not None
         assert geometry is not None
-        index = self._segmenter.class_index(image, geometry)
-        return dataclasses.replace(parcel, array=index, geometry=geometry.unresampled())
+        index, native = _segmented(self._segmenter, parcel.work, image, geometry)
+        own = geometry.unresampled()
+        return dataclasses.replace(parcel, array=index, native=native, geometry=own)
+
+
+def _segmented(
+    segmenter: Segmenter, item: Work, image: Array, geometry: Geometry
+) -> tuple[LabelMap, LabelMap | None]:
+    """Class indices of a case, and those on the scanner's own grid where they are asked for."""
+    home = predictions.home_of(item)
+    if home is None:
+        return segmenter.class_index(image, geometry), None
+    return cast("HomingSegmenter", segmenter).indices(image, geometry, home)
 
 
 def write(batch: pa.Table, frame: Frame) -> pa.Table:
@@ -177,7 +214,7 @@ def write(batch: pa.Table, frame: Frame) -> pa.Table:
 
 def resumed(facts: str) -> Parcel:
     """A parcel that was put off, for its next pass."""
-    parcel = _unpacked(json.loads(facts), None)
+    parcel = _unpacked(json.loads(facts))
     # Its notes are gone with the pass.
     return dataclasses.replace(
         parcel, put_off=False, attempts=parcel.attempts + 1, step="", tries=0
@@ -191,11 +228,11 @@ def _written(parcel: Parcel) -> Parcel:
     spent = Effort(attempts=parcel.attempts - 1, seconds=parcel.seconds)
     row = retry.complete(
         parcel.work,
-        lambda item: predictions.save(item, index, geometry, parcel.remarks),
+        lambda item: predictions.save(item, index, geometry, parcel.remarks, parcel.native),
         timed=True,
         spent=spent,
     )
-    return dataclasses.replace(parcel, row=row, array=None)
+    return dataclasses.replace(parcel, row=row, array=None, native=None)
 
 
 class Whole:
@@ -209,9 +246,9 @@ class Whole:
     def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
         """Segment a case: its files to its mask."""
         prepared = predict.read(predictions.case_of(item), self._preprocessing)
-        index = self._segmenter.class_index(prepared.image_HWDC, prepared.geometry)
-        geometry = prepared.geometry.unresampled()
-        return predictions.save(item, index, geometry, prepared.remarks)
+        image, geometry = prepared.image_HWDC, prepared.geometry
+        index, native = _segmented(self._segmenter, item, image, geometry)
+        return predictions.save(item, index, geometry.unresampled(), prepared.remarks, native)
 
 
 # --- whatever befalls them -------------------------------------------------------------

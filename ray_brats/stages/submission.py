@@ -136,7 +136,7 @@ def _valid_mask(case: Case, uri: str, task: Task) -> bytes:
     volume.class_indices(mask, task, uri)
     if (mask.geometry.axes, mask.geometry.flips) != (grid.axes, grid.flips):
         # The challenge compares voxels as they are stored.
-        return volume.encode_mask(grid.to_native(mask.voxels_HWD.astype(np.uint8)), grid)
+        return volume.encode(grid.to_native(mask.voxels_HWD.astype(np.uint8)), grid)
     return content if content.startswith(_GZIP) else volume.gzip_bytes(content)
 
 

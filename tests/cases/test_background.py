@@ -107,6 +107,29 @@ def test_a_skull_is_refused_unless_it_is_allowed(voxels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
+    ("voxels", "expected"),
+    [
+        (head(np.random.default_rng(2).integers(0, 40, SHAPE)), True),
+        (head(0), True),
+        (head(0) - 1024, True),
+        (scan(), False),
+        (scan() + 700, False),
+        (BRAIN.astype(np.uint8), False),
+        (np.zeros(SHAPE, np.int16), False),
+        (
+            np.where(np.pad(np.ones((4, 4, 4)), ((18, 18), (20, 20), (16, 16))), np.nan, head(0)),
+            False,
+        ),
+    ],
+    ids=["noise", "zeros", "offset", "stripped", "stripped, offset", "mask", "empty", "NaN"],
+)
+def test_only_a_scan_that_is_sound_but_for_its_skull_has_one(
+    voxels: np.ndarray, expected: bool
+) -> None:
+    assert background.has_skull(voxels) is expected
+
+
+@pytest.mark.parametrize(
     ("voxels", "reason"),
     [
         (np.full(SHAPE, 7, np.int16), "is 7 everywhere"),

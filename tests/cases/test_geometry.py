@@ -176,7 +176,7 @@ def test_a_written_mask_lies_where_its_input_lies(
     image.set_sform(affine, codes[1])
     image.set_qform(affine, codes[0])
     source = volume.parse(bytes(image.to_bytes()), "a.nii").geometry
-    content = volume.encode_mask(np.ones(shape, np.uint8), source)
+    content = volume.encode(np.ones(shape, np.uint8), source)
     again = nifti.read_header(content, "mask.nii.gz").geometry
     assert not geometry.same_grid(again, source)
     assert (again.qform_code, again.sform_code) == codes

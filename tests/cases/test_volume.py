@@ -91,8 +91,8 @@ def test_a_written_mask_has_the_inputs_shape_affine_and_codes(tmp_path: Path) ->
     image.set_sform(affine, 3)
     item = volume.parse(bytes(image.to_bytes()), "a.nii")
     mask = np.random.default_rng(0).integers(0, 4, (4, 5, 6)).astype(np.uint8)
-    content = volume.encode_mask(mask, item.geometry)
-    assert content == volume.encode_mask(mask, item.geometry)
+    content = volume.encode(mask, item.geometry)
+    assert content == volume.encode(mask, item.geometry)
     (tmp_path / "m.nii.gz").write_bytes(content)
     written = nib.load(tmp_path / "m.nii.gz")
     assert (np.asarray(written.dataobj) == mask).all()
@@ -109,7 +109,7 @@ def test_not_even_the_sign_of_a_zero_changes() -> None:
     image.set_sform(affine, 1)
     content = bytes(image.to_bytes())
     mask = np.ones((4, 5, 6), np.uint8)
-    written = gzip.decompress(volume.encode_mask(mask, volume.parse(content, "a.nii").geometry))
+    written = gzip.decompress(volume.encode(mask, volume.parse(content, "a.nii").geometry))
     assert written == content
 
 

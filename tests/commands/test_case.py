@@ -38,12 +38,13 @@ def starter() -> None:
 def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the place of the network: all voxels of the crop are edema."""
 
-    def predict(prepared: Prepared, _: card.Chosen) -> Prediction:
-        crop = np.full(prepared.image_HWDC.shape[:3], classes.EDEMA, np.uint8)
-        geometry = prepared.geometry
-        return Prediction(mask_native=geometry.to_native(crop), geometry=geometry, targets=GLIOMA)
+    class Edema:
+        def segment_prepared(self, prepared: Prepared) -> Prediction:
+            crop = np.full(prepared.image_HWDC.shape[:3], classes.EDEMA, np.uint8)
+            mask, geometry = prepared.geometry.to_native(crop), prepared.geometry
+            return Prediction(mask_native=mask, geometry=geometry, targets=GLIOMA)
 
-    monkeypatch.setattr(command, "_predict", predict)
+    monkeypatch.setattr(command, "_predictor", lambda _: Edema())
 
 
 def files(folder: Path) -> dict[str, str]:

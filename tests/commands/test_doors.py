@@ -42,7 +42,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this is refused before anything starts")
 
     monkeypatch.setattr(cluster, "running", refuse)
-    monkeypatch.setattr(case, "_predict", refuse)
+    monkeypatch.setattr(case, "_predictor", refuse)
 
 
 @pytest.fixture

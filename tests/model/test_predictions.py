@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import touch
 
 from ray_brats.cases import cohort as cohorts
+from ray_brats.cases import geometry as geometries
 from ray_brats.cases import naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.cases.geometry import Geometry
 from ray_brats.cases.preprocess import preprocess_case
+from ray_brats.cases.raw.record import Home
 from ray_brats.errors import UsageError
-from ray_brats.files import ledger, storage
+from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.model import predictions
 from ray_brats.model.predictions import Predictions
@@ -241,3 +245,151 @@ def test_a_file_of_that_name_that_is_somebody_elses_tells_nothing(tmp_path: Path
     storage.write_json(f"{tmp_path}/score.json", ours)
     with pytest.raises(UsageError, match=r"score\.json: no task 'segmentation'"):
         predictions.made_for(str(tmp_path))
+
+
+# --- masks that also go home -----------------------------------------------------------
+
+
+HOME = Home(
+    geometry=geometries.of_file(
+        (6, 5, 4),
+        np.diag([1.0, 1.0, 5.0, 1.0]) + np.diag([0.25] * 3, 1),
+        qform_code=1,
+        sform_code=1,
+    ),
+    motion=np.eye(4) + 0.125,
+)
+
+
+def homing(uri: str, **homes: Home) -> Predictions:
+    return dataclasses.replace(folder(uri), homes=homes)
+
+
+def test_only_a_home_of_its_own_changes_what_a_mask_depends_on() -> None:
+    """Without one the key is that of before there were any: see the first test."""
+    other = homing("s3://out", b=HOME).work_of(CASE)
+    assert (other.key, other.outputs) == ("22a3dbb4968c22bb59cc339de52f7ccc", ("a.nii.gz",))
+    assert other == folder("s3://out").work_of(CASE)
+    assert predictions.home_of(other) is None
+    item = homing("s3://out", a=HOME).work_of(CASE)
+    moved = dataclasses.replace(HOME, motion=np.eye(4))
+    grid = dataclasses.replace(HOME.geometry, native_shape=(6, 5, 9))
+    elsewhere = dataclasses.replace(HOME, geometry=grid)
+    keys = {homing("s3://out", a=home).work_of(CASE).key for home in (HOME, moved, elsewhere)}
+    assert len(keys | {other.key}) == 4
+    assert item.outputs == ("a.nii.gz", "a_native.nii.gz")
+    back = predictions.home_of(ledger.Work.from_row(item.as_row()))
+    assert back is not None
+    assert back.geometry == HOME.geometry
+    assert (back.motion == HOME.motion).all()
+    assert homing("s3://elsewhere", a=HOME).work_of(CASE).key == item.key
+
+
+def test_a_mask_and_the_one_at_home_are_written_with_their_volumes(
+    one_case: Path, tmp_path: Path
+) -> None:
+    (case,) = cohorts.find(str(one_case)).cases
+    geometry: Geometry = preprocess_case(case, SMOKE).geometry
+    index = np.zeros(geometry.crop_shape_vox, np.uint8)
+    index[:10, 0, 0] = 2
+    native = np.zeros((6, 5, 4), np.uint8)
+    native[:2, 1, 2], native[3, 1, 2] = 3, 1
+    target = homing(str(tmp_path / "out"), **{case.case_id: HOME})
+    item = target.work_of(case)
+    row, files = predictions.save(item, index, geometry, ["t2: was turned"], native)
+    assert files == [f"{case.case_id}.nii.gz", f"{case.case_id}_native.nii.gz"]
+    voxel_ml = HOME.geometry.voxel_ml
+    at_home = {
+        "wt_native_ml": 3 * voxel_ml,
+        "tc_native_ml": 3 * voxel_ml,
+        "et_native_ml": 2 * voxel_ml,
+    }
+    assert row.facts == {
+        "wt_ml": round(10 * geometry.voxel_ml, 6),
+        "tc_ml": 0,
+        "et_ml": 0,
+        "remarks": "t2: was turned",
+        **{name: round(ml, 6) for name, ml in at_home.items()},
+    }
+    image = nib.load(tmp_path / "out" / files[1])
+    assert image.get_data_dtype() == np.uint8
+    assert np.allclose(image.affine, HOME.geometry.native_affine)
+    assert (np.asarray(image.dataobj) == np.array([0, 1, 2, 4])[native]).all()
+    ledger.finish(item, row, files)
+    sidecar = json.loads((tmp_path / "out" / f"{case.case_id}.json").read_text())
+    assert [*sidecar["files"]] == files
+    cohort = Cohort(uri="x", cases=(case,))
+    assert target.split_finished(cohort) == ([row], [])
+    (tmp_path / "out" / files[1]).unlink()
+    assert [work.case_id for work in target.split_finished(cohort)[1]] == [case.case_id]
+
+
+def test_the_ledger_has_columns_of_home_only_where_masks_go_there(tmp_path: Path) -> None:
+    cohort = Cohort(uri="x", cases=(CASE,))
+    plain = list(predictions.columns_of(GLIOMA))
+    assert "wt_native_ml" not in plain
+    both = list(predictions.columns_of(GLIOMA, native=True))
+    assert both == [*plain, "wt_native_ml", "tc_native_ml", "et_native_ml"]
+    row = CaseRow(case_id="a", facts={"wt_ml": 1.0, "wt_native_ml": 1.25})
+    for homes, names in (({}, plain), ({"a": HOME}, both)):
+        target = homing(str(tmp_path / f"{len(homes)}"), **homes)
+        target.split_finished(cohort)
+        target.conclude(cohort, [], [row])
+        path = tmp_path / f"{len(homes)}/scores.parquet"
+        assert pq.read_schema(path).names == names
+        assert ledger.read_table(str(path))[0].get("wt_native_ml") == (1.25 if homes else None)
+
+
+def test_masks_at_home_are_neither_predictions_nor_strangers(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_native.nii.gz", "b_native.nii.gz", "c_native.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a", "b"))
+    assert [*masks.of_case] == ["a"]
+    assert [storage.name_of(file.uri) for file in masks.of_no_case] == ["c_native.nii.gz"]
+
+
+def test_a_case_whose_own_name_ends_as_theirs_keeps_its_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_native.nii.gz")
+    masks = predictions.find_masks(str(tmp_path), cohort_of("a", "a_native"))
+    assert {name: storage.name_of(file.uri) for name, file in masks.of_case.items()} == {
+        "a": "a.nii.gz",
+        "a_native": "a_native.nii.gz",
+    }
+
+
+def test_two_masks_under_one_name_are_refused(tmp_path: Path) -> None:
+    target = homing(str(tmp_path), a=HOME)
+    with pytest.raises(UsageError, match=r"a_native\.nii\.gz would be .* two"):
+        target.split_finished(cohort_of("a", "a_native"))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_masks_at_home_go_with_those_they_belong_to(tmp_path: Path) -> None:
+    """Of another network, or of other integers, they would be taken for what they are not."""
+    cohort = cohort_of("a")
+    for target, names in (
+        (homing(str(tmp_path), a=HOME), ["a.nii.gz", "a_native.nii.gz"]),
+        (dataclasses.replace(folder(str(tmp_path)), identity={"bundles": ["c"]}), ["a.nii.gz"]),
+        (homing(str(tmp_path), a=HOME), ["a.nii.gz", "a_native.nii.gz"]),
+        (
+            dataclasses.replace(folder(str(tmp_path), "msd-task01"), homes={"a": HOME}),
+            ["a.nii.gz", "a_native.nii.gz"],
+        ),
+    ):
+        (item,) = target.split_finished(cohort)[1]
+        retry.clear(item)
+        assert not [*tmp_path.glob("*.nii.gz")]
+        touch(tmp_path, *names)
+        row = CaseRow(case_id="a")
+        ledger.finish(item, row, names)
+        target.conclude(cohort, [], [row])
+        assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == names
+
+
+def test_masks_at_home_of_other_integers_stay_beside_none(tmp_path: Path) -> None:
+    cohort = cohort_of("a")
+    before = homing(str(tmp_path), a=HOME)
+    before.split_finished(cohort)
+    touch(tmp_path, "a.nii.gz", "a_native.nii.gz")
+    before.conclude(cohort, [], [])
+    with pytest.raises(UsageError, match=r"a_native\.nii\.gz would stay beside"):
+        folder(str(tmp_path), "msd-task01").split_finished(cohort)

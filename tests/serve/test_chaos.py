@@ -24,7 +24,7 @@ from model.test_bundle import RECIPE, make_model
 from ray import serve
 
 from ray_brats import labels
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.engine import cluster
 from ray_brats.model import bundle
 from ray_brats.recipes.tasks import TASKS
@@ -56,9 +56,7 @@ def case(cohort_folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def mask(bundle_folder: Path, case: dict[str, bytes]) -> bytes:
     found = bundle.load_predictor((str(bundle_folder),)).segment(case)
-    return encode_mask(
-        labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry
-    )
+    return encode(labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry)
 
 
 @contextlib.contextmanager

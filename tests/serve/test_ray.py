@@ -19,7 +19,7 @@ pytest.importorskip("tensorflow")
 from model.test_bundle import RECIPE, make_model
 
 from ray_brats import labels
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.commands import masks
 from ray_brats.engine import cluster
 from ray_brats.errors import UsageError
@@ -79,9 +79,7 @@ def case(cohort_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def mask(bundle_folder: Path, case: Path) -> bytes:
     found = bundle.load_predictor((str(bundle_folder),)).segment(files_of(case))
-    return encode_mask(
-        labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry
-    )
+    return encode(labels.from_class_index(found.mask_native, TASKS["gli-2020"]), found.geometry)
 
 
 def test_the_served_mask_is_the_predictors(client: httpx.Client, case: Path, mask: bytes) -> None:
@@ -140,7 +138,7 @@ def test_score_through_the_endpoint_is_direct_scoring(
         found = predictor.segment(files_of(folder))
         raw = labels.from_class_index(found.mask_native, TASKS["gli-2020"])
         name = f"{row['case_id']}.nii.gz"
-        assert (far / name).read_bytes() == encode_mask(raw, found.geometry)
+        assert (far / name).read_bytes() == encode(raw, found.geometry)
         assert row["wt_ml"] == pytest.approx(found.region_ml()["WT"], abs=1e-6)
 
 

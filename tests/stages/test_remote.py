@@ -17,7 +17,7 @@ from serve_doubles import SERVED, SMOKE, Double, files_of, listening, predictor
 from ray_brats import labels
 from ray_brats.cases import cohort
 from ray_brats.cases.case import Cohort
-from ray_brats.cases.volume import encode_mask
+from ray_brats.cases.volume import encode
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership
 from ray_brats.recipes import tasks
@@ -90,7 +90,7 @@ def test_a_cohort_through_a_service_is_the_predictors(cohort_folder: Path, tmp_p
         made = predictor().segment(files_of(cohort_folder / case.case_id))
         raw = labels.from_class_index(made.mask_native, TASKS["gli-2020"])
         mask = (out / f"{case.case_id}.nii.gz").read_bytes()
-        assert mask == encode_mask(raw, made.geometry)
+        assert mask == encode(raw, made.geometry)
 
 
 def channels_of_the_first(cohort_folder: Path, folder: Path) -> Cohort:

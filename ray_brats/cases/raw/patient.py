@@ -1,0 +1,151 @@
+"""One study from its files to a case: converted, chosen, prepared, and put on record."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import ray_brats
+from ray_brats.cases import volume
+from ray_brats.cases.geometry import Geometry, affine_of
+from ray_brats.cases.raw import brain, choice, preparation, record, space, studies
+from ray_brats.cases.raw.choice import Choice
+from ray_brats.cases.raw.placed import Placed
+from ray_brats.cases.raw.preparation import PreparationOptions, Prepared
+from ray_brats.cases.raw.record import Record, SeriesRecord
+from ray_brats.cases.raw.series import Series
+from ray_brats.cases.raw.studies import Study
+from ray_brats.cases.volume import Volume
+from ray_brats.errors import CaseError
+
+MASK: Final = "a mask of somebody else's"
+NOBODY: Final = "nobody: the skull was kept"
+PACKAGES: Final = ("SimpleITK", "deepbet", "torch", "dcm2niix", "pydicom", "nilearn")
+"""Those whose versions stand on record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """A case that was prepared, in memory."""
+
+    prepared: Prepared
+    record: Record
+    sources: Mapping[str, tuple[Path, ...]]
+    """Modality to the DICOM files of its series, none of NIfTI."""
+
+
+def prepare(
+    case_id: str,
+    study: Study,
+    options: PreparationOptions,
+    asked: Mapping[str, str] | None = None,
+    mask_uri: str | None = None,
+) -> Patient:
+    """Bring one study to a case.
+
+    Args:
+        case_id: what the case is called.
+        study: its files.
+        options: where to, and how.
+        asked: modality to the series that somebody wants, by name or number.
+        mask_uri: an outline of the brain.
+
+    Raises:
+        CaseRejected: what `studies.series_of`, `choice.choose`, `volume.read` and
+            `preparation.prepare` reject.
+        UsageError: a package of the extra is missing.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-brats-raw-") as workspace:
+        found, ignored = studies.series_of(study, Path(workspace), asked=(asked or {}).values())
+        chosen = choice.choose(found, asked)
+        volumes = {name: _read(name, str(item.path)) for name, item in chosen.chosen.items()}
+    mask = None if mask_uri is None else placed_of(_read("the mask of its brain", mask_uri))
+    placed = {name: placed_of(item) for name, item in volumes.items()}
+    prepared = preparation.prepare(placed, options, mask)
+    told = [(item.name, item.reason) for item in ignored]
+    outliner = MASK if mask_uri else brain.METHOD
+    return Patient(
+        prepared=prepared,
+        sources={name: item.sources for name, item in chosen.chosen.items()},
+        record=Record(
+            case_id=case_id,
+            space=options.space if options.space in space.NAMES else space.ATLAS,
+            grid=record.geometry_of(prepared.grid),
+            reference=prepared.alignment.reference,
+            series={
+                name: _record(name, item, chosen, volumes[name].geometry, prepared)
+                for name, item in chosen.chosen.items()
+            },
+            brain=NOBODY if prepared.brain is None else outliner,
+            brain_ml=None if prepared.brain_ml is None else round(prepared.brain_ml, 3),
+            warnings=(*_doubts(chosen), *prepared.warnings),
+            ignored=(*((item.name, why) for item, why in chosen.ignored), *told),
+            versions=versions(),
+        ),
+    )
+
+
+def _read(what: str, uri: str) -> Volume:
+    """An image; errors say which it is, since its file may be one that is gone by then."""
+    try:
+        return volume.read(uri)
+    except CaseError as error:
+        raise type(error)(f"{what}: {error.reason}", error.file) from error.__cause__
+
+
+def placed_of(image: Volume) -> Placed:
+    """An image with its place, from a file that was read."""
+    return Placed(voxels=image.voxels_HWD, grid=record.grid_of(image.geometry))
+
+
+def _record(
+    modality: str, item: Series, chosen: Choice, geometry: Geometry, prepared: Prepared
+) -> SeriesRecord:
+    image = prepared.images[modality]
+    similarity = prepared.alignment.similarities.get(modality)
+    facts = {
+        "number": item.number,
+        "plane": item.plane,
+        "te_ms": item.te_ms,
+        "tr_ms": item.tr_ms,
+        "ti_ms": item.ti_ms,
+        "contrast": item.contrast,
+        "missing_slices": item.missing_slices or None,
+        "source": item.source or None,
+    }
+    return SeriesRecord(
+        name=item.name,
+        reason=chosen.reasons[modality],
+        geometry=geometry,
+        motion=affine_of(image.motion),
+        similarity=None if similarity is None else round(similarity, 4),
+        covered=round(image.covered, 4),
+        scale=image.scale,
+        facts={name: value for name, value in facts.items() if value is not None},
+    )
+
+
+def _doubts(chosen: Choice) -> list[str]:
+    """What somebody should look at in the series that were taken."""
+    doubts = []
+    for modality, item in chosen.chosen.items():
+        if modality in chosen.unsure:
+            doubts.append(f"{modality} is {item.name} by {chosen.reasons[modality]}")
+        doubts += [f"{modality}: {text}" for text in item.warnings]
+    return doubts
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Of this package and of those of the extra that are here."""
+    found = {"ray_brats": ray_brats.__version__}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

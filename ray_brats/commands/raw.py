@@ -1,0 +1,229 @@
+"""The command `prepare`: from raw studies to a cohort."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ray_brats.cases.naming import MODALITIES
+from ray_brats.commands.arguments import CohortArgument, CsvOption, FileOption
+from ray_brats.errors import UsageError
+from ray_brats.files import local, ownership, storage
+from ray_brats.files.ledger import Summary
+from ray_brats.files.local import FileInfo
+from ray_brats.progress import say, say_done
+
+if TYPE_CHECKING:
+    from ray_brats.cases.raw.preparation import PreparationOptions
+    from ray_brats.cases.raw.studies import Study
+    from ray_brats.stages.prepare import Raw
+
+_MASK_ENDINGS = ("", "_brain", "_mask", "_brainmask", "_brain_mask")
+"""How the mask of a brain is called besides its case or study."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Bring raw studies from the scanner to a cohort: aligned, upright, stripped."""
+
+    raw: Annotated[str, Positional, arg(metavar="RAW")]
+    """Folder of studies in DICOM or NIfTI, as exports and archives leave them, however deep."""
+    cohort: CohortArgument
+    """Where the cohort goes; finished studies there are not done again."""
+    space: Literal["mni152", "patient"] = "mni152"
+    """mni152: heads are turned upright; patient: only brought to 1 mm, axes in LPS order."""
+    atlas: FileOption = None
+    """Somebody's own stripped template, in place of MNI152; the cohort gets its grid."""
+    affine: bool = False
+    """Also stretch heads to the template; volumes in ml are then no patient's."""
+    series: CsvOption = None
+    """CSV that decides which series is taken: case_id (or study), t1, t1ce, t2, flair; names or
+    numbers of series, empty where the choice may stand."""
+    brain_masks: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder of brain masks, <case_id>.nii.gz or called as the study, in the world of its scans."""
+    keep_skull: bool = False
+    """Leave the skull on."""
+    n4: bool = False
+    """Correct the bias field of each series (N4)."""
+    names: Literal["hash", "folder", "patient"] = "hash"
+    """What cases are called: a hash of the patient, the study's folder, or the patient itself."""
+    key: CsvOption = None
+    """Write a CSV that says which study each case is. It tells patients: keep it apart."""
+    case_limit: Annotated[float, arg(metavar="SECONDS")] = 900.0
+    """Seconds that a study may take; one that takes longer is an error."""
+
+
+def prepare(options: PrepareOptions) -> Summary:
+    """Bring raw studies to a cohort, one Ray Data task a study."""
+    if options.case_limit <= 0:
+        raise UsageError(f"--case-limit {options.case_limit:g}: expected seconds above zero")
+    if options.space != "mni152" and (options.atlas or options.affine):
+        raise UsageError("--space patient turns nothing: leave out --atlas and --affine")
+    target = ownership.output_folder(options.cohort)
+    root = _folder(options.raw)
+    _check_apart(root, target)
+    how = _how(options)
+    from ray_brats.cases.raw import identity, preparation, studies
+
+    say(f"prepare: looking for studies below {root}")
+    found = studies.find(root)
+    case_ids = identity.case_ids(found, options.names)
+    raw = _wanted(found, case_ids, options)
+    preparation.check_packages(
+        how,
+        has_masks=all(item.mask for item in raw),
+        has_dicom=any(study.dicom for study in found),
+    )
+    say(f"prepare: {_sentence(found)}")
+    if options.key:
+        _write_key(options.key, found, case_ids)
+    from ray_brats.engine import cluster
+    from ray_brats.stages import prepare as stage
+
+    inputs = [str(path) for study in found for path in study.files()]
+    with cluster.running() as resources:
+        cluster.check_shared(target, resources)
+        cluster.check_seen(inputs[0], resources)
+        summary = stage.prepare(raw, target, how, inputs=inputs, limit_seconds=options.case_limit)
+    for note in summary.notes:
+        say(f"prepare: {note}")
+    say_done("prepare", summary)
+    say(f"prepare: look at {summary.page} before you trust them")
+    return summary
+
+
+def _folder(raw: str) -> Path:
+    """Where the studies are."""
+    if storage.is_remote(raw):
+        raise UsageError(f"{raw}: expected a folder of this machine or of storage mounted on it")
+    root = Path(storage.absolute(raw))
+    if not root.is_dir():
+        is_what = "is a file" if root.exists() else "is not there"
+        raise UsageError(f"{root} {is_what}: expected a folder of studies in DICOM or NIfTI")
+    return root
+
+
+def _check_apart(root: Path, target: str) -> None:
+    """What is written would be found as a study the next time."""
+    if storage.is_remote(target):
+        return
+    inner, outer = sorted((Path(target).resolve(), root.resolve()), key=lambda p: -len(p.parts))
+    if inner.is_relative_to(outer):
+        raise UsageError(f"{inner} is within {outer}: expected a cohort beside the raw studies")
+
+
+def _how(options: PrepareOptions) -> PreparationOptions:
+    """What is done with each study; raises where a package or the template is missing."""
+    from ray_brats.cases.raw import preparation, space
+
+    name = storage.absolute(options.atlas) if options.atlas else options.space
+    space.space_of(name)
+    how = preparation.PreparationOptions(
+        space=name,
+        freedom="affine" if options.affine else "rigid",
+        keep_skull=options.keep_skull,
+        n4=options.n4,
+    )
+    preparation.check_packages(how, has_masks=options.brain_masks is not None)
+    return how
+
+
+def _wanted(found: Sequence[Study], case_ids: Sequence[str], options: PrepareOptions) -> list[Raw]:
+    """Each study with what is asked of it."""
+    asked = _read_series(options.series, found, case_ids) if options.series else {}
+    masks = _masks(options.brain_masks, found, case_ids) if options.brain_masks else {}
+    # After these are judged: Ray takes a second to load.
+    from ray_brats.stages.prepare import Raw
+
+    return [
+        Raw(
+            case_id=case_id,
+            study=study,
+            asked=asked.get(case_id, {}),
+            mask=masks.get(case_id),
+            etag=study.etag(),
+        )
+        for study, case_id in zip(found, case_ids, strict=True)
+    ]
+
+
+def _read_series(
+    uri: str, found: Sequence[Study], case_ids: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Case to modality to the series that somebody wants."""
+    try:
+        text = storage.read_bytes(storage.absolute(uri)).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"--series {uri}: cannot be read ({error})") from error
+    columns = set(rows[0]) if rows else set()
+    name = "case_id" if "case_id" in columns else "study"
+    if name not in columns or not columns <= {name, *MODALITIES}:
+        raise UsageError(
+            f"--series {uri}: expected the columns case_id (or study) and some of "
+            f"{', '.join(MODALITIES)}"
+        )
+    known = dict(zip(case_ids, case_ids, strict=True))
+    known |= {study.name: case_id for study, case_id in zip(found, case_ids, strict=True)}
+    if unknown := [row[name] for row in rows if row[name] not in known]:
+        raise UsageError(
+            f"--series {uri} names {len(unknown)} that are no study: "
+            f"{local.readable(str(unknown[0]))} and such; expected names as --key writes them"
+        )
+    return {
+        known[row[name]]: {kind: row[kind] for kind in MODALITIES if (row.get(kind) or "").strip()}
+        for row in rows
+    }
+
+
+def _masks(folder: str, found: Sequence[Study], case_ids: Sequence[str]) -> dict[str, FileInfo]:
+    """Case to the mask of its brain; says which have none."""
+    files = {
+        storage.name_of(file.uri).split(".nii")[0]: file
+        for file in storage.list_files(storage.absolute(folder), depth=1)
+        if storage.name_of(file.uri).endswith((".nii", ".nii.gz"))
+    }
+    masks = {}
+    for study, case_id in zip(found, case_ids, strict=True):
+        names = (case_id, study.name, study.name.rsplit("/", 1)[-1])
+        fitting = (name + end for name in names for end in _MASK_ENDINGS)
+        if mask := next((files[name] for name in fitting if name in files), None):
+            masks[case_id] = mask
+    if not masks:
+        raise UsageError(
+            f"--brain-masks {folder} holds no mask of any study: expected <case_id>.nii.gz, or the "
+            "study's own name"
+        )
+    if lacking := [case_id for case_id in case_ids if case_id not in masks]:
+        shown = ", ".join(lacking[:_SHOWN]) + (" …" if lacking[_SHOWN:] else "")
+        say(f"warning: {len(lacking)} case(s) have no mask in {folder}, and are stripped: {shown}")
+    return masks
+
+
+def _sentence(found: Sequence[Study]) -> str:
+    patients = len({study.patient for study in found})
+    kinds = {"DICOM": sum(bool(s.dicom) for s in found), "NIfTI": sum(bool(s.nifti) for s in found)}
+    told = " and ".join(f"{count} in {kind}" for kind, count in kinds.items() if count)
+    return f"{len(found)} studies of {patients} patient(s), {told}"
+
+
+def _write_key(uri: str, found: Sequence[Study], case_ids: Sequence[str]) -> None:
+    """The CSV that joins cases and studies."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["case_id", "study", "patient"])
+    for study, case_id in zip(found, case_ids, strict=True):
+        writer.writerow([case_id, study.name, study.patient])
+    target = storage.absolute(uri)
+    ownership.check_files({"--key": target}, (), overwrite=True)
+    content = local.readable(buffer.getvalue()).encode()
+    if storage.exists(target) and storage.read_bytes(target) != content:
+        raise UsageError(f"--key {uri} is there already and says otherwise: expected a new file")
+    storage.write_if_changed(target, content)
