@@ -44,10 +44,11 @@ class PrepareOptions:
     affine: bool = False
     """Also stretch heads to the template; volumes in ml are then no patient's."""
     series: CsvOption = None
-    """CSV that decides which series is taken: case_id (or study), t1, t1ce, t2, flair; names or
-    numbers of series, empty where the choice may stand."""
+    """CSV that decides which series is taken: case_id (or study), t1, t1ce, t2, flair; names,
+    numbers or files of series, empty where the choice may stand."""
     brain_masks: Annotated[str | None, arg(metavar="DIR")] = None
-    """Folder of brain masks, <case_id>.nii.gz or called as the study, in the world of its scans."""
+    """Folder of brain masks, <case_id>.nii.gz or called as the study, on any grid that lies over
+    the T1CE (else the series of the thinnest slices) as it left the scanner."""
     keep_skull: bool = False
     """Leave the skull on."""
     n4: bool = False
@@ -83,7 +84,7 @@ def prepare(options: PrepareOptions) -> Summary:
     )
     say(f"prepare: {_sentence(found)}")
     if options.key:
-        _write_key(options.key, found, case_ids)
+        _write_key(options.key, target, found, case_ids)
     from ray_brats.engine import cluster
     from ray_brats.stages import prepare as stage
 
@@ -95,7 +96,8 @@ def prepare(options: PrepareOptions) -> Summary:
     for note in summary.notes:
         say(f"prepare: {note}")
     say_done("prepare", summary)
-    say(f"prepare: look at {summary.page} before you trust them")
+    if (summary.counts or {}).get("ok"):
+        say(f"prepare: look at {summary.page} before you trust them")
     return summary
 
 
@@ -106,7 +108,9 @@ def _folder(raw: str) -> Path:
     root = Path(storage.absolute(raw))
     if not root.is_dir():
         is_what = "is a file" if root.exists() else "is not there"
-        raise UsageError(f"{root} {is_what}: expected a folder of studies in DICOM or NIfTI")
+        raise UsageError(
+            f"{root} {is_what}: expected a folder of studies in DICOM or NIfTI, no archive of them"
+        )
     return root
 
 
@@ -211,10 +215,11 @@ def _sentence(found: Sequence[Study]) -> str:
     patients = len({study.patient for study in found})
     kinds = {"DICOM": sum(bool(s.dicom) for s in found), "NIfTI": sum(bool(s.nifti) for s in found)}
     told = " and ".join(f"{count} in {kind}" for kind, count in kinds.items() if count)
-    return f"{len(found)} studies of {patients} patient(s), {told}"
+    studies = "1 study" if len(found) == 1 else f"{len(found)} studies"
+    return f"{studies} of {patients} patient(s), {told}"
 
 
-def _write_key(uri: str, found: Sequence[Study], case_ids: Sequence[str]) -> None:
+def _write_key(uri: str, cohort: str, found: Sequence[Study], case_ids: Sequence[str]) -> None:
     """The CSV that joins cases and studies."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -222,6 +227,8 @@ def _write_key(uri: str, found: Sequence[Study], case_ids: Sequence[str]) -> Non
     for study, case_id in zip(found, case_ids, strict=True):
         writer.writerow([case_id, study.name, study.patient])
     target = storage.absolute(uri)
+    if target.startswith(cohort.rstrip("/") + "/"):
+        raise UsageError(f"--key {uri} is within {cohort}, and would go where that goes")
     ownership.check_files({"--key": target}, (), overwrite=True)
     content = local.readable(buffer.getvalue()).encode()
     if storage.exists(target) and storage.read_bytes(target) != content:

@@ -129,6 +129,11 @@ def test_a_cohort_among_the_raw_studies_is_refused(studies_folder: Path, tmp_pat
         raw.prepare(options(studies_folder, tmp_path / "in-prepared"))
 
 
+def test_a_key_does_not_travel_with_its_cohort(studies_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused("--key .* is within", studies_folder, out, key=str(out / "key.csv"))
+
+
 def test_options_that_contradict_are_refused(studies_folder: Path, tmp_path: Path) -> None:
     places = studies_folder, tmp_path / "out"
     save(tmp_path / "atlas.nii.gz")
