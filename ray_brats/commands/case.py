@@ -111,6 +111,7 @@ def segment(options: SegmentOptions) -> Summary:
     chosen = options.bundles.choose()
     if options.folder is None:
         _check_modalities(case, chosen.recipe.preprocess.modalities)
+    from ray_brats.cases.raw import record
     from ray_brats.model import card as modelcard
 
     alone = Cohort(uri=case.case_id, cases=(case,))
@@ -134,7 +135,9 @@ def segment(options: SegmentOptions) -> Summary:
         picture = reports.ShowOptions(case="", picture=options.show, prediction=target)
         reports.draw(case, picture)
     summary = _summary(case, prediction, chosen, target, options.show)
-    told = modelcard.quality_of(chosen, [case.case_id], [case.case_id] if prepared.remarks else [])
+    is_raw = storage.exists(storage.join(storage.parent_of(next(case.files())), record.NAME))
+    unusual = [case.case_id] if prepared.remarks or is_raw else []
+    told = modelcard.quality_of(chosen, [case.case_id], unusual)
     if told.why_not:
         say(f"segment: {told.why_not}")
     return dataclasses.replace(

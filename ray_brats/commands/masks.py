@@ -202,6 +202,7 @@ def segment(
 
 def _told(summary: ScoreSummary, cohort: Cohort, chosen: Chosen) -> ScoreSummary:
     """Say what was not as usual, and how good such masks are; the summary with the latter."""
+    from ray_brats.cases.raw import record
     from ray_brats.model import card as modelcard
 
     for note in summary.notes:
@@ -209,7 +210,9 @@ def _told(summary: ScoreSummary, cohort: Cohort, chosen: Chosen) -> ScoreSummary
     say_done("score", summary)
     failed = {row.case_id for row in summary.failures}
     segmented = [case.case_id for case in cohort.cases if case.case_id not in failed]
-    told = modelcard.quality_of(chosen, segmented, summary.remarked)
+    # Figures of scans that others had prepared say nothing of raw ones.
+    is_raw = storage.exists(storage.join(cohort.uri, record.COHORT_NAME))
+    told = modelcard.quality_of(chosen, segmented, segmented if is_raw else summary.remarked)
     for line in (told.sentence, told.why_not, chosen.cards[0].get("intended_use")):
         if line:
             say(f"score: {line}")

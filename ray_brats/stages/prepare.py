@@ -39,7 +39,7 @@ TASK_CPUS = 1
 LIMIT_SECONDS = 900.0
 STAGE_VERSION = 1
 SIDECAR, PICTURE = "done.json", "prepare.jpg"
-TABLE, PAGE, DESCRIPTION = "prepare.parquet", "prepare.html", "prepared.json"
+TABLE, PAGE, DESCRIPTION = "prepare.parquet", "prepare.html", record.COHORT_NAME
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),

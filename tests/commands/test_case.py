@@ -115,6 +115,10 @@ def test_how_good_a_mask_is_is_said_only_of_cases_such_as_those_measured(
     out = tmp_path / "mask.nii.gz"
     own = command.segment(SegmentOptions(folder=str(one_case), out=str(out))).quality
     assert str(own).endswith("(95 % interval of the mean)")
+    (one_case / "prepare.json").write_text("{}")
+    raw = command.segment(SegmentOptions(folder=str(one_case), out=str(out), overwrite=True))
+    assert raw.quality is None
+    (one_case / "prepare.json").unlink()
     other = tmp_path / "BraTS-MEN-00001-000"
     other.mkdir()
     for name, file in files(one_case).items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_brats.cases.case import Case, Cohort
+from ray_brats.cases.raw import record
 from ray_brats.commands import masks
 from ray_brats.files.ledger import CaseRow
 from ray_brats.model import card
@@ -18,7 +20,12 @@ MEASURED = {"validation": {"dice": {"WT": 0.9, "TC": 0.8, "ET": 0.7}}, "cases": 
 
 
 def segmented(
-    monkeypatch: pytest.MonkeyPatch, case_ids: list[str], *, tta: str | None = None, **facts: Any
+    monkeypatch: pytest.MonkeyPatch,
+    case_ids: list[str],
+    *,
+    tta: str | None = None,
+    uri: str = "x",
+    **facts: Any,
 ) -> ScoreSummary:
     """What `score` leaves where the stage gives a summary with these facts."""
     cases = tuple(Case(case_id=name, patient_id=name, images={}) for name in case_ids)
@@ -34,7 +41,7 @@ def segmented(
         asked=card.Asked(tta=tta),
     )
     resources: Any = None
-    return masks.segment(Cohort(uri="x", cases=cases), "x", chosen, resources, task=None)
+    return masks.segment(Cohort(uri=uri, cases=cases), "x", chosen, resources, task=None)
 
 
 def test_numbers_are_said_of_the_masks_they_hold_for(
@@ -47,6 +54,15 @@ def test_numbers_are_said_of_the_masks_they_hold_for(
     told = segmented(monkeypatch, [*names, failed.case_id], failures=[failed], remarked=names[:1])
     assert told.facts == {"measured": MEASURED}
     assert "ET 0.70; this holds for 1 of the 2 case(s)" in capsys.readouterr().err
+
+
+def test_none_are_said_of_a_cohort_that_was_prepared_from_raw_studies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / record.COHORT_NAME).write_text("{}")
+    told = segmented(monkeypatch, ["sub-1_ses-1"], uri=str(tmp_path))
+    assert told.facts == {"measured": None}
+    assert "how good these masks are was not measured" in capsys.readouterr().err
 
 
 def test_none_are_said_where_they_hold_for_none(

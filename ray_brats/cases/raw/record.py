@@ -17,6 +17,8 @@ from ray_brats.cases.raw.placed import Grid
 from ray_brats.errors import ArtefactError
 
 NAME: Final = "prepare.json"
+COHORT_NAME: Final = "prepared.json"
+"""What a whole cohort has where it was prepared from raw studies; written last."""
 FORMAT: Final = 1
 
 
