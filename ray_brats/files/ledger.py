@@ -309,7 +309,11 @@ def _begin(
     uris = {
         uri
         for item in todo
-        for uri in (item.sidecar_uri, *(storage.join(item.folder, name) for name in item.outputs))
+        for uri in (
+            item.sidecar_uri,
+            # What goes without being written anew is as gone as what is replaced.
+            *(storage.join(item.folder, name) for name in {*item.outputs, *item.stale}),
+        )
     }
     vouched = set()
     for item in todo:

@@ -152,6 +152,32 @@ def test_an_input_by_another_name_is_never_an_output(tmp_path: Path, kind: str) 
         ledger.split_finished(work(root, "a", key="2"), output(root, str(other)))
 
 
+def with_more(root: str) -> str:
+    """A finished case that left a file besides, which the next call would not write."""
+    _, (item,) = ledger.split_finished(work(root, "a"), output(root))
+    do(item)
+    more = f"{root}/out/a_native.nii.gz"
+    storage.write_bytes(more, b"more")
+    ledger.finish(item, CaseRow(case_id="a"), ["a.nii.gz", "a_native.nii.gz"])
+    conclude(root)
+    return more
+
+
+def test_what_an_earlier_call_left_besides_goes_with_it(root: str) -> None:
+    more = with_more(root)
+    _, (item,) = ledger.split_finished(work(root, "a", key="2"), output(root))
+    do(item)
+    assert not storage.exists(more)
+
+
+def test_what_an_earlier_call_left_besides_stays_where_this_one_reads_it(root: str) -> None:
+    more = with_more(root)
+    before = files(root)
+    with pytest.raises(UsageError, match="this call reads it"):
+        ledger.split_finished(work(root, "a", key="2"), output(root, more))
+    assert files(root) == before
+
+
 def test_many_names_are_told_by_their_number(tmp_path: Path) -> None:
     names = [f"case{number}" for number in range(9)]
     (tmp_path / "out").mkdir()
