@@ -71,6 +71,8 @@ def run(batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]) -> d
     for number, item in enumerate(work):
         row = ledger.finished_row(item) if block.is_past(number) else None
         deaths = block.tries if block.died_at(number) else 0
+        if deaths:
+            ledger.remove_remains(item)
         if deaths and (reason := block.verdict(deaths)):
             row = error_row(item.case_id, reason, attempts=deaths if frame.timed else None)
             retry.give_up(item, row)

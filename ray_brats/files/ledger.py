@@ -8,6 +8,7 @@ files in place mean that the work is done and never redone.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import io
 import json
 import re
@@ -234,6 +235,18 @@ def finish(item: Work, row: CaseRow, files: Sequence[str]) -> None:
     sizes = {name: storage.local_size(storage.join(item.folder, name)) for name in files}
     sidecar = {"key": item.key, "row": row.as_json(), "files": sizes}
     storage.write_json(item.sidecar_uri, sidecar, synced=False)
+
+
+def remove_remains(item: Work) -> None:
+    """Remove what a process that died at a case left half-written of it.
+
+    Others are writing in the same folder: what is theirs stays.
+    """
+    if storage.is_remote(item.folder):
+        return
+    for name in (storage.name_of(item.sidecar_uri), *item.outputs):
+        target = Path(storage.join(item.folder, name).removeprefix("file://"))
+        local.remove_remains(target.parent.glob(f".{glob.escape(target.name)}.*"))
 
 
 def finished_row(item: Work) -> CaseRow | None:

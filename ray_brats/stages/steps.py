@@ -293,6 +293,7 @@ def _recounted(parcel: Parcel, frame: Frame) -> Parcel:
 
 def _died(parcel: Parcel, block: blocks.Block) -> Parcel:
     """A case whose process ended: put off, or given up."""
+    ledger.remove_remains(parcel.work)
     deaths, attempts = parcel.deaths + 1, parcel.attempts + block.tries - 1
     known = dataclasses.replace(parcel, array=None, deaths=deaths, attempts=attempts)
     if reason := block.verdict(deaths):

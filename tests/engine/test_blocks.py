@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -107,3 +108,26 @@ def test_a_block_goes_on_at_the_case_that_died(tmp_path: Path) -> None:
     assert [ledger.finished_row(item) for item in cases(tmp_path, "a", "poison", "b")] == rows
     assert blocks.run(batch, FRAME, task, ())["row"] == told
     assert not list((tmp_path / "alarms").iterdir())
+
+
+def test_what_a_dead_process_left_half_written_goes_and_that_of_others_stays(
+    tmp_path: Path,
+) -> None:
+    (item,) = cases(tmp_path, "a")
+    item = dataclasses.replace(item, outputs=("a[1].nii.gz",))
+    remains = [".a[1].nii.gz.0123abcd.tmp", ".a.json.0123abcd.tmp"]
+    others = [".b.nii.gz.0123abcd.tmp", ".a[1].nii.gz.mine", "a[1].nii.gz.0123abcd.tmp"]
+    batch = mapping._table([item])
+
+    def task(item: Work) -> tuple[CaseRow, list[str]]:
+        if not (tmp_path / others[0]).exists():
+            for name in (*remains, *others):
+                (tmp_path / name).touch()
+            raise Died
+        return CaseRow(case_id=item.case_id), []
+
+    with pytest.raises(Died):
+        blocks.run(batch, FRAME, task, ())
+    assert {path.name for path in tmp_path.iterdir()} >= {*remains, *others}
+    blocks.run(batch, FRAME, task, ())
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "a.json", "alarms"}

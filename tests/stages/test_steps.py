@@ -99,11 +99,14 @@ def test_a_case_whose_process_died_is_put_off_and_then_given_up(
     assert isinstance(parcel, Parcel)
     assert (parcel.deaths, parcel.attempts, parcel.row) == (1, 2, None)
     assert ledger.finished_row(work) is None
+    half = Path(f"{work.sidecar_uri}").with_name(f".{work.outputs[0]}.0123abcd.tmp")
+    half.touch()
     store.clear()  # as the driver does between two passes
     row = taken(parcel, Model(Died()))
     assert isinstance(row, CaseRow)
     assert (row.status, row.attempts) == ("error", 2)
     assert "its process died 2 times" in row.reason
+    assert not half.exists()
 
 
 def test_a_step_done_again_for_nothing_is_counted(work: Work) -> None:
