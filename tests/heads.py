@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import dicoms
 import nibabel as nib
 import numpy as np
 
@@ -68,6 +71,27 @@ def write_study(folder: Path, number: int, modalities: Sequence[str]) -> None:
     of = head(number)
     for modality in modalities:
         _save(folder / f"{modality}.nii.gz", voxels_of(of, modality), grid_of(of, modality))
+
+
+def write_dicom(folder: Path, number: int, modalities: Sequence[str]) -> None:
+    """A folder of DICOM for each series, and a localiser beside them."""
+    of = head(number)
+    for modality in modalities:
+        tags, grid = dicoms.STUDY[modality], grid_of(of, modality)
+        voxels = np.clip(voxels_of(of, modality), 0, None)
+        dicoms.write(folder / str(tags.number), voxels, dicoms.lps_of(grid.affine), tags)
+    dicoms.localiser(folder / "1")
+
+
+def archive_of(folder: Path) -> bytes:
+    """The files below a folder, as a zip; equal folders give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = zipfile.ZipInfo(path.relative_to(folder.parent).as_posix())
+                archive.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def write_mask(path: Path, number: int) -> None:

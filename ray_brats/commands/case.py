@@ -185,7 +185,7 @@ def _segment_study(raw: Study, options: SegmentOptions) -> Summary:
     remarks = (*one.record.warnings, *one.prepared.remarks)
     for remark in remarks:
         say(f"segment: {remark}")
-    upright, native = study.segmented(one, _predictor(chosen))
+    upright, native = _predictor(chosen).segment_at_home(one.prepared, one.record.home)
     _write(native, task, target)
     if options.dicom_seg:
         pairs = zip(chosen.uris, chosen.sha256, strict=True)

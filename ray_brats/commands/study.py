@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray_brats.cases.preprocess import Prepared
     from ray_brats.cases.raw.record import Record
     from ray_brats.cases.raw.studies import Study
-    from ray_brats.model.predict import Prediction, Predictor
+    from ray_brats.model.predict import Prediction
     from ray_brats.recipes.config import PreprocessConfig
 
 
@@ -88,19 +88,6 @@ def ready(study: Study, config: PreprocessConfig) -> Ready:
         record=one.record,
         images=images,
         sources=one.sources[one.record.home_modality],
-    )
-
-
-def segmented(one: Ready, predictor: Predictor) -> tuple[Prediction, Prediction]:
-    """The mask in the upright space, and the one on the scanner's own grid."""
-    from ray_brats.model.predict import Prediction
-
-    home, own = one.record.home, one.prepared.geometry.unresampled()
-    index, native = predictor.indices(one.prepared.image_HWDC, one.prepared.geometry, home)
-    targets = predictor.recipe.targets
-    return (
-        Prediction(mask_native=own.to_native(index), geometry=own, targets=targets),
-        Prediction(mask_native=native, geometry=home.geometry, targets=targets),
     )
 
 

@@ -134,6 +134,15 @@ class Predictor:
             regions_native=regions,
         )
 
+    def segment_at_home(self, prepared: Prepared, home: Home) -> tuple[Prediction, Prediction]:
+        """The mask of a case, and the one on the grid of a series that the case came from."""
+        own, targets = prepared.geometry.unresampled(), self.recipe.targets
+        index, native = self.indices(prepared.image_HWDC, prepared.geometry, home)
+        return (
+            Prediction(mask_native=own.to_native(index), geometry=own, targets=targets),
+            Prediction(mask_native=native, geometry=home.geometry, targets=targets),
+        )
+
     def class_index(self, image_HWDC: Array, geometry: Geometry | None = None) -> LabelMap:
         """Class indices of a prepared image.
 

@@ -50,6 +50,12 @@ class Limits:
     """Longest time that a whole body takes to come."""
     answer_seconds: float = 600.0
     """Longest time from the last byte of the body to the mask."""
+    raw_files: int = 20_000
+    """Of one raw study."""
+    raw_seconds: float = 300.0
+    """Longest time that a raw study takes to be prepared, and so its DICOM Segmentation."""
+    raw_memory_bytes: int = 4 << 30
+    """What the process that prepares one may hold."""
     waiting: int = 6
     """Cases accepted beyond those that models work on."""
     uploads: int = 16

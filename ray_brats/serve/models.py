@@ -12,6 +12,21 @@ from ray_brats.labels import Task
 from ray_brats.recipes import tasks
 from ray_brats.serve.limits import Refusal
 
+RAW = "raw"
+"""Key, in place of a modality, of the zip of a study as it left the scanner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtHome:
+    """What comes with the mask of a raw study, which lies on the grid of one of its series."""
+
+    modality: str
+    """Of that series."""
+    scan: bytes
+    """The series, a `.nii.gz`."""
+    dicom: bytes | None = None
+    """The mask as a DICOM Segmentation; None of a study in NIfTI."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -25,6 +40,8 @@ class Answer:
     """sha256 of the card of each bundle."""
     remarks: tuple[str, ...] = ()
     """What was not as usual in the scans."""
+    home: AtHome | None = None
+    """Of a raw study alone."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of each stage; empty for a mask that was kept."""
 
@@ -106,7 +123,7 @@ class Submission:
 
     case_id: str | None = None
     images: Mapping[str, bytes | str] = field(default_factory=dict)
-    """Canonical modality to the bytes of its file or its URI."""
+    """Canonical modality to the bytes of its file or its URI; `RAW` to a raw study."""
     cohort: str | None = None
     output: str | None = None
     task: str | None = None

@@ -7,17 +7,19 @@ the passes themselves never run side by side, for they share the same cores.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ray_brats import labels
 from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
-from ray_brats.cases.preprocess import Prepared
+from ray_brats.cases.raw import apart
 from ray_brats.cases.volume import encode
 from ray_brats.errors import CaseError, CaseFailed, UsageError
 from ray_brats.files import channels
@@ -28,8 +30,9 @@ from ray_brats.model.predict import Prediction, Predictor
 from ray_brats.recipes import tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.serve.limits import Limits, Refusal, check_voxels
-from ray_brats.serve.models import Answer
+from ray_brats.serve.models import RAW, Answer, AtHome
 
+T = TypeVar("T")
 MakePredictor = Callable[[], tuple[Predictor, Recipe]]
 RETRY_SECONDS = 10
 """When a client is to come again whose storage did not answer."""
@@ -74,25 +77,23 @@ class Model:
         self._limits = limits or Limits()
         self._bundles, self._task = tuple(bundles), task
         # A lock of threads: a request that is cancelled does not end the pass that it began.
-        self._one_pass = threading.Lock()
+        self._one_pass, self._one_study = threading.Lock(), threading.Lock()
         self._began: float | None = None
 
     async def segment(self, images: Mapping[str, bytes | str], task: str) -> Answer | Refusal:
         """The mask of one case, or why there is none.
 
         Args:
-            images: canonical modality to the bytes of a file, or its URI.
+            images: canonical modality to the bytes of a file, or its URI; or `RAW` to the zip of a
+                raw study.
             task: name of the one whose labels the mask carries.
         """
-        began, gone = time.monotonic(), threading.Event()
+        gone = threading.Event()
         uris = {kind: uri for kind, uri in images.items() if isinstance(uri, str)}
         try:
-            await asyncio.to_thread(self._check_headers, images)
-            prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
-            read = time.monotonic()
-            prediction, started = await asyncio.to_thread(self._segment, prepared, gone)
-            segmented = time.monotonic()
-            mask = await asyncio.to_thread(_encoded, prediction, self._task_named(task))
+            if isinstance(archive := images.get(RAW), bytes):
+                return await asyncio.to_thread(self._raw, archive, task, gone)
+            return await self._case(images, task, gone)
         except asyncio.CancelledError:
             gone.set()
             raise
@@ -105,17 +106,53 @@ class Model:
             if isinstance(error, CaseFailed):
                 return Refusal(503, "the storage did not answer: try again", kind, RETRY_SECONDS)
             return Refusal(422, error.reason, kind)
+
+    async def _case(
+        self, images: Mapping[str, bytes | str], task: str, gone: threading.Event
+    ) -> Answer:
+        began = time.monotonic()
+        await asyncio.to_thread(self._check_headers, images)
+        prepared = await asyncio.to_thread(predict.read, images, self._recipe.preprocess)
+        read = time.monotonic()
+        work = functools.partial(self._predictor.segment_prepared, prepared)
+        prediction, started = await asyncio.to_thread(self._pass, work, gone)
+        segmented = time.monotonic()
+        mask = await asyncio.to_thread(_encoded, prediction, self._task_named(task))
         return Answer(
             mask=mask,
             bundles=self._bundles,
-            volumes_ml={name: round(ml, 6) for name, ml in prediction.region_ml().items()},
+            volumes_ml=_volumes_ml(prediction),
             remarks=prepared.remarks,
-            seconds={
-                "read": read - began,
-                "wait": started - read,
-                "segment": segmented - started,
-                "encode": time.monotonic() - segmented,
-            },
+            seconds=_seconds(began, read, started, segmented),
+        )
+
+    def _raw(self, archive: bytes, task_name: str, gone: threading.Event) -> Answer:
+        """The mask of a study as it left the scanner, on the grid of its T1CE.
+
+        One is prepared at a time: it takes a core, and memory beside the model's.
+        """
+        began, task = time.monotonic(), self._task_named(task_name)
+        _check_extra()
+        with self._one_study, apart.opened(archive, _apart(self._limits), gone) as study:
+            one = study.prepare()
+            home = one.record.home
+            prepared = predict.read(one.scans, self._recipe.preprocess)
+            read = time.monotonic()
+            work = functools.partial(self._predictor.segment_at_home, prepared, home)
+            (_, native), started = self._pass(work, gone)
+            segmented = time.monotonic()
+            made_by = ", ".join(sha256[:12] for sha256 in self._bundles)
+            dicom = None
+            if one.is_dicom:
+                mask, grid = native.mask_native, native.geometry
+                dicom = study.dicom_seg(mask, grid, task, made_by)
+        return Answer(
+            mask=_encoded(native, task),
+            bundles=self._bundles,
+            volumes_ml=_volumes_ml(native),
+            remarks=(*one.record.warnings, *prepared.remarks),
+            home=AtHome(modality=one.record.home_modality, scan=one.scan, dicom=dicom),
+            seconds=_seconds(began, read, started, segmented),
         )
 
     def _check_headers(self, images: Mapping[str, bytes | str]) -> None:
@@ -133,13 +170,14 @@ class Model:
             most = self._limits.inflated_bytes
             raise Refusal(413, f"the files promise {promised} bytes: at most {most} are read")
 
-    def _segment(self, prepared: Prepared, gone: threading.Event) -> tuple[Prediction, float]:
+    def _pass(self, work: Callable[[], T], gone: threading.Event) -> tuple[T, float]:
+        """What a forward pass gives, and when it began."""
         with self._one_pass:
             if gone.is_set():
                 raise CaseFailed("nobody waits for this case any more")
             self._began = started = time.monotonic()
             try:
-                return self._predictor.segment_prepared(prepared), started
+                return work(), started
             finally:
                 self._began = None
 
@@ -167,6 +205,38 @@ def _header(source: bytes | str, kind: str) -> Header:
     if isinstance(source, str):
         return volume.read_header(source)
     return nifti.read_header(source[: nifti.HEAD_BYTES], kind)
+
+
+def _check_extra() -> None:
+    """`Refusal` 422 where the packages that read raw studies are missing."""
+    try:
+        apart.check_packages()
+    except UsageError as error:
+        raise Refusal(422, f"this server takes no raw studies: {error}", RAW) from error
+
+
+def _apart(limits: Limits) -> apart.Limits:
+    return apart.Limits(
+        seconds=limits.raw_seconds,
+        memory_bytes=limits.raw_memory_bytes,
+        files=limits.raw_files,
+        inflated_bytes=limits.inflated_bytes,
+        voxels=limits.voxels,
+    )
+
+
+def _volumes_ml(prediction: Prediction) -> dict[str, float]:
+    return {name: round(ml, 6) for name, ml in prediction.region_ml().items()}
+
+
+def _seconds(began: float, read: float, started: float, segmented: float) -> dict[str, float]:
+    """What each stage took that ends now."""
+    return {
+        "read": read - began,
+        "wait": started - read,
+        "segment": segmented - started,
+        "encode": time.monotonic() - segmented,
+    }
 
 
 def _encoded(prediction: Prediction, task: Task) -> bytes:

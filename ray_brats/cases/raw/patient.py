@@ -38,6 +38,8 @@ class Patient:
     record: Record
     sources: Mapping[str, tuple[Path, ...]]
     """Modality to the DICOM files of its series, none of NIfTI."""
+    scan: Volume
+    """The series that masks go home to, as it left the scanner."""
 
 
 def prepare(
@@ -70,24 +72,26 @@ def prepare(
     prepared = preparation.prepare(placed, options, mask)
     told = [(item.name, item.reason) for item in ignored]
     outliner = MASK if mask_uri else brain.METHOD
+    done = Record(
+        case_id=case_id,
+        space=options.space if options.space in space.NAMES else space.ATLAS,
+        grid=record.geometry_of(prepared.grid),
+        reference=prepared.alignment.reference,
+        series={
+            name: _record(name, item, chosen, volumes[name].geometry, prepared)
+            for name, item in chosen.chosen.items()
+        },
+        brain=NOBODY if prepared.brain is None else outliner,
+        brain_ml=None if prepared.brain_ml is None else round(prepared.brain_ml, 3),
+        warnings=(*_doubts(chosen), *prepared.warnings),
+        ignored=(*((item.name, why) for item, why in chosen.ignored), *told),
+        versions=versions(),
+    )
     return Patient(
         prepared=prepared,
         sources={name: item.sources for name, item in chosen.chosen.items()},
-        record=Record(
-            case_id=case_id,
-            space=options.space if options.space in space.NAMES else space.ATLAS,
-            grid=record.geometry_of(prepared.grid),
-            reference=prepared.alignment.reference,
-            series={
-                name: _record(name, item, chosen, volumes[name].geometry, prepared)
-                for name, item in chosen.chosen.items()
-            },
-            brain=NOBODY if prepared.brain is None else outliner,
-            brain_ml=None if prepared.brain_ml is None else round(prepared.brain_ml, 3),
-            warnings=(*_doubts(chosen), *prepared.warnings),
-            ignored=(*((item.name, why) for item, why in chosen.ignored), *told),
-            versions=versions(),
-        ),
+        scan=volumes[done.home_modality],
+        record=done,
     )
 
 

@@ -19,13 +19,13 @@ import ray_brats
 from ray_brats.cases.phantom import phantom_archive
 from ray_brats.recipes import tasks
 from ray_brats.serve import niivue
-from ray_brats.serve.http import documents, multipart, uploads
+from ray_brats.serve.http import answers, documents, multipart, uploads
 from ray_brats.serve.http.body import Body, promised_bytes
 from ray_brats.serve.http.gate import Gate
 from ray_brats.serve.http.uploads import request_of
 from ray_brats.serve.jobs.records import Job
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Segmentation, ServedModel, Submission
+from ray_brats.serve.models import RAW, Segmentation, ServedModel, Submission
 from ray_brats.serve.service import Service
 
 PAGE = Path(str(resources.files("ray_brats.serve"))) / "page"
@@ -38,14 +38,17 @@ METRICS_SECONDS = 5.0
 async def read_submission(request: Request, model: ServedModel, limits: Limits) -> Submission:
     """The body of a request, whatever its kind; raises `Refusal` as soon as there is reason."""
     headers = request.headers
+    raw = uploads.is_yes(request.query_params.get(RAW))
     body = Body(request.receive, headers, limits)
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "Content-Encoding is not supported: send the files as they are")
     if kind == "multipart/form-data":
-        return await multipart.read(body, headers, model.modalities, limits)
+        return await multipart.read(body, headers, model.modalities, limits, raw=raw)
     if kind in ("application/zip", "application/x-zip-compressed"):
-        return await multipart.read_archive(body, model.modalities, limits)
+        return await multipart.read_archive(body, model.modalities, limits, raw=raw)
+    if raw:
+        raise Refusal(415, uploads.ONE_ARCHIVE, RAW)
     if kind == "application/json":
         return uploads.from_json(await body.json(), model.modalities, limits)
     raise Refusal(
@@ -70,18 +73,6 @@ def _task(asked: str | None, submission: Submission, model: ServedModel) -> str:
     if asked is not None:
         return model.task_named(asked).name
     return model.task_of(submission.case_id or "").name
-
-
-def _mask(segmentation: Segmentation) -> Response:
-    """A mask, with what made it and what its integers mean."""
-    answer, model = segmentation.answer, segmentation.model
-    headers = {"X-Ray-Brats-Model": model, "X-Ray-Brats-Task": segmentation.task}
-    headers["X-Ray-Brats-Release"] = tasks.old_name(segmentation.task)
-    headers["X-Ray-Brats-Bundle"] = ",".join(answer.bundles)
-    headers |= {f"X-Ray-Brats-{name}-ML": f"{ml:.6f}" for name, ml in answer.volumes_ml.items()}
-    if answer.remarks:
-        headers["X-Ray-Brats-Remarks"] = "; ".join(answer.remarks).replace("×", "x")
-    return Response(answer.mask, media_type="application/gzip", headers=headers)
 
 
 def build(service: Service, gate: Gate) -> Gate:
@@ -110,28 +101,21 @@ def _add_cases(app: FastAPI, service: Service) -> None:
         """Segment one case and answer with its mask, or with volumes where JSON is asked for."""
         model = service.model(request)
         asked_task = _asked_task(request, model)
+        form = answers.form_of(request.headers)
         service.check_place(model)
         async with service.uploading(request.state.caller):
             submission = await read_submission(request, model, service.limits)
         if submission.cohort is not None:
             raise Refusal(422, "a cohort is a job: send it to /v1/jobs", "cohort")
         request.state.case = submission.case_id
+        answers.check_raw(form, RAW in submission.images)
         task = _task(asked_task or submission.task, submission, model)
         async with service.admitted(model):
             answer = await service.segment(model, submission, task)
-        if "application/json" in request.headers.get("accept", ""):
-            return JSONResponse(
-                {
-                    "model": model.name,
-                    "bundles": answer.bundles,
-                    "task": task,
-                    "release": tasks.old_name(task),
-                    "volumes_ml": answer.volumes_ml,
-                    "remarks": answer.remarks,
-                    "case_id": submission.case_id,
-                }
-            )
-        return _mask(Segmentation(answer=answer, model=model.name, task=task))
+        segmentation = Segmentation(answer=answer, model=model.name, task=task)
+        if form == answers.JSON:
+            return answers.volumes(segmentation, submission.case_id)
+        return answers.of(segmentation, form)
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
@@ -168,11 +152,12 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.get("/v1/jobs/{job_id}/mask", **documents.MASK)
     async def mask(job_id: str, request: Request) -> Response:
         """The mask of a job that is done."""
+        form = answers.form_of(request.headers)
         job = await _known(job_id, request, service)
         result = await service.jobs.result(job_id)
         if result is None:
             raise Refusal(404, f"the job has no mask: it is {job.state}")
-        return _mask(result)
+        return answers.of(result, form)
 
 
 async def _known(job_id: str, request: Request, service: Service) -> Job:

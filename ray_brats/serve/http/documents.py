@@ -31,6 +31,7 @@ _WHY = {
     401: "No valid key",
     404: "No such thing",
     405: "Not this method",
+    406: "Not in this form",
     408: "The body came too slowly",
     413: "Too large",
     415: "Another kind of body",
@@ -57,6 +58,7 @@ def _of(description: str, **contents: Any) -> dict[str, Any]:
         "gzip": "application/gzip",
         "json": "application/json",
         "zip": "application/zip",
+        "dicom": "application/dicom",
         "text": "text/plain",
     }
     return {
@@ -78,7 +80,7 @@ _IMAGES = {
 _FORM = {
     "type": "object",
     "properties": dict.fromkeys(("t1ce", "t2", "flair"), _BINARY)
-    | {"case_id": _TEXT, "task": _TEXT},
+    | {"case_id": _TEXT, "task": _TEXT, "raw": {"type": "boolean"}},
 }
 _BODY = {
     "requestBody": {
@@ -92,7 +94,8 @@ _BODY = {
     "parameters": [
         {"name": name, "in": "query", "required": False, "schema": _TEXT}
         for name in ("model", "task")
-    ],
+    ]
+    + [{"name": "raw", "in": "query", "required": False, "schema": {"type": "boolean"}}],
 }
 _REFUSALS = (400, 404, 408, 413, 415, 422, 429, 503)
 
@@ -108,7 +111,14 @@ _DONE = {
 SEGMENTATION: dict[str, Any] = {
     "responses": _answers(
         *_REFUSALS,
-        _200=_of("The mask", gzip=_BINARY, json={"type": "object", "properties": _DONE}),
+        406,
+        _200=_of(
+            "The mask; of a raw study also as DICOM, or with the series that it lies on",
+            gzip=_BINARY,
+            json={"type": "object", "properties": _DONE},
+            dicom=_BINARY,
+            zip=_BINARY,
+        ),
     ),
     "openapi_extra": _BODY,
 }
@@ -117,7 +127,11 @@ JOB: dict[str, Any] = {
     "openapi_extra": _BODY,
 }
 JOB_STATE: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The job", json=_JOB))}
-MASK: dict[str, Any] = {"responses": _answers(404, 422, _200=_of("The mask", gzip=_BINARY))}
+MASK: dict[str, Any] = {
+    "responses": _answers(
+        404, 406, 422, _200=_of("The mask", gzip=_BINARY, dicom=_BINARY, zip=_BINARY)
+    )
+}
 MODELS: dict[str, Any] = {"responses": _answers(_200=_of("Models", json={"type": "object"}))}
 PHANTOM: dict[str, Any] = {"responses": _answers(_200=_of("One case", zip=_BINARY))}
 _STATUS = {"type": "object", "properties": {"status": _TEXT}}

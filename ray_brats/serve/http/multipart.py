@@ -14,7 +14,7 @@ from ray_brats.serve.http import uploads
 from ray_brats.serve.http.body import Body
 from ray_brats.serve.http.uploads import ZIP_MAGIC, Files
 from ray_brats.serve.limits import Limits, Refusal
-from ray_brats.serve.models import Submission
+from ray_brats.serve.models import RAW, Submission
 
 MAX_PARTS = 16
 PARSING_SECONDS, PARSING_SECONDS_A_MIB = 0.5, 0.02
@@ -75,7 +75,7 @@ class _Form:
         self._first, self._field = b"", None
         if self._name == "model":
             raise Refusal(400, uploads.MODEL_IN_QUERY, self._name)
-        if self._name in ("case_id", "task", "release"):
+        if self._name in ("case_id", "task", "release", RAW):
             self._kind = None
             if self._name in self.fields:
                 raise Refusal(400, "the field came twice", self._name)
@@ -133,9 +133,17 @@ class _Form:
 
 
 async def read(
-    body: Body, headers: Mapping[str, str], modalities: Sequence[str], limits: Limits
+    body: Body,
+    headers: Mapping[str, str],
+    modalities: Sequence[str],
+    limits: Limits,
+    *,
+    raw: bool = False,
 ) -> Submission:
     """The case in a `multipart/form-data` body.
+
+    Args:
+        raw: whether it is a raw study; a field of that name may say so too.
 
     Raises:
         Refusal: as `uploads`, or 400 where the body is no such.
@@ -160,19 +168,27 @@ async def read(
         raise Refusal(400, "the body is no valid multipart/form-data") from error
     if not form.complete:
         raise Refusal(400, "the multipart body breaks off before its last boundary")
-    if form.archive is not None:
-        content = b"".join(form.archive)
-        form.archive = None
-        await asyncio.to_thread(uploads.unzip, content, form.files, limits)
+    content = b"".join(form.archive or ())
+    form.archive = None
     given = {name: text.decode("utf-8", "replace") for name, text in form.fields.items() if text}
-    case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else form.files.case_id
     task = given.get("task", given.get("release"))
+    if raw or uploads.is_yes(given.get(RAW)):
+        case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else None
+        form.files.check_none()
+        return uploads.raw_study(content, case_id, task, limits)
+    if content:
+        await asyncio.to_thread(uploads.unzip, content, form.files, limits)
+    case_id = uploads.checked_id(given["case_id"]) if "case_id" in given else form.files.case_id
     return Submission(case_id=case_id, images=form.files.whole(), task=task)
 
 
-async def read_archive(body: Body, modalities: Sequence[str], limits: Limits) -> Submission:
-    """The case in an `application/zip` body; raises `Refusal`."""
+async def read_archive(
+    body: Body, modalities: Sequence[str], limits: Limits, *, raw: bool = False
+) -> Submission:
+    """The case, or the raw study, in an `application/zip` body; raises `Refusal`."""
     files = Files(modalities, limits)
-    pieces = [piece async for piece in body.pieces()]
-    await asyncio.to_thread(uploads.unzip, b"".join(pieces), files, limits)
+    content = b"".join([piece async for piece in body.pieces()])
+    if raw:
+        return uploads.raw_study(content, None, None, limits)
+    await asyncio.to_thread(uploads.unzip, content, files, limits)
     return Submission(case_id=files.case_id, images=files.whole())

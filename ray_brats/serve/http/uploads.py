@@ -26,7 +26,7 @@ from ray_brats.serve.limits import (
     check_uri,
     check_voxels,
 )
-from ray_brats.serve.models import Submission
+from ray_brats.serve.models import RAW, Submission
 
 ZIP_MAGIC = b"PK\x03\x04"
 ZIP_ENTRY = b"PK\x01\x02"
@@ -36,6 +36,7 @@ MAX_RATIO = 200
 """Bytes of a file a compressed one; scans without skull have 5 to 20, and deflate reaches 1032."""
 MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
+ONE_ARCHIVE = "expected a raw study as one zip of its DICOM or NIfTI files"
 
 
 def kind_of(name: str) -> str | None:
@@ -151,6 +152,11 @@ class Files:
             if difference:
                 raise Refusal(422, f"not on the grid of {other}: {difference}", kind)
 
+    def check_none(self) -> None:
+        """Raises `Refusal` 400 where there is a file: a raw study comes as one archive."""
+        if self._seen:
+            raise Refusal(400, ONE_ARCHIVE, min(self._seen))
+
     def whole(self) -> dict[str, bytes]:
         """All files; raises `Refusal` 422 where a modality is missing."""
         if problem := volume.missing_modality(self._modalities, self._seen):
@@ -203,6 +209,29 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
         raise Refusal(400, "the zip archive is damaged, encrypted or of an unknown kind") from error
 
 
+def is_yes(text: str | None) -> bool:
+    """What a client says of yes or no; raises `Refusal` 422 for anything else."""
+    if text is None or text.lower() in ("false", "0"):
+        return False
+    if text.lower() in ("true", "1"):
+        return True
+    raise Refusal(422, "expected true or false", RAW)
+
+
+def raw_study(content: bytes, case_id: str | None, task: str | None, limits: Limits) -> Submission:
+    """A study as it left the scanner, which is looked into where it is prepared.
+
+    Raises:
+        Refusal: 400 for no archive, 413 for one of too many files.
+    """
+    if not content.startswith(ZIP_MAGIC):
+        raise Refusal(400, ONE_ARCHIVE, RAW)
+    # Twice as many leave room for folders; the archive's own directory is counted there.
+    if content.count(ZIP_ENTRY) > 2 * limits.raw_files:
+        raise Refusal(413, f"the archive has more than {limits.raw_files} files", RAW)
+    return Submission(case_id=case_id, images={RAW: content}, task=task)
+
+
 def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
     if len(entries) > MAX_ENTRIES:
         raise Refusal(
@@ -233,6 +262,8 @@ def from_json(value: Mapping[str, Any], modalities: Sequence[str], limits: Limit
     asked = value.get("task", value.get("release"))
     if asked is not None and not isinstance(asked, str):
         raise Refusal(422, "expected the name of a task", "task")
+    if RAW in value:
+        raise Refusal(422, ONE_ARCHIVE, RAW)
     if "cohort" in value:
         cohort = check_uri(value["cohort"], limits, "cohort")
         return Submission(

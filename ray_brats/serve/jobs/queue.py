@@ -252,14 +252,14 @@ class Jobs:
         if request.files:
             images = await asyncio.to_thread(self._store.files, job_id, request.files)
         answer = await self._patiently(request.model, images, request.task)
-        await asyncio.to_thread(self._store.put_mask, job_id, answer.mask, lease)
-        self._quota.add(len(answer.mask))
+        self._quota.add(await asyncio.to_thread(self._store.put_answer, job_id, answer, lease))
         return Change(
             state="done",
             progress=1.0,
             volumes_ml=answer.volumes_ml,
             remarks=answer.remarks,
             bundles=answer.bundles,
+            home=answer.home.modality if answer.home else None,
         )
 
     async def _cohort(self, job_id: str, request: JobRequest, lease: Lease) -> Change:

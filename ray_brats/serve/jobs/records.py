@@ -79,6 +79,8 @@ class Change:
     starts: int | None = None
     bundles: Sequence[str] | None = None
     """What made the mask; kept with the job, and told with the mask alone."""
+    home: str | None = None
+    """Of a raw study the modality whose grid its mask lies on; so are what comes with the mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,16 @@ def rebuilt(kind: type[Kept], values: Mapping[str, Any]) -> Kept:
 def mask_of(number: int) -> str:
     """Name of the mask made under a job's lease of this number, which overwrites no other's."""
     return MASK if number == 1 else f"mask-{number:06d}.nii.gz"
+
+
+def scan_of(mask: str) -> str:
+    """Name of the series that the mask of a raw study lies on."""
+    return mask.replace("mask", "scan", 1)
+
+
+def dicom_of(mask: str) -> str:
+    """Name of the same mask as a DICOM Segmentation."""
+    return mask.replace(".nii.gz", ".dcm")
 
 
 def named(number: int) -> dict[str, str]:

@@ -5,6 +5,8 @@
 <state>/jobs/<id>/job.json          the state, as clients read it until the job has ended
 <state>/jobs/<id>/lease-…           who works on it: see `leases`
 <state>/jobs/<id>/mask.nii.gz       the result; mask-000002.nii.gz that of the second lease
+                 /scan.nii.gz       of a raw study the series that its mask lies on
+                 /mask.dcm          of one in DICOM the mask as a DICOM Segmentation
 <state>/jobs/<id>/end.json          how it ended: of all who end it the first writes this
 
 Several services may share a state. Ended jobs stay until `forget` removes them: masks are patient
@@ -33,13 +35,15 @@ from ray_brats.serve.jobs.records import (
     Job,
     JobRequest,
     Look,
+    dicom_of,
     kept,
     mask_of,
     named,
     rebuilt,
+    scan_of,
     without_empty,
 )
-from ray_brats.serve.models import Answer, Segmentation
+from ray_brats.serve.models import Answer, AtHome, Segmentation
 
 FOLDER = "jobs"
 MAX_STARTS = 3
@@ -168,7 +172,8 @@ class JobsStore:
         """Delete the mask that was made under a lease, unless it is the result of the job."""
         own = mask_of(lease.number)
         if values.get("state") != "done" or values.get("mask", MASK) != own:
-            storage.delete(self._uri(job_id, own))
+            for name in (own, scan_of(own), dicom_of(own)):
+                storage.delete(self._uri(job_id, name))
 
     def claim(self, job_id: str) -> Lease | None:
         """A lease of a job that nobody works on; None where it has ended, or somebody does."""
@@ -217,19 +222,31 @@ class JobsStore:
         self.update(job_id, Change(state="queued", progress=0.0, starts=starts), lease)
         lease.free()
 
-    def put_mask(self, job_id: str, mask: bytes, lease: Lease | None = None) -> None:
-        """Keep the result; raises `Lost`."""
+    def put_answer(self, job_id: str, answer: Answer, lease: Lease | None = None) -> int:
+        """Keep the result; how many bytes these are. Raises `Lost`."""
         if lease is not None:
             lease.check()
-        storage.write_bytes(self._uri(job_id, mask_of(lease.number if lease else 1)), mask)
+        mask = mask_of(lease.number if lease else 1)
+        files = {mask: answer.mask}
+        if answer.home is not None:
+            files[scan_of(mask)] = answer.home.scan
+            if answer.home.dicom is not None:
+                files[dicom_of(mask)] = answer.home.dicom
+        for name, content in files.items():
+            storage.write_bytes(self._uri(job_id, name), content)
+        return sum(map(len, files.values()))
 
     def result(self, job_id: str) -> Segmentation | None:
         """The mask of a job over one case, with what made it."""
         job = self._values(job_id) or {}
-        try:
-            mask = storage.read_bytes(self._uri(job_id, job.get("mask") or MASK))
-        except FileNotFoundError:
+        name = job.get("mask") or MASK
+        mask = self._read_or_none(job_id, name)
+        if mask is None:
             return None
+        home, scan = None, self._read_or_none(job_id, scan_of(name)) if job.get("home") else None
+        if scan is not None:
+            dicom = self._read_or_none(job_id, dicom_of(name))
+            home = AtHome(modality=job["home"], scan=scan, dicom=dicom)
         request = self.request(job_id)
         bundles, volumes_ml = job.get("bundles") or (), job.get("volumes_ml") or {}
         answer = Answer(
@@ -237,8 +254,15 @@ class JobsStore:
             volumes_ml=volumes_ml,
             bundles=tuple(bundles),
             remarks=tuple(job.get("remarks") or ()),
+            home=home,
         )
         return Segmentation(answer=answer, model=request.model, task=request.task)
+
+    def _read_or_none(self, job_id: str, name: str) -> bytes | None:
+        try:
+            return storage.read_bytes(self._uri(job_id, name))
+        except FileNotFoundError:
+            return None
 
     def remove(self, job_id: str) -> None:
         """Forget a job and its mask.

@@ -383,6 +383,7 @@ def test_what_is_not_aligned_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- for real --------------------------------------------------------------------------------
 
 
+@pytest.mark.raw
 def test_a_moved_series_is_brought_back_to_the_reference() -> None:
     pytest.importorskip("SimpleITK")
     drawn = phantom.make_phantom(1, shape_vox=(60, 60, 39), modalities=("t1ce", "t2"))

@@ -75,6 +75,7 @@ def test_the_patients_own_space_turns_nothing() -> None:
     assert own.grid_for(grid).shape_vox == (36, 45, 50)
 
 
+@pytest.mark.raw
 def test_mni152_is_a_stripped_brain_on_the_grid_of_brats() -> None:
     pytest.importorskip("nilearn")
     mni = space.space_of("mni152")

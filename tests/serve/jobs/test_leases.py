@@ -26,6 +26,10 @@ REQUEST = JobRequest(model="default", task="gli-2020")
 STALE = 0.5
 
 
+def answer(mask: bytes) -> Answer:
+    return Answer(mask=mask, volumes_ml={}, bundles=())
+
+
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it in tenths of a second."""
@@ -269,10 +273,10 @@ def test_of_many_who_end_a_job_the_first_does(state: str) -> None:
     assert lease is not None
     assert second.claim(name) is None
     first.begin(name, lease)
-    first.put_mask(name, b"early", lease)
+    first.put_answer(name, answer(b"early"), lease)
     assert second.update(name, Change(state="cancelled")).state == "cancelled"
     with pytest.raises(Lost):
-        first.put_mask(name, b"late", lease)
+        first.put_answer(name, answer(b"late"), lease)
     with pytest.raises(Lost):
         first.update(name, Change(state="done"), lease)
     # A word of before the end that arrives after it.
@@ -310,7 +314,7 @@ def test_what_a_late_owner_of_a_removed_job_does_brings_it_not_back(state: str) 
     assert lease is not None
     second.update(name, Change(state="cancelled"))
     second.remove(name)
-    for use in (lease.beat, lambda: first.put_mask(name, b"late", lease)):
+    for use in (lease.beat, lambda: first.put_answer(name, answer(b"late"), lease)):
         with pytest.raises(Lost):
             use()
     assert storage.list_files(state) == []

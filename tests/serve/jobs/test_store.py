@@ -13,13 +13,14 @@ import pytest
 from ray_brats.files import storage
 from ray_brats.serve.jobs.records import Change, JobRequest
 from ray_brats.serve.jobs.store import JobsStore
+from ray_brats.serve.models import Answer
 
 REQUEST = JobRequest(model="default", task="gli-2020")
 
 
 def ended(store: JobsStore) -> str:
     job_id = store.add(REQUEST, {"t2": b"x"}).id
-    store.put_mask(job_id, b"mask")
+    store.put_answer(job_id, Answer(mask=b"mask", volumes_ml={}, bundles=()))
     store.update(job_id, Change(state="done", volumes_ml={"WT": 1.0}, bundles=["f"]))
     return job_id
 
