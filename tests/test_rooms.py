@@ -48,7 +48,7 @@ ROOMS: Mapping[str, Room] = {
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
         "nifti anatomy datasetjson phantom_head raw/studies raw/patient raw/preparation raw/record "
-        "raw/space raw/placed raw/identity raw/dicomseg raw/apart"
+        "raw/space raw/placed raw/identity raw/dicomseg raw/apart raw/sources"
     ),
     "metrics": Room(doors="scores summary comparison original"),
     "report": Room(doors="page figures worst_cases aligned"),

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
@@ -28,6 +27,7 @@ from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
     from ray_brats.cases.raw.record import Home
+    from ray_brats.cases.raw.sources import Source
     from ray_brats.engine.cluster import Resources
     from ray_brats.model.card import Chosen
     from ray_brats.model.predictions import ScoreSummary
@@ -82,13 +82,18 @@ def score(options: ScoreOptions) -> Summary:
         from ray_brats.commands import flat
 
         return _told(flat.score(cohort, target, chosen, task), cohort, chosen)
-    homes = {} if options.native is None else _homes(cohort, options.native, options.dicom_seg)
+    homes = {} if options.native is None else _homes(cohort, options.native)
+    source = None
+    if options.native is not None and options.dicom_seg:
+        homes, source = _with_sources(homes, options.native)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
 
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
-        return segment(
+        for home in [home for home in homes.values() if home.sources][:1]:
+            cluster.check_seen(str(home.sources[0]), resources)
+        summary = segment(
             cohort,
             target,
             chosen,
@@ -97,9 +102,12 @@ def score(options: ScoreOptions) -> Summary:
             workers=options.workers,
             homes=homes,
         )
+    if source:
+        source.forget()
+    return summary
 
 
-def _homes(cohort: Cohort, raw: str, dicom_seg: bool) -> dict[str, Home]:
+def _homes(cohort: Cohort, raw: str) -> dict[str, Home]:
     """Case to the series that its mask goes home to; raises for a cohort that has no way back."""
     from ray_brats.cases.raw import record
 
@@ -115,19 +123,16 @@ def _homes(cohort: Cohort, raw: str, dicom_seg: bool) -> dict[str, Home]:
                 "expected a cohort that `ray-brats prepare` wrote"
             )
         homes[case.case_id] = record.from_json(values, uri).home
-    return _with_sources(homes, raw) if dicom_seg else homes
+    return homes
 
 
-def _with_sources(homes: Mapping[str, Home], raw: str) -> dict[str, Home]:
+def _with_sources(homes: Mapping[str, Home], raw: str) -> tuple[dict[str, Home], Source]:
     """The homes with the DICOM files of each, where they are in RAW; says where they are not."""
-    from ray_brats.cases.raw import studies
+    from ray_brats.cases.raw import sources
 
-    say(f"score: looking for the series below {raw}")
-    found = {
-        series.source: series.paths
-        for study in studies.find(Path(storage.absolute(raw)))
-        for series in study.dicom
-    }
+    say(f"score: looking for the series in {raw}")
+    source = sources.opened(raw)
+    found = {series.source: series.paths for study in source.studies() for series in study.dicom}
     lacking = [case_id for case_id, home in homes.items() if home.source not in found]
     if len(lacking) == len(homes):
         raise UsageError(
@@ -138,10 +143,11 @@ def _with_sources(homes: Mapping[str, Home], raw: str) -> dict[str, Home]:
         say(
             f"warning: no DICOM series of {len(lacking)} case(s), {lacking[0]} among them, is there"
         )
-    return {
+    there = {
         case_id: dataclasses.replace(home, sources=found.get(home.source, ()))
         for case_id, home in homes.items()
     }
+    return there, source
 
 
 def _score_through(options: ScoreOptions, endpoint: str) -> Summary:

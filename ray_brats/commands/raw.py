@@ -21,7 +21,9 @@ from ray_brats.progress import say, say_done
 
 if TYPE_CHECKING:
     from ray_brats.cases.raw.preparation import PreparationOptions
+    from ray_brats.cases.raw.sources import Source
     from ray_brats.cases.raw.studies import Study
+    from ray_brats.engine.cluster import Resources
     from ray_brats.stages.prepare import Raw
 
 _MASK_ENDINGS = ("", "_brain", "_mask", "_brainmask", "_brain_mask")
@@ -34,7 +36,8 @@ class PrepareOptions:
     """Bring raw studies from the scanner to a cohort: aligned, upright, stripped."""
 
     raw: Annotated[str, Positional, arg(metavar="RAW")]
-    """Folder of studies in DICOM or NIfTI, as exports and archives leave them, however deep."""
+    """Folder of studies in DICOM or NIfTI, as exports and archives leave them, however deep; a zip
+    of one; an s3:// prefix; or a CSV: case_id, and study (a folder) or t1, t1ce, t2, flair."""
     cohort: CohortArgument
     """Where the cohort goes; finished studies there are not done again."""
     space: Literal["mni152", "patient"] = "mni152"
@@ -55,6 +58,9 @@ class PrepareOptions:
     """Correct the bias field of each series (N4)."""
     names: Literal["hash", "folder", "patient"] = "hash"
     """What cases are called: a hash of the patient, the study's folder, or the patient itself."""
+    scratch: Annotated[str | None, arg(metavar="DIR")] = None
+    """Folder that all nodes see, for studies of a zip or a bucket while they are prepared; by
+    default one of your own below TMPDIR."""
     key: CsvOption = None
     """Write a CSV that says which study each case is. It tells patients: keep it apart."""
     case_limit: Annotated[float, arg(metavar="SECONDS")] = 900.0
@@ -68,15 +74,31 @@ def prepare(options: PrepareOptions) -> Summary:
     if options.space != "mni152" and (options.atlas or options.affine):
         raise UsageError("--space patient turns nothing: leave out --atlas and --affine")
     target = ownership.output_folder(options.cohort)
-    root = _folder(options.raw)
-    _check_apart(root, target)
+    for name, place in (("raw studies", options.raw), ("scratch folder", options.scratch)):
+        if place is not None:
+            _check_apart(name, storage.absolute(place), target)
     how = _how(options)
-    from ray_brats.cases.raw import identity, preparation, studies
+    from ray_brats.cases.raw import sources
 
-    say(f"prepare: looking for studies below {root}")
-    found = studies.find(root)
-    case_ids = identity.case_ids(found, options.names)
-    raw = _wanted(found, case_ids, options)
+    source = sources.opened(options.raw, options.scratch)
+    summary = _prepare(source, target, how, options)
+    if source.copy and (summary.counts or {}).get("error"):
+        say(f"prepare: {source.copy} stays, for the same call once more; remove it otherwise")
+    else:
+        source.forget()
+    return summary
+
+
+def _prepare(
+    source: Source, target: str, how: PreparationOptions, options: PrepareOptions
+) -> Summary:
+    from ray_brats.cases.raw import identity, preparation
+
+    if source.root is not None:
+        say(f"prepare: looking for studies below {source.root}")
+    found = source.studies()
+    case_ids = [row.case_id for row in source.rows] or identity.case_ids(found, options.names)
+    raw = _wanted(source, found, case_ids, options)
     preparation.check_packages(
         how,
         has_masks=all(item.mask for item in raw),
@@ -91,7 +113,7 @@ def prepare(options: PrepareOptions) -> Summary:
     inputs = [str(path) for study in found for path in study.files()]
     with cluster.running() as resources:
         cluster.check_shared(target, resources)
-        cluster.check_seen(inputs[0], resources)
+        _check_seen(inputs[0], resources, source)
         summary = stage.prepare(raw, target, how, inputs=inputs, limit_seconds=options.case_limit)
     for note in summary.notes:
         say(f"prepare: {note}")
@@ -101,26 +123,33 @@ def prepare(options: PrepareOptions) -> Summary:
     return summary
 
 
-def _folder(raw: str) -> Path:
-    """Where the studies are."""
-    if storage.is_remote(raw):
-        raise UsageError(f"{raw}: expected a folder of this machine or of storage mounted on it")
-    root = Path(storage.absolute(raw))
-    if not root.is_dir():
-        is_what = "is a file" if root.exists() else "is not there"
+def _check_seen(file: str, resources: Resources, source: Source) -> None:
+    """`UsageError` where other nodes do not see the studies."""
+    from ray_brats.engine import cluster
+
+    try:
+        cluster.check_seen(file, resources)
+    except UsageError as error:
+        if source.copy is None:
+            raise
         raise UsageError(
-            f"{root} {is_what}: expected a folder of studies in DICOM or NIfTI, no archive of them"
-        )
-    return root
+            "studies of a zip or a bucket are brought into a folder that all nodes must see: pass "
+            f"--scratch with one ({error})"
+        ) from error
 
 
-def _check_apart(root: Path, target: str) -> None:
-    """What is written would be found as a study the next time."""
-    if storage.is_remote(target):
+def _check_apart(name: str, place: str, target: str) -> None:
+    """What is written would be found as a study the next time, or go with the copy."""
+    if storage.is_remote(target) != storage.is_remote(place):
         return
-    inner, outer = sorted((Path(target).resolve(), root.resolve()), key=lambda p: -len(p.parts))
-    if inner.is_relative_to(outer):
-        raise UsageError(f"{inner} is within {outer}: expected a cohort beside the raw studies")
+    ends = [target, place]
+    if not storage.is_remote(target):
+        ends = [str(Path(end).resolve()) for end in ends]
+    inner, outer = sorted((end.rstrip("/") + "/" for end in ends), key=len, reverse=True)
+    if inner.startswith(outer):
+        raise UsageError(
+            f"{inner[:-1]} is within {outer[:-1]}: expected a cohort beside the {name}"
+        )
 
 
 def _how(options: PrepareOptions) -> PreparationOptions:
@@ -139,9 +168,12 @@ def _how(options: PrepareOptions) -> PreparationOptions:
     return how
 
 
-def _wanted(found: Sequence[Study], case_ids: Sequence[str], options: PrepareOptions) -> list[Raw]:
+def _wanted(
+    source: Source, found: Sequence[Study], case_ids: Sequence[str], options: PrepareOptions
+) -> list[Raw]:
     """Each study with what is asked of it."""
-    asked = _read_series(options.series, found, case_ids) if options.series else {}
+    asked = {row.case_id: row.asked for row in source.rows}
+    asked |= _read_series(options.series, found, case_ids) if options.series else {}
     masks = _masks(options.brain_masks, found, case_ids) if options.brain_masks else {}
     # After these are judged: Ray takes a second to load.
     from ray_brats.stages.prepare import Raw

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,13 @@ def refused(sentence: str, *places: Path | str, **given: Any) -> str:
     return str(caught.value)
 
 
-def asked_of(*places: Path | str, monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Raw]:
-    """What the stage is asked to do by a call that is not refused."""
+def asked_of(
+    *places: Path | str,
+    monkeypatch: pytest.MonkeyPatch,
+    told: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> list[Raw]:
+    """What the stage is asked to do by a call that is not refused; `told` is how it ends."""
     seen: list[Raw] = []
 
     class Nowhere:
@@ -87,7 +93,8 @@ def asked_of(*places: Path | str, monkeypatch: pytest.MonkeyPatch, **given: Any)
 
     def note(wanted: Sequence[Raw], target: str, *_: Any, **__: Any) -> Summary:
         seen.extend(wanted)
-        return PrepareSummary(cohort=target, page="p", processed=0, skipped=0, notes=[])
+        ending = {"cohort": target, "page": "p", "processed": 0, "skipped": 0, "notes": []}
+        return PrepareSummary(**{**ending, **(told or {})})
 
     monkeypatch.setattr(cluster, "running", Nowhere)
     monkeypatch.setattr(cluster, "check_shared", lambda *_: None)
@@ -109,7 +116,9 @@ def test_where_no_studies_are_is_a_sentence(studies_folder: Path, tmp_path: Path
     out, file = tmp_path / "out", tmp_path / "in/P1/t1.nii"
     refused("nowhere is not there: expected a folder of studies", tmp_path / "nowhere", out)
     refused(r"t1\.nii is a file: expected a folder of studies", file, out)
-    refused("s3://bucket/raw: expected a folder of this machine", "s3://bucket/raw", out)
+    refused("list.csv: no such file", tmp_path / "list.csv", out)
+    refused("in.zip: nothing is there", tmp_path / "in.zip", out)
+    refused("s3://list.csv: expected a CSV of this machine", "s3://list.csv", out)
     (tmp_path / "empty").mkdir()
     refused("empty: no series of MR.*: it is empty", tmp_path / "empty", out)
     done = called("prepare", tmp_path / "nowhere", out)
@@ -127,6 +136,42 @@ def test_a_cohort_among_the_raw_studies_is_refused(studies_folder: Path, tmp_pat
     refused("is a file; expected a folder there", studies_folder, studies_folder / "P1/t1.nii/out")
     with pytest.raises(NotRefusedError):
         raw.prepare(options(studies_folder, tmp_path / "in-prepared"))
+    scratch = str(tmp_path / "out/scratch")
+    refused("cohort beside the scratch folder", studies_folder, tmp_path / "out", scratch=scratch)
+    with pytest.raises(UsageError, match=sentence):
+        raw.prepare(options("s3://bucket/raw", "s3://bucket/raw/out"))
+
+
+def test_a_zip_is_unpacked_for_the_call_and_gone_after_it(
+    studies_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, scratch = tmp_path / "in.zip", tmp_path / "scratch"
+    shutil.make_archive(str(tmp_path / "in"), "zip", studies_folder)
+    places = folder, tmp_path / "out"
+    found = asked_of(*places, monkeypatch=monkeypatch, scratch=str(scratch))
+    assert [item.study.name for item in found] == ["P1", "P2/b"]
+    plain = asked_of(studies_folder, tmp_path / "out", monkeypatch=monkeypatch)
+    assert [item.case_id for item in plain] == [item.case_id for item in found]
+    assert list(scratch.iterdir()) == []
+    again = asked_of(*places, monkeypatch=monkeypatch, scratch=str(scratch))
+    assert [item.etag for item in again] == [item.etag for item in found]
+    failed = {"counts": {"error": 1, "ok": 1}}
+    asked_of(*places, monkeypatch=monkeypatch, told=failed, scratch=str(scratch))
+    assert list(scratch.iterdir()), "what is tried again is not brought again"
+
+
+def test_a_table_of_studies_names_cases_and_series(
+    studies_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("case_id;t1;t2\nA;in/P1/t1.nii;\nB;in/P2/b/t1.nii;in/P2/b/t2.nii\n")
+    found = asked_of(table, tmp_path / "out", monkeypatch=monkeypatch)
+    assert [item.case_id for item in found] == ["A", "B"]
+    named = [{kind: Path(file).name for kind, file in item.asked.items()} for item in found]
+    assert named == [{"t1": "t1.nii"}, {"t1": "t1.nii", "t2": "t2.nii"}]
+    table.write_text("case_id,study\nA,in/P2\n")
+    (one,) = asked_of(table, tmp_path / "out", monkeypatch=monkeypatch)
+    assert (one.case_id, len(one.study.nifti), one.asked) == ("A", 2, {})
 
 
 def test_a_key_does_not_travel_with_its_cohort(studies_folder: Path, tmp_path: Path) -> None:
