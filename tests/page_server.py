@@ -51,6 +51,9 @@ class Script:
     key: str = ""
     niivue: bytes | None = None
     task: str = "gli-2020"
+    study: Mapping[str, bytes] = field(default_factory=dict)
+    """What the answer to a raw study holds."""
+    remarks: list[str] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)  # jobs run until it is set
     polls: int = 0
     cancelled: bool = False
@@ -60,7 +63,7 @@ class Script:
     def reset(self) -> None:
         self.refusal = self.failure = self.niivue = None
         self.key, self.task, self.query = "", "gli-2020", ""
-        self.polls, self.cancelled, self.sent = 0, False, {}
+        self.polls, self.cancelled, self.sent, self.remarks = 0, False, {}, []
         self.go.set()
 
 
@@ -75,7 +78,8 @@ def job_state(script: Script) -> dict[str, Any]:
         return {"state": "running", "progress": 0.5}
     if script.failure is not None:
         return {"state": "failed", "progress": 0.5, **script.failure}
-    return {"state": "done", "progress": 1, "volumes_ml": script.volumes_ml}
+    ended: dict[str, Any] = {"state": "done", "progress": 1, "volumes_ml": script.volumes_ml}
+    return {**ended, "remarks": script.remarks} if script.remarks else ended
 
 
 def parts_of(body: bytes, content_type: str) -> dict[str, bytes]:
@@ -91,12 +95,22 @@ def parts_of(body: bytes, content_type: str) -> dict[str, bytes]:
     return contents
 
 
-def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(
+    files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED, folder: str = "phantom/"
+) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
-            archive.writestr(f"phantom/{name}", content)
+            archive.writestr(f"{folder}{name}", content)
     return buffer.getvalue()
+
+
+def unzipped(content: bytes) -> dict[str, bytes]:
+    """Files of an archive by their paths, of which none is there twice."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        assert len(set(names)) == len(names)
+        return {name: archive.read(name) for name in names}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -138,6 +152,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(job_state(script))
         elif path == "/v1/jobs/7/mask":
             marks = {"X_Ray_Brats_Model": "standard", "X_Ray_Brats_Task": script.task}
+            if self.headers["Accept"] == "application/zip":
+                assert "raw=true" in script.query
+                marks["X_Ray_Brats_Home"] = "t1ce"
+                answer = zipped(script.study, folder="")
+                self.answer(answer, Content_Type="application/zip", **marks)
+                return
             self.answer(script.mask, Content_Type="application/gzip", **marks)
         else:
             self.answer({"error": f"There is no {path}."}, 404)
@@ -153,7 +173,11 @@ class Handler(BaseHTTPRequestHandler):
             self.script.refusal = None
             self.answer(content, status, **headers)
             return
-        self.script.sent = parts_of(body, self.headers["Content-Type"])
+        if self.script.query.startswith("raw=true"):
+            assert self.headers["Content-Type"] == "application/zip"
+            self.script.sent = unzipped(body)
+        else:
+            self.script.sent = parts_of(body, self.headers["Content-Type"])
         self.answer({"id": "7", "state": "queued"}, 202)
 
     def do_DELETE(self) -> None:

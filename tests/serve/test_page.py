@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import classes
+import dicoms
+import heads
 import nibabel as nib
 import numpy as np
 import pytest
@@ -22,12 +24,15 @@ from serve_doubles import Double, listening
 from ray_brats import labels
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases import naming, phantom
+from ray_brats.cases.raw import apart
+from ray_brats.cases.raw.preparation import PreparationOptions
 from ray_brats.cases.volume import read, read_mask
 from ray_brats.labels import LabelMap
 from ray_brats.recipes.tasks import GLIOMA, TASKS
 from ray_brats.report import panels
 from ray_brats.serve import niivue
 from serve.test_page_names import FILE_NAMES
+from serve.test_raw import check_seg, of_skulls
 
 pytestmark = pytest.mark.browser
 
@@ -767,4 +772,192 @@ def test_the_service_itself_gives_a_page_that_draws_in_3d(browser: Any, tmp_path
         page.goto(url)
         check_3d_view(segmented(page))
     assert [line for line in said if "GL Driver Message" not in line] == []
+    page.context.close()
+
+
+# --- raw studies -------------------------------------------------------------------------
+
+SEGMENTATION = bytes(128) + b"DICM and a Segmentation"
+ANSWER = {"mask.nii.gz": MASK, "scan.nii.gz": packed(CASE.images["t1ce"]), "mask.dcm": SEGMENTATION}
+UNMEASURED = (
+    "How good masks of raw studies are was not measured: look at the mask, and at whether the "
+    "series were chosen and aligned well, before you use it."
+)
+REMARKS = ["T2: 2 slices are missing", "FLAIR <b>was chosen</b> by its times alone"]
+CHOSEN = "The server chooses its series, aligns them and takes the skull off."
+LEFT = {
+    "DICOMDIR": bytes(128) + b"DICM",
+    "README": b"Read me.",
+    "T1/report.pdf": b"%PDF",
+    ".x": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of DICOM, with what lies beside it on a disc."""
+    pytest.importorskip("pydicom")
+    root = tmp_path_factory.mktemp("study") / "P-0001"
+    for name, tags in dicoms.STUDY.items():
+        voxels = dicoms.voxels_of((16, 12, 4), seed=tags.number)
+        dicoms.write(root / name.upper(), voxels, dicoms.AXIAL_5MM, tags)
+    for name, content in LEFT.items():
+        (root / name).write_bytes(content)
+    return root
+
+
+def sent_of(study: Path) -> dict[str, bytes]:
+    """What the server is to get of it, by the paths in the folder."""
+    files = {path.relative_to(study).as_posix(): path for path in study.rglob("*")}
+    return {
+        name: path.read_bytes()
+        for name, path in files.items()
+        if path.is_file() and name not in LEFT
+    }
+
+
+def take_study(page: Any, study: Path) -> None:
+    page.locator("#folder").set_input_files(study)
+    see(page, "#study", re.compile(r"^A raw study: 16 files of DICOM, \d+ kB$"))
+    see(page, "#status", CHOSEN)
+
+
+def downloaded(page: Any, selector: str) -> tuple[str, bytes]:
+    with page.expect_download() as download:
+        see(page, selector).click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def test_a_raw_study_goes_up_as_it_is_and_its_mask_lies_on_its_scan(
+    opened: Open, script: Script, study: Path
+) -> None:
+    script.study, script.remarks = ANSWER, REMARKS
+    page = opened()
+    take_study(page, study)
+    see(page, "#ignored", re.compile(r"^Left out: 3 files \(.*DICOMDIR.*\) and 1 hidden file\.$"))
+    assert page.is_hidden("#slots")
+    page.click("#segment")
+    see(page, "#result")
+    see(page, "#status", "Done: the mask is over the scan.")
+    assert script.query == "raw=true&model=standard"
+    assert script.sent == {f"P-0001/{name}": own for name, own in sent_of(study).items()}
+    assert page.locator("#modality option").all_inner_texts() == ["T1CE"]
+    check_planes(page, most_tumour(), modality="t1ce")
+    assert page.inner_text("#ml-WT") == "65.2 ml"
+    assert page.locator("#remark-list li").all_inner_texts() == REMARKS
+    assert page.get_by_text(UNMEASURED).is_visible()
+    assert downloaded(page, "#download") == ("P-0001.nii.gz", MASK)
+    assert downloaded(page, "#download-seg") == ("P-0001.dcm", SEGMENTATION)
+    page.click("#phantom")
+    see(page, "#slots")
+    page.click("#segment")
+    see(page, "#result")
+    assert page.is_hidden("#findings")
+
+
+def test_a_zip_of_a_raw_study_is_one_too(opened: Open, script: Script, study: Path) -> None:
+    script.study = ANSWER
+    page = opened()
+    content = zipped({**sent_of(study), **LEFT}, folder="inside/")
+    archive = {"name": "disc.zip", "mimeType": "application/zip", "buffer": content}
+    page.locator("#files").set_input_files([archive])
+    see(page, "#study", re.compile("^A raw study: 16 files of DICOM"))
+    page.click("#segment")
+    see(page, "#result")
+    assert script.sent == {f"disc/inside/{name}": own for name, own in sent_of(study).items()}
+
+
+def test_nifti_as_it_left_the_scanner_is_a_raw_study(opened: Open, script: Script) -> None:
+    script.study = {name: own for name, own in ANSWER.items() if name != "mask.dcm"}
+    page = opened(390)
+    names = {"5 AX T1 post.nii.gz": ANSWER["scan.nii.gz"], "5 AX T1 post.json": b"{}"}
+    files = [
+        {"name": name, "mimeType": "", "buffer": own}
+        for name, own in {**names, "notes.txt": b""}.items()
+    ]
+    page.locator("#files").set_input_files(files)
+    see(page, "#ignored", re.compile("^Not recognised: .* tick the box\\.$"))
+    assert page.is_disabled("#segment")
+    page.check("#as-scanned")
+    see(page, "#study", re.compile("^A raw study: 1 file of NIfTI and 1 of JSON, "))
+    see(page, "#ignored", "Left out: 1 file (notes.txt).")
+    page.click("#segment")
+    see(page, "#result")
+    assert script.sent == names
+    assert page.get_by_text(UNMEASURED).is_visible()
+    assert page.is_hidden("#download-seg")
+    assert page.is_hidden("#remarks")
+    assert page.evaluate(FAULTS) == []
+    page.uncheck("#as-scanned")
+    see(page, "#slots")
+    assert page.is_disabled("#segment")
+    assert page.is_hidden("#result")
+
+
+def test_a_refusal_of_a_raw_study_is_a_sentence(opened: Open, script: Script, study: Path) -> None:
+    sentence = "This server takes no raw studies: it lacks the extra."
+    script.study, script.refusal = ANSWER, (422, {"error": sentence, "file": ""}, {})
+    page = opened(refusals="v1/jobs")
+    take_study(page, study)
+    page.click("#segment")
+    see(page, "#error", sentence)
+    script.failure = {"error": "No T1CE is among its series."}
+    page.click("#segment")
+    see(page, "#error", "No T1CE is among its series.")
+    assert page.is_enabled("#segment")
+
+
+def test_a_raw_study_whose_scan_cannot_be_drawn_has_its_mask_all_the_same(
+    opened: Open, script: Script, study: Path
+) -> None:
+    script.study, script.remarks = {**ANSWER, "scan.nii.gz": b"no scan"}, REMARKS
+    page = opened()
+    take_study(page, study)
+    page.click("#segment")
+    see(page, "#error", re.compile("^The scan that the server sent cannot be read: it is too"))
+    assert downloaded(page, "#kept-mask") == ("P-0001.nii.gz", MASK)
+    assert downloaded(page, "#download-seg") == ("P-0001.dcm", SEGMENTATION)
+    assert page.get_by_text(UNMEASURED).is_visible()
+
+
+def test_packing_can_be_cancelled(opened: Open, script: Script, study: Path) -> None:
+    page = opened()
+    take_study(page, study)
+    # Its files take for ever to be read.
+    page.evaluate(
+        "() => { Blob.prototype.stream = () =>"
+        " new ReadableStream({ pull: () => new Promise(() => {}) }); }"
+    )
+    page.click("#segment")
+    see(page, "#status", "Packing.")
+    page.click("#cancel")
+    see(page, "#status", "Cancelled.")
+    assert page.is_enabled("#segment")
+    assert script.sent == {}
+    assert not script.cancelled, "there was no job yet"
+
+
+@pytest.mark.raw
+def test_the_service_itself_takes_a_dropped_study_to_its_mask_and_segmentation(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What finds brains has no place in these tests.
+    monkeypatch.setattr(apart, "OPTIONS", PreparationOptions(space="patient", keep_skull=True))
+    heads.write_dicom(tmp_path / "P1", 1, FILES)
+    page, said = browser.new_context().new_page(), list[str]()
+    page.set_default_timeout(3 * SOON_MS)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    with listening(Double(tmp_path / "state", served=of_skulls()).app) as url:
+        page.goto(url)
+        page.locator("#folder").set_input_files(tmp_path / "P1")
+        see(page, "#study", re.compile(r"^A raw study: \d+ files of DICOM"))
+        page.click("#segment")
+        page.wait_for_selector("#result:visible, #error:visible")
+        assert page.inner_text("#error") == ""
+        see(page, "#status", "Done: the mask is over the scan.")
+        assert page.locator("#modality option").all_inner_texts() == ["T1CE"]
+        _, mask = downloaded(page, "#download")
+        _, seg = downloaded(page, "#download-seg")
+    assert said == []
+    check_seg(seg, mask, tmp_path / "P1")
     page.context.close()

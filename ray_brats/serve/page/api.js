@@ -31,8 +31,9 @@ export class Api {
   }
 
   // Fetches what must succeed; throws Refused.
-  async ask(path, options = {}) {
-    const asked = { ...options, headers: this.headers, cache: "no-store" };
+  async ask(path, { accept, ...options } = {}) {
+    const headers = accept ? { ...this.headers, Accept: accept } : this.headers;
+    const asked = { ...options, headers, cache: "no-store" };
     const answer = await whole(fetch(path, asked));
     if (!answer.ok) {
       throw refusal(answer.status, await answer.text(), answer.headers.get("Retry-After"));
@@ -41,10 +42,19 @@ export class Api {
   }
 
   // Posts a case; `sent` is told the share that has gone out. Returns the job's id.
-  start(files, model, { sent, signal }) {
+  start(files, model, options) {
     const body = new FormData();
     for (const [modality, file] of Object.entries(files)) body.append(modality, file, file.name);
-    const query = model ? `?model=${encodeURIComponent(model)}` : "";
+    return this.#post(model ? `?model=${encodeURIComponent(model)}` : "", body, options);
+  }
+
+  // Posts a raw study, as a Blob of the type of zip archives; as `start` in all else.
+  startRaw(archive, model, options) {
+    const chosen = model ? `&model=${encodeURIComponent(model)}` : "";
+    return this.#post(`?raw=true${chosen}`, archive, options);
+  }
+
+  #post(query, body, { sent, signal }) {
     return new Promise((resolve, reject) => {
       // Only XMLHttpRequest tells how much of a body has gone out.
       const request = new XMLHttpRequest();
@@ -97,8 +107,9 @@ export class Api {
     }
   }
 
-  async mask(id, signal) {
-    const answer = await this.ask(`v1/jobs/${encodeURIComponent(id)}/mask`, { signal });
+  // accept: the type of the answer, where it shall not be the mask alone.
+  async mask(id, signal, accept) {
+    const answer = await this.ask(`v1/jobs/${encodeURIComponent(id)}/mask`, { signal, accept });
     const ml = {};
     for (const [name, value] of answer.headers) {
       const region = name.match(/^x-ray-brats-(.+)-ml$/i);
@@ -108,6 +119,8 @@ export class Api {
       blob: await whole(answer.blob()),
       task: answer.headers.get("X-Ray-Brats-Task"),
       model: answer.headers.get("X-Ray-Brats-Model"),
+      home: answer.headers.get("X-Ray-Brats-Home"),
+      remarks: answer.headers.get("X-Ray-Brats-Remarks")?.split("; ") || [],
       ml,
     };
   }

@@ -58,7 +58,7 @@ export class Controls {
   show(volumes, files) {
     this.#volumes = volumes;
     this.files = files;
-    const names = ORDER.filter((name) => volumes[name]);
+    const names = [...new Set([...ORDER, ...Object.keys(volumes)])].filter((name) => volumes[name]);
     $("modality").replaceChildren(...names.map((name) => new Option(TITLES[name] || name, name)));
     $("scan").hidden = false;
     this.#pick();

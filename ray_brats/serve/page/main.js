@@ -2,15 +2,18 @@
 
 import { Api, Cancelled, NeedsKey, Refused } from "./api.js";
 import { Controls } from "./controls.js";
-import { dropped, unpacked } from "./files.js";
+import { FileError, arrivals, chosen as chosenFiles, unpacked } from "./files.js";
 import { Targets, UnknownLabels } from "./labels.js";
 import { TITLES, sortFiles } from "./naming.js";
 import { NiftiError, readNifti } from "./nifti.js";
+import { Findings, showHome, studyResult } from "./raw.js";
 import { Slots } from "./slots.js";
+import { joined, kinded, studyOf } from "./study.js";
 import { ZipError } from "./zip.js";
 
 const $ = (id) => document.getElementById(id);
 const DEFAULT_MODALITIES = ["t1ce", "t2", "flair"];
+const SENTENCES = [FileError, NiftiError, UnknownLabels, ZipError];
 const STATES = {
   queued: "Waiting for a free model.",
   running: "Segmenting.",
@@ -19,13 +22,18 @@ const STATES = {
 
 const api = new Api();
 const controls = new Controls();
+const findings = new Findings();
 const slots = new Slots($("slots"), assign);
 const volumes = new WeakMap(); // File -> promise of its Volume
 
 let models = [];
 let cases = new Map(); // case -> {modality: File}
 let chosen = ""; // the case on the page
+let arrived = []; // all that came in with the cases, also what none of them took
+let latest = { names: [], unknown: [], twice: [] }; // cases in `arrived`; what the last drop had else
+let study = null; // the raw study on the page, in place of a case
 let job = null; // {id, stop: AbortController} while one is under way
+let begun = 0; // counts jobs
 let reading = 0; // counts what was shown, so that an older reading cannot overwrite a newer
 let shown = Promise.resolve();
 let afterKey = () => {};
@@ -42,7 +50,7 @@ function say(text) {
 }
 
 function complain(text, culprit = "") {
-  const title = slots.blame(culprit);
+  const title = study ? TITLES[culprit] || culprit : slots.blame(culprit);
   $("error").textContent = title ? `${title}: ${text}` : text;
   $("error").hidden = !text;
 }
@@ -60,7 +68,7 @@ function report(error, retry) {
   } else if (error instanceof Refused) {
     say("");
     complain(error.message, error.file);
-  } else if ([NiftiError, UnknownLabels, ZipError].some((type) => error instanceof type)) {
+  } else if (SENTENCES.some((type) => error instanceof type)) {
     say("");
     complain(error.message, error.file);
   } else {
@@ -71,32 +79,50 @@ function report(error, retry) {
 }
 
 function refresh() {
-  const missing = modalities().filter((name) => !files()[name]);
+  const missing = study ? [] : modalities().filter((name) => !files()[name]);
   slots.show(modalities(), files(), Boolean(job));
-  $("segment").disabled = Boolean(job) || missing.length > 0;
+  $("slots").hidden = Boolean(study);
+  $("study").hidden = !study;
+  $("segment").disabled = Boolean(job) || missing.length > 0 || Boolean(study?.problem);
   $("cancel").hidden = !job;
   $("work").hidden = !job;
-  for (const id of ["choose", "choose-folder", "phantom", "model", "which-case"]) {
+  for (const id of ["choose", "choose-folder", "phantom", "as-scanned", "model", "which-case"]) {
     $(id).disabled = Boolean(job);
   }
-  $("several").hidden = cases.size < 2;
+  $("several").hidden = Boolean(study) || cases.size < 2;
   return missing;
 }
 
 function changed() {
+  const complete = latest.names.some((name) => modalities().every((kind) => cases.get(name)?.[kind]));
+  study = studyOf(arrived, { complete, asScanned: $("as-scanned").checked });
   complain("");
-  $("kept").hidden = true;
+  forget();
   controls.clear();
+  tellIgnored(latest);
   const missing = refresh();
-  const some = Object.keys(files()).length > 0;
-  if (!some) say("");
+  if (study) showStudy();
+  else if (!Object.keys(files()).length) say("");
   else say(missing.length ? `Still missing: ${titled(missing)}.` : "The case is complete.");
   shown = showScan();
 }
 
+function showStudy() {
+  $("study").textContent = study.words;
+  $("study").classList.toggle("bad", Boolean(study.problem));
+  complain(study.problem);
+  say(study.problem ? "" : "The server chooses its series, aligns them and takes the skull off.");
+}
+
+// What the last mask left beside the scan.
+function forget() {
+  $("kept").hidden = true;
+  findings.clear();
+}
+
 async function showScan() {
   const mine = ++reading;
-  const wanted = needed();
+  const wanted = study ? {} : needed(); // nothing of a study can be drawn before it is prepared
   const found = {};
   try {
     for (const [modality, file] of Object.entries(wanted)) {
@@ -135,43 +161,57 @@ function checkGrids(found) {
 function assign(modality, file) {
   if (!cases.has(chosen)) cases.set(chosen, {});
   files()[modality] = file;
+  arrived = joined(arrived, [{ path: file.name, file, kind: "nifti" }]);
+  latest.names = [chosen];
   changed();
 }
 
+// incoming: arrivals, or a promise of them.
 async function take(incoming) {
   if (job) return;
-  let sorted;
+  const before = begun;
+  let came;
   try {
-    sorted = sortFiles(await unpacked(incoming));
+    came = await kinded(await unpacked(await incoming));
   } catch (error) {
     report(error, () => {});
     return;
   }
-  if (job) return; // it began while the archive was unpacked: its mask is for what is shown
-  const found = sorted.cases;
-  if ([...found.keys()].some((name) => cases.has(name))) {
+  if (job || begun !== before) return; // one began meanwhile: its mask is for what is shown
+  if (!came.length) return;
+  const { cases: found, ...rest } = sortFiles(came.map(({ file }) => file).filter((file) => file));
+  const names = [...found.keys()];
+  const holds = came.some(({ kind }) => kind === "dicom" || kind === "nifti");
+  const adds = !holds || (study?.form !== "DICOM" && names.some((name) => cases.has(name)));
+  if (adds) {
     for (const [name, kinds] of found) cases.set(name, { ...cases.get(name), ...kinds });
   } else if (found.size) {
     cases = found;
   }
-  if (!found.has(chosen)) chosen = [...found.keys()][0] ?? chosen;
+  arrived = adds ? joined(arrived, came) : came;
+  latest = { names: adds ? [...latest.names, ...names] : names, ...rest };
+  if (!found.has(chosen)) chosen = names[0] ?? chosen;
   $("which-case").replaceChildren(
     ...[...cases.keys()].map((name) => new Option(name || "(no name)", name)));
   $("which-case").value = chosen;
-  tellIgnored(sorted);
   changed();
 }
 
 function tellIgnored({ unknown, twice }) {
   const parts = [];
-  if (unknown.length) {
+  if (study) {
+    if (study.leftWords) parts.push(study.leftWords);
+  } else if (unknown.length) {
     const names = unknown.slice(0, 3).join(", ") + (unknown.length > 3 ? " and others" : "");
     parts.push(
       `Not recognised: ${names}. Expected names that end in _t1ce, _t2 or _flair ` +
       "(or t1c, t2w, t2f) and .nii or .nii.gz; otherwise choose the file in its slot.",
     );
+    if (arrived.some(({ kind }) => kind === "nifti")) {
+      parts.push("Files that are as they left the scanner may have any names: tick the box.");
+    }
   }
-  if (twice.length) parts.push(`Left out, since its modality was there: ${twice.join(", ")}.`);
+  if (twice.length && !study) parts.push(`Left out, since its modality was there: ${twice.join(", ")}.`);
   $("ignored").textContent = parts.join(" ");
   $("ignored").hidden = !parts.length;
 }
@@ -181,7 +221,8 @@ async function takePhantom() {
   say("Fetching the phantom.");
   try {
     const blob = await api.phantom();
-    await take([new File([blob], "phantom.zip")]);
+    $("as-scanned").checked = false;
+    await take(chosenFiles([new File([blob], "phantom.zip")]));
   } catch (error) {
     report(error, takePhantom);
   }
@@ -196,29 +237,27 @@ function progress(share, text) {
 async function segment() {
   if (job) return;
   const mine = { id: null, stop: new AbortController() };
-  const { signal } = mine.stop;
-  const name = chosen;
+  const name = (study ? study.name : chosen) || "mask";
   complain("");
-  $("kept").hidden = true;
+  forget();
   controls.clearMask();
   job = mine;
+  begun += 1;
   refresh();
   try {
-    progress(0, "Uploading.");
-    const sent = (share) => progress(share, "Uploading.");
-    mine.id = await api.start(needed(), model()?.name, { sent, signal });
-    const told = ({ state, progress: share }) => progress(share || 0, STATES[state] || state);
-    const done = await api.follow(mine.id, { told, signal });
-    const result = await api.mask(mine.id, signal);
-    result.ml = { ...result.ml, ...done.volumes_ml };
+    const result = study
+      ? await studyResult(study, { api, model: model()?.name, job: mine, progress })
+      : await caseResult(mine);
     result.task ||= model()?.task;
     await shown;
-    const file = `${name || "mask"}.nii.gz`;
     try {
+      if (study) await showHome(result, controls);
       result.volume = await maskVolume(result.blob);
-      controls.showMask(result, file);
+      controls.showMask(result, `${name}.nii.gz`);
+      if (study) findings.show(result, `${name}.dcm`, $("result"));
     } catch (error) {
-      keep(result, file);
+      keep(result, `${name}.nii.gz`);
+      if (study) findings.show(result, `${name}.dcm`, $("kept"));
       throw error;
     }
     say("Done: the mask is over the scan.");
@@ -228,6 +267,18 @@ async function segment() {
     job = null;
     refresh();
   }
+}
+
+async function caseResult(mine) {
+  const { signal } = mine.stop;
+  progress(0, "Uploading.");
+  const sent = (share) => progress(share, "Uploading.");
+  mine.id = await api.start(needed(), model()?.name, { sent, signal });
+  const told = ({ state, progress: share }) => progress(share || 0, STATES[state] || state);
+  const done = await api.follow(mine.id, { told, signal });
+  const result = await api.mask(mine.id, signal);
+  result.ml = { ...result.ml, ...done.volumes_ml };
+  return result;
 }
 
 // A mask that cannot be shown is not lost.
@@ -301,9 +352,10 @@ function listen() {
     $(input).addEventListener("change", () => {
       const picked = [...$(input).files];
       $(input).value = "";
-      if (picked.length) take(picked);
+      if (picked.length) take(chosenFiles(picked));
     });
   }
+  $("as-scanned").addEventListener("change", changed);
   $("phantom").addEventListener("click", takePhantom);
   $("segment").addEventListener("click", segment);
   $("cancel").addEventListener("click", cancel);
@@ -330,11 +382,10 @@ function listen() {
   document.addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) $("drop").classList.remove("over");
   });
-  document.addEventListener("drop", async (event) => {
+  document.addEventListener("drop", (event) => {
     event.preventDefault();
     $("drop").classList.remove("over");
-    const found = await dropped(event.dataTransfer);
-    if (found.length) take(found);
+    take(arrivals(event.dataTransfer));
   });
 }
 

@@ -36,14 +36,18 @@ export function isHidden(path) {
     .some((part) => part === "__MACOSX" || (part.startsWith(".") && part !== "."));
 }
 
+// Whether a file is one of those, in the folder that was chosen, which may be called as it likes.
+export function isHiddenFile(file) {
+  return isHidden(file.webkitRelativePath?.replace(/^[^/]*\//, "") || file.name);
+}
+
 // The files of a drop by case: {cases: Map(case -> {kind: File}), unknown: [name], twice: [name]}.
 export function sortFiles(files) {
   const cases = new Map();
   const unknown = [];
   const twice = [];
   for (const file of files) {
-    // Relative to the folder that was chosen, which may be called as it likes.
-    if (isHidden(file.webkitRelativePath?.replace(/^[^/]*\//, "") || file.name)) continue;
+    if (isHiddenFile(file)) continue;
     const found = caseAndKind(file.name);
     if (!found) {
       unknown.push(file.name);
