@@ -47,8 +47,8 @@ ROOMS: Mapping[str, Room] = {
     "files": Room(doors="storage ledger folders retry claims local ownership channels"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
-        "nifti anatomy datasetjson phantom_head raw/studies raw/patient raw/preparation raw/record "
-        "raw/space raw/placed raw/identity raw/dicomseg raw/apart raw/sources"
+        "nifti anatomy datasetjson phantom_head manifest raw/studies raw/patient raw/preparation "
+        "raw/record raw/space raw/placed raw/identity raw/dicomseg raw/apart raw/sources raw/extra"
     ),
     "metrics": Room(doors="scores summary comparison original"),
     "report": Room(doors="page figures worst_cases aligned"),

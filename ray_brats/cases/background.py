@@ -92,15 +92,20 @@ def cleared(voxels: Array, *, allow_skull: bool = False) -> Cleared:
 
 def has_skull(voxels: Array) -> bool:
     """Whether a scan is sound but for its skull."""
+    return not is_stripped(voxels) and _is_sound(voxels, allow_skull=True)
+
+
+def is_stripped(voxels: Array) -> bool:
+    """Whether a scan is a brain alone, in surroundings of one value."""
+    return _is_sound(voxels)
+
+
+def _is_sound(voxels: Array, *, allow_skull: bool = False) -> bool:
     try:
-        cleared(voxels)
+        cleared(voxels, allow_skull=allow_skull)
     except CaseRejected:
-        try:
-            cleared(voxels, allow_skull=True)
-        except CaseRejected:
-            return False
-        return True
-    return False
+        return False
+    return True
 
 
 def check_strange(scans: Mapping[str, Cleared], names: Mapping[str, str]) -> None:

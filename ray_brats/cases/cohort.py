@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray_brats.cases import described, joining, layouts, manifest, naming
@@ -16,6 +17,7 @@ from ray_brats.cases.case import Case, Cohort, Guard, PassedOver, case_of, rejec
 from ray_brats.cases.datasetjson import DatasetJson
 from ray_brats.cases.joining import Kinds
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION
+from ray_brats.cases.raw import elements
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
 from ray_brats.files.local import FileInfo
@@ -29,6 +31,8 @@ TASK_FILES = (".toml", ".json")
 FREE = Guard(opens_images=True)
 """A CSV of our own may be and name anything."""
 _SHOWN = 3
+_LOOKED_AT = 100
+"""Files of any name that are asked whether they are DICOM, where there is no case."""
 _SKULL = "preprocess.allow_skull=true"
 
 
@@ -52,6 +56,7 @@ def find(
             cannot be meant.
     """
     uri = storage.absolute(uri)
+    files: list[FileInfo] = []
     if uri.lower().endswith(manifest.ENDINGS):
         cohort = manifest.read_cohort(uri, guard)
     else:
@@ -63,12 +68,12 @@ def find(
             )
         cohort = _from_names(uri, files, guard)
     if not cohort.cases and not cohort.rejected:
+        lines = (*_hint(uri), *_raw_hint(files, guard), *cohort.notes, *passed_over_lines(cohort))
         raise UsageError(
             f"{uri}: no file is named as a BraTS release names them (<case>_t1ce.nii.gz, "
             "<case>-t2f.nii.gz …); rename the files or describe the cohort in a CSV with the "
             f"columns case_id, {', '.join(MODALITIES)}, {SEGMENTATION}"
-            + "".join(f"; {line}" for line in (*_hint(uri), *cohort.notes))
-            + "".join(f"; {line}" for line in passed_over_lines(cohort))
+            + "".join(f"; {line}" for line in lines)
         )
     return _with_task(cohort, task)
 
@@ -137,6 +142,23 @@ def _hint(uri: str) -> list[str]:
     part = storage.name_of(uri)
     is_one = any(part in pair for pair in layouts.PARTS)
     return [f"pass the folder that {part} lies in, with its dataset.json"] if is_one else []
+
+
+def _raw_hint(files: Sequence[FileInfo], guard: Guard) -> list[str]:
+    """What to say to somebody who passed scans as they leave the scanner."""
+    names = (storage.name_of(file.uri) for file in files)
+    is_nifti = any(
+        naming.image_format(name) == "nifti" and not naming.meaning_of(name) for name in names
+    )
+    is_raw = is_nifti or any(_is_dicom(file.uri, guard) for file in files[:_LOOKED_AT])
+    return ["`ray-brats prepare` takes studies as they leave the scanner"] if is_raw else []
+
+
+def _is_dicom(uri: str, guard: Guard) -> bool:
+    """By its name, or by its mark where it lies on this machine."""
+    if uri.lower().endswith(".dcm"):
+        return True
+    return guard.opens_images and not storage.is_remote(uri) and elements.is_dicom(Path(uri))
 
 
 def passed_over_groups(cohort: Cohort) -> list[dict[str, Any]]:

@@ -23,8 +23,14 @@ ENDINGS = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t")
 
 
-def read(uri: str, *, required: Sequence[str], guard: Guard | None = None) -> list[dict[str, str]]:
-    """Rows of a CSV; `UsageError` where it is absent, too much or lacks a required column."""
+def read(
+    uri: str, *, required: Sequence[str], guard: Guard | None = None, is_exact: bool = False
+) -> list[dict[str, str]]:
+    """Rows of a CSV; `UsageError` where it is absent, too much or lacks a required column.
+
+    Args:
+        is_exact: refuse rows of more cells than the header has, which others leave out.
+    """
     guard = guard or Guard()
     try:
         most = guard.most_bytes
@@ -51,6 +57,9 @@ def read(uri: str, *, required: Sequence[str], guard: Guard | None = None) -> li
         guard.check(uri, rows=len(rows))
     except csv.Error as error:
         raise UsageError(f"{uri}: not a CSV ({error})") from error
+    if is_exact and (wide := [row for row in rows if any(row.get(None) or ())]):
+        cells = ", ".join(filter(None, [*list(wide[0].values())[:1], "…"]))
+        raise UsageError(f"{uri}: the row {cells} has more cells than the header")
     missing = [name for name in required if name not in names]
     if missing:
         has = f"it has {', '.join(names)}" if names else "it is empty"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_brats.cases import manifest
 from ray_brats.cases.naming import MODALITIES
 from ray_brats.commands.arguments import CohortArgument, CsvOption, FileOption
 from ray_brats.errors import UsageError
@@ -48,7 +50,7 @@ class PrepareOptions:
     """Also stretch heads to the template; volumes in ml are then no patient's."""
     series: CsvOption = None
     """CSV that decides which series is taken: case_id (or study), t1, t1ce, t2, flair; names,
-    numbers or files of series, empty where the choice may stand."""
+    numbers or files of series, none to leave a modality out, empty where the choice may stand."""
     brain_masks: Annotated[str | None, arg(metavar="DIR")] = None
     """Folder of brain masks, <case_id>.nii.gz or called as the study, on any grid that lies over
     the T1CE (else the series of the thinnest slices) as it left the scanner."""
@@ -195,10 +197,11 @@ def _read_series(
 ) -> dict[str, dict[str, str]]:
     """Case to modality to the series that somebody wants."""
     try:
-        text = storage.read_bytes(storage.absolute(uri)).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--series {uri}: cannot be read ({error})") from error
+        rows = manifest.read(storage.absolute(uri), required=(), is_exact=True)
+    except UsageError as error:
+        raise UsageError(f"--series {error}") from error
+    except OSError as error:
+        raise UsageError(f"--series {uri}: cannot be read ({error.strerror})") from error
     columns = set(rows[0]) if rows else set()
     name = "case_id" if "case_id" in columns else "study"
     if name not in columns or not columns <= {name, *MODALITIES}:
@@ -211,11 +214,16 @@ def _read_series(
     if unknown := [row[name] for row in rows if row[name] not in known]:
         raise UsageError(
             f"--series {uri} names {len(unknown)} that are no study: "
-            f"{local.readable(str(unknown[0]))} and such; expected names as --key writes them"
+            f"{local.readable(unknown[0])} and such; expected names as --key writes them"
+        )
+    counts = Counter(known[row[name]] for row in rows)
+    if twice := [row[name] for row in rows if counts[known[row[name]]] > 1]:
+        raise UsageError(
+            f"--series {uri}: {local.readable(twice[0])} stands there more than once: expected one "
+            "row a study"
         )
     return {
-        known[row[name]]: {kind: row[kind] for kind in MODALITIES if (row.get(kind) or "").strip()}
-        for row in rows
+        known[row[name]]: {kind: row[kind] for kind in MODALITIES if row.get(kind)} for row in rows
     }
 
 

@@ -24,12 +24,14 @@ from ray_brats.cases.naming import MODALITIES
 from ray_brats.cases.raw import patient, record, space, studies
 from ray_brats.cases.raw.patient import Patient
 from ray_brats.cases.raw.preparation import PreparationOptions
+from ray_brats.cases.raw.record import Record, SeriesRecord
 from ray_brats.cases.volume import encode
 from ray_brats.engine import mapping
 from ray_brats.errors import CaseError, CaseFailed
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
+from ray_brats.progress import say
 from ray_brats.recipes import jsonform
 from ray_brats.report import aligned
 from ray_brats.report.aligned import AlignedCase
@@ -37,9 +39,10 @@ from ray_brats.report.aligned import AlignedCase
 TASK_MEMORY_BYTES = 4 << 30
 TASK_CPUS = 1
 LIMIT_SECONDS = 900.0
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SIDECAR, PICTURE = "done.json", "prepare.jpg"
 TABLE, PAGE, DESCRIPTION = "prepare.parquet", "prepare.html", record.COHORT_NAME
+_SHOWN = 3
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -121,6 +124,7 @@ def prepare(
     }
     storage.write_json(storage.join(cohort_uri, DESCRIPTION), description)
     ownership.end(cohort_uri)
+    _say_others(cohort_uri, rows)
     return PrepareSummary(
         cohort=cohort_uri,
         page=page_uri,
@@ -130,6 +134,26 @@ def prepare(
         notes=ledger.remark_lines(rows),
         failures=[row for row in rows if row.is_failure],
     )
+
+
+def _say_others(cohort_uri: str, rows: Sequence[CaseRow]) -> None:
+    """Warn of cases of earlier calls that are of no study of this one; one listing."""
+    known = {row.case_id for row in rows}
+    depth = None if storage.is_remote(cohort_uri) else 2
+    uris = (file.uri for file in storage.list_files(cohort_uri, depth=depth))
+    found = (storage.parent_of(uri) for uri in uris if storage.name_of(uri) == record.NAME)
+    others = sorted(
+        storage.name_of(folder)
+        for folder in found
+        if storage.parent_of(folder) == cohort_uri.rstrip("/")
+        and storage.name_of(folder) not in known
+    )
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (" …" if others[_SHOWN:] else "")
+        say(
+            f"warning: {cohort_uri} holds {len(others)} other case(s) ({shown}): they are of no "
+            "study in RAW: remove them, or use a new COHORT"
+        )
 
 
 def _work(item: Raw, cohort_uri: str, options: PreparationOptions, how: str) -> Work:
@@ -188,9 +212,18 @@ def prepare_one(item: Work) -> tuple[CaseRow, list[str]]:
 def picture_of(ready: Patient) -> bytes:
     """What people look at, as JPEG: the reference first."""
     prepared = ready.prepared
-    names = sorted(prepared.images, key=lambda name: (name != prepared.alignment.reference, name))
-    heads = {name: prepared.images[name].head for name in names}
-    return aligned.picture(heads, prepared.brain)
+    heads = {name: prepared.images[name].head for name in _columns(ready.record)}
+    return aligned.picture(heads, prepared.brain, prepared.grid.spacing_mm)
+
+
+def _columns(told: Record) -> list[str]:
+    """Modalities as the picture has them: the reference first."""
+    return sorted(told.series, key=lambda name: (name != told.reference, name))
+
+
+def _called(series: SeriesRecord) -> str:
+    """Number and name of a series, as the study has them."""
+    return " ".join(str(part) for part in (series.facts.get("number"), series.name) if part)
 
 
 def _row(ready: Patient) -> CaseRow:
@@ -211,13 +244,22 @@ def _page(rows: Sequence[CaseRow], cohort_uri: str) -> str:
         if row.status != "ok":
             continue
         jpeg = storage.read_bytes(storage.join(cohort_uri, row.case_id, PICTURE))
+        uri = storage.join(cohort_uri, row.case_id, record.NAME)
+        told = record.from_json(storage.read_json(uri), uri)
         facts = {"series": row.get("modalities"), "reference": row.get("reference")}
         if row.get("brain_ml"):
             facts["brain"] = f"{row.get('brain_ml'):.0f} ml"
         warnings = [row.get("remarks")] if row.get("remarks") else []
         words = f"Cuts through {row.case_id}: {facts['series']}"
         cases.append(
-            AlignedCase(case_id=row.case_id, facts=facts, warnings=warnings, jpeg=jpeg, words=words)
+            AlignedCase(
+                case_id=row.case_id,
+                facts=facts,
+                series={name: _called(told.series[name]) for name in _columns(told)},
+                warnings=warnings,
+                jpeg=jpeg,
+                words=words,
+            )
         )
     failures = [row.as_json() for row in rows if row.is_failure]
     return aligned.rendered("Prepared scans", cases, failures)

@@ -129,6 +129,13 @@ def test_only_a_scan_that_is_sound_but_for_its_skull_has_one(
     assert background.has_skull(voxels) is expected
 
 
+def test_a_brain_alone_is_stripped_and_nothing_else_is() -> None:
+    assert background.is_stripped(scan())
+    assert background.is_stripped(scan() + 700)
+    for voxels in (head(0), BRAIN.astype(np.uint8), np.zeros(SHAPE, np.int16)):
+        assert not background.is_stripped(voxels)
+
+
 @pytest.mark.parametrize(
     ("voxels", "reason"),
     [

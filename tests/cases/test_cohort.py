@@ -174,6 +174,31 @@ def test_where_no_case_is_the_images_that_are_there_are_named(tmp_path: Path) ->
     assert "1 image file(s) passed over (d.nii): the name ends in no modality" in text
 
 
+@pytest.mark.parametrize(
+    ("names", "is_raw"),
+    [
+        (("a/scan 5.nii.gz",), True),
+        (("a/IM1.dcm",), True),
+        (("a/IM0001",), True),
+        (("a/notes.txt", "seg.mha"), False),
+        (("CASE_seg.nii.gz",), False),
+    ],
+)
+def test_studies_as_they_leave_the_scanner_are_told_their_command(
+    tmp_path: Path, names: tuple[str, ...], is_raw: bool
+) -> None:
+    touch(tmp_path, *names)
+    if names == ("a/IM0001",):
+        (tmp_path / "a/IM0001").write_bytes(bytes(128) + b"DICM")
+    try:
+        cohort.find(str(tmp_path))
+    except UsageError as error:
+        said = "`ray-brats prepare` takes studies as they leave the scanner" in str(error)
+    else:
+        said = False
+    assert said is is_raw
+
+
 def test_folders_and_files_with_blanks_and_other_letters_are_cases(tmp_path: Path) -> None:
     name = "Müller 1"
     found = cohort.find(

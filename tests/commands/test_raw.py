@@ -199,10 +199,11 @@ def test_options_that_contradict_are_refused(studies_folder: Path, tmp_path: Pat
         (HEADER, "expected the columns case_id"),
         ("name,t1\nP1,a\n", r"expected the columns case_id \(or study\) and some of t1, t1ce"),
         ("study,t1,adc\nP1,a,b\n", "expected the columns"),
-        ("study,t1\nP1,a,b\n", "expected the columns"),
+        ("study,t1\nP1,a,b\n", "the row P1, … has more cells than the header"),
         (HEADER + "P1,a,,,\nP9,,,,\nP8,,,,\n", "names 2 that are no study: P9 and such"),
-        ("study\tt1\nP1\ta\n", "expected the columns"),
-        ("study,t1\nP1," + "x" * 200_000, "cannot be read"),
+        ("study|t1\nP1|a\n", "expected the columns"),
+        ("study,t1\nP1," + "x" * 200_000, "not a CSV"),
+        ("study,t1\nP1,a\nP2/b,\nP1,c\n", "P1 stands there more than once: expected one row"),
     ],
 )
 def test_a_wrong_table_of_series_is_a_sentence(
@@ -217,11 +218,10 @@ def test_a_table_of_series_that_cannot_be_read_is_a_sentence(
 ) -> None:
     table = tmp_path / "series.csv"
     table.write_bytes("study,t1\nP1,ä\n".encode("latin-1"))
-    refused(
-        r"series\.csv: cannot be read .*utf-8", studies_folder, tmp_path / "a", series=str(table)
-    )
-    for name in ("nowhere.csv", "in"):
-        refused("cannot be read", studies_folder, tmp_path / "a", series=str(tmp_path / name))
+    places = studies_folder, tmp_path / "a"
+    refused(r"--series .*series\.csv: not a text file in UTF-8", *places, series=str(table))
+    for name, why in (("nowhere.csv", "no such file"), ("in", "cannot be read")):
+        refused(f"--series .*{name}: {why}", *places, series=str(tmp_path / name))
 
 
 def test_a_table_names_studies_or_cases_and_leaves_the_rest_to_the_choice(
@@ -234,10 +234,15 @@ def test_a_table_names_studies_or_cases_and_leaves_the_rest_to_the_choice(
     rows = list(csv.DictReader(key.read_text().splitlines()))
     assert [row["case_id"] for row in rows] == [item.case_id for item in found]
     assert [(row["study"], row["patient"]) for row in rows] == [("P1", "P1"), ("P2/b", "P2/b")]
-    for lines in ("study,t2,t1\r\nP2/b, 5 ,\r\n", f"case_id,t2\n{found[1].case_id}, 5 \n"):
+    for lines in (
+        "study,t2,t1\r\nP2/b, 5 ,\r\n",
+        "study;t2;t1;\nP2/b;5;;\n",
+        "study\tt2\nP2/b\t5\n",
+        f"case_id,t2\n{found[1].case_id}, 5 \n",
+    ):
         table.write_text("\ufeff" + lines, encoding="utf-8", newline="")
         again = asked_of(*places, monkeypatch=monkeypatch, series=str(table))
-        assert [dict(item.asked) for item in again] == [{}, {"t2": " 5 "}]
+        assert [dict(item.asked) for item in again] == [{}, {"t2": "5"}]
 
 
 def test_masks_of_brains_are_found_by_case_or_study(

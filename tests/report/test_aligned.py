@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_brats.arrays import ellipsoid
+from ray_brats.arrays import Spacing, ellipsoid
 from ray_brats.report import aligned
 from ray_brats.report.aligned import AlignedCase
 
 from .contents import HOSTILE
 
 SHAPE = (40, 52, 36)
+GUTTER = 16
+"""Pixels beside the first column."""
 BRAIN = np.pad(ellipsoid((28, 40, 24)), 6)
 
 
@@ -39,7 +42,7 @@ def opened(jpeg: bytes) -> np.ndarray:
 def test_a_picture_has_a_column_a_series_and_three_cuts() -> None:
     pixels = opened(aligned.picture(scans(), BRAIN))
     wide = max(SHAPE[:2])
-    assert pixels.shape == (SHAPE[1] + 2 * SHAPE[2], 3 * wide, 3)
+    assert pixels.shape == (SHAPE[1] + 2 * SHAPE[2], GUTTER + 3 * wide, 3)
     assert pixels.std() > 20
 
 
@@ -55,7 +58,7 @@ def orange(pixels: np.ndarray) -> np.ndarray:
 
 def test_the_brain_is_outlined_in_every_column_where_it_is_known() -> None:
     dull = {name: np.full(SHAPE, 100.0) + BRAIN for name in scans()}
-    outlined = orange(opened(aligned.picture(dull, BRAIN)))
+    outlined = orange(opened(aligned.picture(dull, BRAIN)))[:, GUTTER:]
     for column in np.split(outlined, 3, axis=1):
         assert np.count_nonzero(column.any(axis=1)) > 25
     assert not orange(opened(aligned.picture(dull, None))).any()
@@ -65,17 +68,60 @@ def test_the_front_and_the_top_are_on_top() -> None:
     bright = np.ones(SHAPE, np.float32)
     bright[:, :13, :] += 10
     bright[:, :, 27:] += 10
-    (column,) = [opened(aligned.picture({"t1": bright}, np.ones(SHAPE, bool))).mean(axis=2)]
+    column = grey({"t1": bright})
     axial, coronal = column[: SHAPE[1]], column[SHAPE[1] : SHAPE[1] + SHAPE[2]]
     inner = slice(10, 40)
     assert axial[3:10, inner].mean() > axial[30:-4, inner].mean() + 50
     assert coronal[2:7, inner].mean() > coronal[14:-4, inner].mean() + 50
 
 
+def grey(shown: dict[str, np.ndarray], spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """The columns of a picture whose brain is all of it."""
+    shape = next(iter(shown.values())).shape
+    picture = aligned.picture(shown, np.ones(shape, bool), spacing_mm)
+    return opened(picture).mean(axis=2)[:, GUTTER:]
+
+
+def test_the_patients_left_is_on_the_right_and_says_so() -> None:
+    """The first index grows to the left."""
+    dark = np.ones((120, 120, 120), np.float32)
+    bright = dark.copy()
+    bright[70:, :, :] += 10
+    for number, plane in enumerate(("axial", "coronal")):
+        panel = grey({"t1": bright})[120 * number : 120 * (number + 1)]
+        assert panel[20:40, 80:115].mean() > panel[20:40, 15:50].mean() + 50, plane
+        blank = grey({"t1": dark})[120 * number : 120 * (number + 1)]
+        right, left = blank[54:67, 1:10] > 80, blank[54:67, 109:118] > 80
+        assert right.sum() > 1.2 * left.sum() > 10, "an R has more ink than an L"
+
+
+def test_the_planes_are_named_beside_the_first_column() -> None:
+    pixels = opened(aligned.picture({"t1": np.ones((90, 90, 90), np.float32)}, None))
+    for part in np.split(pixels[:, :GUTTER], 3):
+        assert (part > 120).any()
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 3.0), (2.0, 2.0, 6.0)])
+def test_voxels_of_unequal_sides_are_drawn_as_they_are(spacing_mm: Spacing) -> None:
+    shape = (60, 60, 20)
+    ball = np.indices(shape) - np.reshape([29.5, 29.5, 9.5], (3, 1, 1, 1))
+    away_mm = np.linalg.norm(ball * np.reshape([1, 1, 3], (3, 1, 1, 1)), axis=0)
+    pixels = grey({"t1": np.where(away_mm < 22, 100.0, 1.0)}, spacing_mm)
+    assert pixels.shape == (180, 60)
+    for panel in np.split(pixels, 3):
+        # Between the letters.
+        inside = panel[:, 22:38] > 100
+        assert abs(np.count_nonzero(inside.sum(axis=1) > 3) - 44) < 5
+    masked = aligned.picture({"t1": np.ones(shape)}, away_mm < 22, spacing_mm)
+    for panel in np.split(orange(opened(masked))[:, GUTTER:], 3):
+        rows, columns = np.nonzero(panel)
+        assert abs(np.ptp(rows) - np.ptp(columns)) < 5
+
+
 @pytest.mark.parametrize("brain", [None, np.zeros(SHAPE, bool)])
 def test_a_scan_without_content_has_a_picture(brain: np.ndarray | None) -> None:
     jpeg = aligned.picture({"t1": np.zeros(SHAPE, np.float32)}, brain)
-    assert opened(jpeg).shape == (SHAPE[1] + 2 * SHAPE[2], max(SHAPE[:2]), 3)
+    assert opened(jpeg).shape == (SHAPE[1] + 2 * SHAPE[2], GUTTER + max(SHAPE[:2]), 3)
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -99,6 +145,21 @@ def test_doubtful_cases_come_first_then_those_that_were_left() -> None:
     assert html.count('<p class="warn">') == 2
     assert "no brain was found in it" in html
     assert aligned.rendered("Prepared scans", cases, failures) == html
+
+
+def test_what_a_study_calls_its_series_stands_with_the_case() -> None:
+    named = dataclasses.replace(case("one"), series={"t1ce": "5 AX T1 +C", "t2": HOSTILE})
+    html = aligned.rendered("Prepared scans", [named], [])
+    assert "t1ce: 5 AX T1 +C · t2: " in html
+    assert HOSTILE not in html
+
+
+def test_doubtful_cases_are_shown_alone_where_there_are_others() -> None:
+    mixed = aligned.rendered("Prepared scans", [case("one"), case("two", "look")], [])
+    assert mixed.count('id="filter"') == 1
+    assert f":has(#filter:checked) > section:not(#{aligned.DOUBTFUL})" in mixed
+    for alone in ([case("one")], [case("two", "look")]):
+        assert 'id="filter"' not in aligned.rendered("Prepared scans", alone, [])
 
 
 def test_sections_without_a_case_are_left_out() -> None:

@@ -22,13 +22,15 @@ from ray_brats.arrays import Array
 from ray_brats.cases import cohort, inspection
 from ray_brats.cases.raw import placed, record
 from ray_brats.cases.raw.placed import Grid, Placed
+from ray_brats.cases.raw.preparation import PreparationOptions
 from ray_brats.commands import masks
 from ray_brats.commands.masks import ScoreOptions
 from ray_brats.engine import cluster
-from ray_brats.files import ledger
+from ray_brats.files import ledger, storage
 from ray_brats.model import card
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes import named
+from ray_brats.stages import prepare as preparing
 from ray_brats.stages import score as stage
 
 pytestmark = pytest.mark.ray
@@ -173,6 +175,7 @@ def test_the_series_of_a_study_were_brought_together(
         uri = folder / "cohort" / case_ids[study] / "prepare.json"
         told = record.from_json(json.loads(uri.read_text()), str(uri))
         assert (told.reference, told.space) == ("t1ce", "patient")
+        assert told.options["space"] == "patient"
         of = heads.head(number)
         for modality, item in told.series.items():
             true = np.linalg.inv(heads.motion_of(of, modality))
@@ -190,6 +193,7 @@ def test_the_page_shows_what_was_prepared_and_tells_the_rest(
     assert text.count("data:image/jpeg;base64,") == 2
     assert all(case_id in text for case_id in case_ids.values())
     assert "2 case(s) prepared" in text
+    assert "t1ce: t1ce · flair: flair · t2: t2</p>" in text
     assert "2 could not be prepared" in text
     assert "truncated" in text
     assert f"look at {folder}/cohort/prepare.html before you trust them" in prepared.said
@@ -241,6 +245,9 @@ def test_another_option_redoes_all_and_another_place_nothing(
     shutil.rmtree(tmp_path / "raw/SECRET-A")
     again = prepare(tmp_path, out)
     assert (again.summary["processed"], again.summary["skipped"]) == (0, 3)
+    other = f"warning: {out} holds 1 other case(s) ({case_ids['SECRET-A']}): they are of no study"
+    assert other in again.said
+    assert "other case(s)" not in prepared.said
     # An outline that somebody corrected, of a study that is bad all the same.
     os.utime(tmp_path / "masks/SECRET-C_brain.nii.gz", (5, 5))
     again = prepare(tmp_path, out)
@@ -252,6 +259,28 @@ def test_another_option_redoes_all_and_another_place_nothing(
     skull, brain = (nib.load(place / name).get_fdata() for place in (out, folder / "cohort"))
     assert np.count_nonzero(skull) > 1.2 * np.count_nonzero(brain)
     assert (skull[brain > 1] == brain[brain > 1]).all()
+
+
+def other_cases(uri: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a call of one study says of a cohort with `prepare.json` in other places."""
+    for place in ("new", "old-1", "old-2", "old-3", "old-4", "old-1/deep"):
+        storage.write_bytes(f"{uri}/{place}/prepare.json", b"{}")
+    storage.write_bytes(f"{uri}/masks/scores.json", b"{}")
+    rows = [ledger.CaseRow(case_id="new", status="rejected", reason="no brain")]
+    preparing.prepare([], uri, PreparationOptions(space="patient"), inputs=[], rejected=rows)
+    return capsys.readouterr().err
+
+
+def test_cases_of_other_names_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = other_cases(str(tmp_path / "out"), capsys)
+    assert said == (
+        f"warning: {tmp_path}/out holds 4 other case(s) (old-1, old-2, old-3 …): they are of no "
+        "study in RAW: remove them, or use a new COHORT\n"
+    )
+
+
+def test_so_are_those_in_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "s3://cohorts/out holds 4 other case(s)" in other_cases(f"{bucket}/out", capsys)
 
 
 # --- home again ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ does, nothing is guessed: the case is rejected with the candidates, and `--serie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from ray_brats.errors import CaseRejected
 
 _HINT = "name the right one for this case in the CSV of --series"
 _ASKED = "asked for by --series"
+_NONE = ("none", "-")
+"""What is asked for where a modality is to be left out."""
+_LEFT_OUT = "left out because it was asked for"
 _SHOWN = 12
 """Series that an error lists."""
 _WHOLE_HEAD_MM = 130.0
@@ -88,6 +91,8 @@ class Choice:
     """Every other series, and why it was not taken."""
     unsure: frozenset[str] = frozenset()
     """Modalities whose series somebody should look at."""
+    left_out: frozenset[str] = frozenset()
+    """Modalities that somebody does not want."""
 
 
 def choose(series: Sequence[Series], asked: Mapping[str, str] | None = None) -> Choice:
@@ -96,13 +101,18 @@ def choose(series: Sequence[Series], asked: Mapping[str, str] | None = None) -> 
     Args:
         series: all of the study.
         asked: modality to the name, number or file name of a series that somebody wants for it,
-            whatever it seems to be.
+            whatever it seems to be; or to `none` or `-`, where it is to be left out.
 
     Raises:
         CaseRejected: several that nothing tells apart, none at all, or what is asked for is not
             there once.
     """
-    wanted = {modality: _asked(series, modality, text) for modality, text in (asked or {}).items()}
+    left_out = frozenset(name for name, text in (asked or {}).items() if is_none(text))
+    wanted = {
+        modality: _asked(series, modality, text)
+        for modality, text in (asked or {}).items()
+        if modality not in left_out
+    }
     taken = {id(one) for one in wanted.values()}
     if len(taken) < len(wanted):
         raise CaseRejected(f"one series is asked for as two of {', '.join(wanted)}: {_HINT}")
@@ -110,11 +120,15 @@ def choose(series: Sequence[Series], asked: Mapping[str, str] | None = None) -> 
         Candidate(series=one, kind=kinds.kind_of(one)) for one in series if id(one) not in taken
     ]
     ranked = {name: _ranked(left, name) for name in MODALITIES}
-    best = {name: found[0] for name, found in ranked.items() if found and name not in wanted}
+    decided = {*wanted, *left_out}
+    best = {name: found[0] for name, found in ranked.items() if found and name not in decided}
     chosen = {**wanted, **{name: one.series for name, one in best.items()}}
     reasons = dict.fromkeys(wanted, _ASKED)
-    reasons |= {name: _reason(ranked[name], is_alone="t1ce" not in chosen) for name in best}
-    ignored = [(one.series, _why_not(one, best)) for one in left if one not in best.values()]
+    is_alone = "t1ce" not in chosen and not ranked["t1ce"]
+    reasons |= {name: _reason(ranked[name], is_alone=is_alone) for name in best}
+    ignored = [
+        (one.series, _why_not(one, best, left_out)) for one in left if one not in best.values()
+    ]
     if not chosen:
         raise CaseRejected(_nothing(ignored))
     return Choice(
@@ -122,7 +136,13 @@ def choose(series: Sequence[Series], asked: Mapping[str, str] | None = None) -> 
         reasons=reasons,
         ignored=ignored,
         unsure=frozenset(name for name, one in best.items() if not one.kind.sure),
+        left_out=left_out,
     )
+
+
+def is_none(text: str) -> bool:
+    """Whether what is asked for a modality means that it is to be left out."""
+    return text.strip().casefold() in _NONE
 
 
 def _asked(series: Sequence[Series], modality: str, text: str) -> Series:
@@ -151,7 +171,14 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
 
 
 def _ranked(candidates: Sequence[Candidate], modality: str) -> list[Candidate]:
-    return sorted((one for one in candidates if one.kind.modality == modality), key=_rank)
+    """Those of a modality, the best first; of files of the same bytes the best alone."""
+    ranked = sorted((one for one in candidates if one.kind.modality == modality), key=_rank)
+    contents = [one.series.content for one in ranked]
+    return [
+        one
+        for number, one in enumerate(ranked)
+        if not contents[number] or contents[number] not in contents[:number]
+    ]
 
 
 def _reason(ranked: Sequence[Candidate], *, is_alone: bool) -> str:
@@ -177,13 +204,17 @@ def _decisive(best: Candidate, other: Candidate) -> str:
     return next(item.better for item in ORDER if item.value(best) != item.value(other))
 
 
-def _why_not(candidate: Candidate, best: Mapping[str, Candidate]) -> str:
+def _why_not(candidate: Candidate, best: Mapping[str, Candidate], left_out: Collection[str]) -> str:
     modality = candidate.kind.modality
     if modality is None:
         return candidate.kind.reason
+    if modality in left_out:
+        return f"{modality}: {_LEFT_OUT}"
     if modality not in best:
         return f"{modality} too, and another was asked for"
     better = best[modality]
+    if candidate.series.content and candidate.series.content == better.series.content:
+        return f"the same as {better.series.name}"
     return f"{modality} too, and {better.series.label} is {_decisive(better, candidate)}"
 
 

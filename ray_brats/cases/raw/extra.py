@@ -9,6 +9,10 @@ from typing import Any, Final
 from ray_brats.errors import UsageError
 
 INSTALL: Final = "pip install 'ray-brats[raw]'"
+PACKAGES: Final = (
+    *("pydicom", "dcm2niix", "SimpleITK", "deepbet", "torch", "nilearn", "highdicom"),
+)
+"""What the extra brings."""
 
 
 def imported(package: str) -> Any:
@@ -25,8 +29,17 @@ def imported(package: str) -> Any:
 
 def found(package: str) -> None:
     """The same without the time that an import takes: `UsageError` where it is not installed."""
-    if importlib.util.find_spec(package) is None:
+    if not _is_here(package):
         raise UsageError(_missing(package))
+
+
+def missing() -> list[str]:
+    """Packages of the extra that are not installed."""
+    return [package for package in PACKAGES if not _is_here(package)]
+
+
+def _is_here(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _missing(package: str) -> str:

@@ -103,6 +103,20 @@ def ruled_out(name: str, image_type: Sequence[str]) -> str | None:
     return None if of_type is None else f"{of_type[0]}: its image type says {of_type[1]!r}"
 
 
+def modality_in(name: str) -> str | None:
+    """The modality that a name says, whatever its image may be; None where it says none of them."""
+    said = words.spaced(name)
+    named = words.weights_in(said)
+    if len(named) != 1 or words.mask_word(name) or ruled_out(said, ()) is not None:
+        return None
+    ((weight, _),) = named.items()
+    if weight == "t1":
+        return "t1ce" if _contrast(said, None)[0] else "t1"
+    is_second = words.found(words.SECOND_ECHO, said)
+    of_protons = words.found(words.PROTON_DENSITY, said) and not is_second
+    return None if of_protons or words.found(words.GRADIENT_ECHO, said) else weight
+
+
 def is_made(series: Series) -> bool:
     """Whether a program made it of another series, by its image type or its name."""
     is_derived = bool(series.image_type) and series.image_type[0] == "DERIVED"
@@ -111,7 +125,7 @@ def is_made(series: Series) -> bool:
 
 def is_enhanced(series: Series) -> bool:
     """Whether contrast agent had been given, by its name or its header."""
-    return _contrast(series)[0]
+    return _contrast_of(series)[0]
 
 
 def is_named_enhanced(series: Series) -> bool:
@@ -166,7 +180,7 @@ def _named(series: Series, weight: str, word: str, by_times: Times | None) -> Ki
         sure = False
     if weight != "t1":
         return Kind(modality=weight, reason=", ".join(reasons), sure=sure)
-    is_enhanced, why, is_plain = _contrast(series)
+    is_enhanced, why, is_plain = _contrast_of(series)
     modality = "t1ce" if is_enhanced else "t1"
     return Kind(modality=modality, reason=", ".join([*reasons, why]), sure=sure and is_plain)
 
@@ -183,27 +197,35 @@ def _timed(series: Series, by_times: Times | None) -> Kind:
         return Kind(modality=None, reason=f"{others}: {_times_of(series)} do not tell which")
     why = [f"by {_times_of(series)}"]
     if means == "t1":
-        is_enhanced, of_contrast, _ = _contrast(series)
+        is_enhanced, of_contrast, _ = _contrast_of(series)
         means = "t1ce" if is_enhanced else "t1"
         why.append(of_contrast)
     return Kind(modality=means, reason=", ".join(why), sure=False)
 
 
-def _contrast(series: Series) -> tuple[bool, str, bool]:
-    """Whether contrast agent had been given, why, and whether nothing contradicts that."""
-    said = words.spaced(_text(series))
+def _contrast_of(series: Series) -> tuple[bool, str, bool]:
+    return _contrast(words.spaced(_text(series)), series.contrast)
+
+
+def _contrast(said: str, told: bool | None) -> tuple[bool, str, bool]:
+    """Whether contrast agent had been given, why, and whether nothing contradicts that.
+
+    Args:
+        said: a name with its words apart.
+        told: whether the header names an agent; None where it says nothing.
+    """
     without, given = words.found(words.NO_CONTRAST, said), words.found(words.CONTRAST, said)
     if words.found(words.BOTH, said):
         without = given = ""
     if without:
-        is_plain = series.contrast is not True
+        is_plain = told is not True
         doubt = "" if is_plain else ", but its header names a contrast agent"
         return False, f"{without!r}{doubt}", is_plain
     if given:
-        is_plain = series.contrast is not False
+        is_plain = told is not False
         doubt = "" if is_plain else ", but its header denies a contrast agent"
         return True, f"{given!r}{doubt}", is_plain
-    if series.contrast:
+    if told:
         return True, "its header names a contrast agent", True
     return False, "no contrast agent is named", True
 

@@ -42,7 +42,7 @@ def read(uri: str) -> list[Listed]:
     """
     if storage.is_remote(uri):
         raise UsageError(f"{uri}: expected a CSV of this machine, as the files that it names are")
-    rows = manifest.read(storage.absolute(uri), required=(_CASE,))
+    rows = manifest.read(storage.absolute(uri), required=(_CASE,), is_exact=True)
     columns = set(rows[0]) if rows else set()
     wanted = {_STUDY} if _STUDY in columns else columns & set(MODALITIES)
     if not wanted or columns - wanted - {_CASE}:

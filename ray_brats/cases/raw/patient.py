@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import tempfile
@@ -14,20 +15,21 @@ from typing import Final
 import ray_brats
 from ray_brats.cases import volume
 from ray_brats.cases.geometry import Geometry, affine_of
-from ray_brats.cases.raw import brain, choice, preparation, record, space, studies
+from ray_brats.cases.raw import brain, choice, doubts, preparation, record, space, studies
 from ray_brats.cases.raw.choice import Choice
 from ray_brats.cases.raw.placed import Placed
 from ray_brats.cases.raw.preparation import PreparationOptions, Prepared
 from ray_brats.cases.raw.record import Record, SeriesRecord
-from ray_brats.cases.raw.series import Series
+from ray_brats.cases.raw.series import Ignored, Series
 from ray_brats.cases.raw.studies import Study
 from ray_brats.cases.volume import Volume
 from ray_brats.errors import CaseError
+from ray_brats.recipes import jsonform
 
 MASK: Final = "a mask of somebody else's"
 NOBODY: Final = "nobody: the skull was kept"
 PACKAGES: Final = ("SimpleITK", "deepbet", "torch", "dcm2niix", "pydicom", "nilearn")
-"""Those whose versions stand on record."""
+"""Those that have a part in it, whose versions stand on record: highdicom writes masks alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +72,30 @@ def prepare(
     mask = None if mask_uri is None else placed_of(_read("the mask of its brain", mask_uri))
     placed = {name: placed_of(item) for name, item in volumes.items()}
     prepared = preparation.prepare(placed, options, mask)
-    told = [(item.name, item.reason) for item in ignored]
+    left = [*((item.name, why) for item, why in chosen.ignored), *map(_told, ignored)]
+    reference = prepared.alignment.reference
+    place = options.space if options.space in space.NAMES else space.ATLAS
     outliner = MASK if mask_uri else brain.METHOD
     done = Record(
         case_id=case_id,
-        space=options.space if options.space in space.NAMES else space.ATLAS,
+        space=place,
         grid=record.geometry_of(prepared.grid),
-        reference=prepared.alignment.reference,
+        reference=reference,
         series={
             name: _record(name, item, chosen, volumes[name].geometry, prepared)
             for name, item in chosen.chosen.items()
         },
         brain=NOBODY if prepared.brain is None else outliner,
         brain_ml=None if prepared.brain_ml is None else round(prepared.brain_ml, 3),
-        warnings=(*_doubts(chosen), *prepared.warnings),
-        ignored=(*((item.name, why) for item, why in chosen.ignored), *told),
+        # It counts by what it is, wherever it lies.
+        options=jsonform.as_json(dataclasses.replace(options, space=place)),
+        warnings=(
+            *doubts.of_missing(chosen, left),
+            *doubts.of_choice(chosen),
+            *doubts.of_stripped(reference, volumes[reference].voxels_HWD),
+            *prepared.warnings,
+        ),
+        ignored=tuple(left),
         versions=versions(),
     )
     return Patient(
@@ -93,6 +104,11 @@ def prepare(
         scan=volumes[done.home_modality],
         record=done,
     )
+
+
+def _told(item: Ignored) -> tuple[str, str]:
+    """The name of what is ignored, and why; with its number of files where there are several."""
+    return item.name, f"{item.reason} ({item.files} files)" if item.files > 1 else item.reason
 
 
 def _read(what: str, uri: str) -> Volume:
@@ -133,16 +149,6 @@ def _record(
         scale=image.scale,
         facts={name: value for name, value in facts.items() if value is not None},
     )
-
-
-def _doubts(chosen: Choice) -> list[str]:
-    """What somebody should look at in the series that were taken."""
-    doubts = []
-    for modality, item in chosen.chosen.items():
-        if modality in chosen.unsure:
-            doubts.append(f"{modality} is {item.name} by {chosen.reasons[modality]}")
-        doubts += [f"{modality}: {text}" for text in item.warnings]
-    return doubts
 
 
 @functools.cache

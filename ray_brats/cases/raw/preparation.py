@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_brats.arrays import Array, Floats, Mask
-from ray_brats.cases.raw import bias, brain, placed, registration
+from ray_brats.cases.raw import bias, brain, doubts, placed, registration
 from ray_brats.cases.raw.extra import found
 from ray_brats.cases.raw.placed import Grid, Placed
 from ray_brats.cases.raw.registration import Freedom
@@ -34,12 +34,6 @@ _ORDER: Final = 3
 _MOST_STORED: Final = 16_384
 _MOST_MM: Final = 512.0
 """Extent of a series beyond which its header is wrong: a head with its neck has half of it."""
-_FAR_DEG, _FAR_MM = 25.0, 60.0
-"""Farther than this hardly any patient moves between two series."""
-_LEAST_COVER: Final = 0.97
-"""Share of the brain that a series shows, below which it is told."""
-_MOST_NEGATIVE: Final = 0.001
-"""Share of the brain whose values are below 0, above which it is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +125,7 @@ def prepare(
         name: _brought(image, grid, alignment.motions[name] @ turn, inside, kept)
         for name, image in series.items()
     }
+    what = "grid" if inside is None else "brain"
     return Prepared(
         images=images,
         grid=grid,
@@ -139,9 +134,13 @@ def prepare(
         brain_ml=brain_ml,
         warnings=[
             *remarks,
-            *_border_warnings(inside),
-            *_motion_warnings(alignment, fixed),
-            *_value_warnings(images, "grid" if inside is None else "brain"),
+            *doubts.of_border(inside),
+            *doubts.of_motions(alignment.reference, alignment.motions, fixed),
+            *(
+                text
+                for name, image in images.items()
+                for text in doubts.of_values(name, image.covered, image.negative, what)
+            ),
         ],
     )
 
@@ -278,40 +277,3 @@ def _brought(
 def _volume_ml(mask: Placed) -> float:
     voxel_ml = abs(float(np.linalg.det(mask.grid.affine[:3, :3]))) / 1000
     return np.count_nonzero(mask.voxels) * voxel_ml
-
-
-def _border_warnings(inside: Mask | None) -> list[str]:
-    """Whether the space holds all of the brain."""
-    if inside is None:
-        return []
-    ends = [np.moveaxis(inside, axis, 0)[place].any() for axis in range(3) for place in (0, -1)]
-    cut = "the brain reaches the border of the grid: a part of it may be outside"
-    return [cut] if any(ends) else []
-
-
-def _motion_warnings(alignment: Alignment, fixed: Grid) -> list[str]:
-    warnings = []
-    for name, motion in alignment.motions.items():
-        degrees = placed.rotation_deg(motion)
-        middle = fixed.centre_mm[None]
-        mm = float(np.linalg.norm(placed.moved(motion, middle) - middle))
-        if degrees > _FAR_DEG or mm > _FAR_MM:
-            warnings.append(
-                f"{name} lies {degrees:.0f}° and {mm:.0f} mm away from {alignment.reference}: look "
-                "whether it is aligned"
-            )
-    return warnings
-
-
-def _value_warnings(images: Mapping[str, Brought], what: str) -> list[str]:
-    """What a series does not tell of the brain, or of the grid where nobody looked for one."""
-    warnings = []
-    for name, image in images.items():
-        if image.covered < _LEAST_COVER:
-            warnings.append(f"{name} shows {image.covered:.0%} of the {what}: the rest of it is 0")
-        if image.negative > _MOST_NEGATIVE:
-            warnings.append(
-                f"{name} is below 0 in {image.negative:.1%} of the {what}, where nothing of it is "
-                "kept: expected the scanner's own values"
-            )
-    return warnings

@@ -91,6 +91,8 @@ class Record:
     brain: str
     """What outlined the brain."""
     brain_ml: float | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked of the preparation, as JSON; none in records of earlier versions."""
     warnings: Sequence[str] = ()
     ignored: Sequence[tuple[str, str]] = ()
     """Other series of the study, and why they were not taken."""
@@ -147,6 +149,7 @@ def from_json(values: Mapping[str, Any], uri: str) -> Record:
             warnings=tuple(values["warnings"]),
             ignored=tuple((name, why) for name, why in values["ignored"]),
             versions=values["versions"],
+            options=dict(values.get("options", {})),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{uri} is damaged ({error}): prepare the case again") from error

@@ -69,6 +69,8 @@ class Series:
     """What tells the DICOM series from every other one, as `dicoms.DicomSeries.source`."""
     missing_slices: int = 0
     """How many were filled in between others."""
+    content: str = ""
+    """What files of the same bytes share; "" where no other file of the study has its size."""
     warnings: tuple[str, ...] = ()
     """What is doubtful about it, a sentence each; never who was scanned."""
 
@@ -122,7 +124,7 @@ class Ignored:
 
     name: str
     """A file, or how the study calls a series. A file's name may tell who was scanned, so that this
-    field is for the person who asked, and for no log."""
+    field is for the record, and for a remark where a modality is missing, and for no log."""
     reason: str
     """A sentence; equal ones are counted together."""
     path: Path | None = None

@@ -150,6 +150,7 @@ def series_of(
     """
     found: list[Series] = []
     ignored = list(study.ignored)
+    left: dict[tuple[str, str], list[DicomSeries]] = defaultdict(list)
     wanted = {text.strip().casefold() for text in asked}
     for number, one in enumerate(study.dicom):
         is_asked = {str(one.number), one.description.casefold()} & wanted
@@ -160,13 +161,28 @@ def series_of(
         except CaseRejected as error:
             reason = error.reason
         if reason is not None:
-            ignored.append(_as_ignored(one, reason))
+            left[one.series_uid, reason].append(one)
+    ignored += (_as_ignored(parts, reason) for (_, reason), parts in left.items())
     for path, name in grouping.names_of(study.nifti, study.folder).items():
         try:
             found.append(_read(path, name))
         except CaseRejected as error:
             ignored.append(Ignored(name=name, reason=error.reason, path=path))
-    return found, ignored
+    return [*_with_contents(found)], ignored
+
+
+def _with_contents(found: Sequence[Series]) -> Iterator[Series]:
+    """Series of NIfTI files with what tells equal ones; only those of one size are read."""
+    sizes = {one.path: one.path.stat().st_size for one in found if not one.sources}
+    shared = Counter(sizes.values())
+    for one in found:
+        has_twins = shared[sizes.get(one.path, -1)] > 1
+        yield dataclasses.replace(one, content=_digest(one.path)) if has_twins else one
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ruled_out(one: DicomSeries) -> str | None:
@@ -181,13 +197,16 @@ def _ruled_out(one: DicomSeries) -> str | None:
     return reason
 
 
-def _as_ignored(one: DicomSeries, reason: str) -> Ignored:
+def _as_ignored(parts: Sequence[DicomSeries], reason: str) -> Ignored:
+    """What the parts of one series are, which lie on a grid each."""
+    first = parts[0]
+    warnings = dict.fromkeys(text for one in parts for text in one.warnings)
     return Ignored(
-        name=one.description or "MR",
-        reason="; ".join((reason, *one.warnings)),
-        path=one.paths[0],
-        files=len(one.paths),
-        study_uid=one.study_uid,
+        name=first.description or "MR",
+        reason="; ".join((reason, *warnings)),
+        path=first.paths[0],
+        files=sum(len(one.paths) for one in parts),
+        study_uid=first.study_uid,
     )
 
 

@@ -53,7 +53,7 @@ def doctor(options: DoctorOptions) -> Summary:
     """Say what a run would find: versions, devices, memory, Ray, storage, and what is used."""
     if "" in options.uris:
         raise UsageError("a URI is empty: expected folders or s3:// prefixes to try")
-    checks = [*versions(), authentication()]
+    checks = [*versions(), raw_studies(), authentication()]
     for uri in options.uris:
         checks += probe.checks(storage.absolute(uri))
     if options.working_dir is not None:
@@ -91,6 +91,17 @@ def _version(name: str, pin: packaging.requirements.Requirement | None) -> Check
             name, "fail", f"{version}, pinned {wanted}", f"pip install '{name}{wanted}'"
         )
     return check_row(name, "ok", version)
+
+
+def raw_studies() -> Check:
+    """Whether the extra that raw studies need is here; who has none needs none of it."""
+    from ray_brats.cases.raw import extra
+
+    missing = extra.missing()
+    found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+    return check_row(
+        "raw studies", "ok", f"{found}: {extra.INSTALL}" if missing else "all packages are here"
+    )
 
 
 def authentication() -> Check:

@@ -122,6 +122,25 @@ def test_what_nothing_tells_apart_is_rejected_with_the_candidates() -> None:
         choice.choose(twins)
 
 
+def test_files_of_the_same_bytes_are_one_series() -> None:
+    twins = (series("t1_raw", content="x"), series("t1_copy", content="x"))
+    found = choice.choose((*twins, series("Ax T2", 3)))
+    assert found.chosen["t1"] is twins[0]
+    assert found.reasons["t1"] == "its name says 't1', no contrast agent is named"
+    assert found.ignored == [(twins[1], "the same as t1_raw")]
+    assert choice.choose(twins, {"t1": "t1_copy"}).chosen["t1"] is twins[1]
+    with pytest.raises(CaseRejected, match="nothing tells"):
+        choice.choose((*twins, series("t1_other", content="y")))
+
+
+def test_of_the_same_bytes_that_is_taken_whose_name_is_better() -> None:
+    twins = (series("t1 reg", content="x"), series("t1", content="x"))
+    found = choice.choose(twins)
+    assert (found.chosen, found.ignored) == ({"t1": twins[1]}, [(twins[0], "the same as t1")])
+    both = choice.choose([series("t1", content="x"), series("t2", content="x")])
+    assert list(both.chosen) == ["t1", "t2"]
+
+
 def test_a_study_of_other_things_is_rejected_with_what_is_there() -> None:
     with pytest.raises(CaseRejected, match="no image"):
         choice.choose([])
@@ -163,6 +182,17 @@ def test_a_series_that_is_asked_for_is_no_candidate_for_another_modality() -> No
     found = choice.choose(STUDY, {"t1": "6"})
     assert found.chosen["t1"].number == 6
     assert "t1ce" not in found.chosen
+
+
+@pytest.mark.parametrize("text", ["none", " NONE ", "-"])
+def test_a_modality_that_nobody_wants_is_left_out(text: str) -> None:
+    found = choice.choose(STUDY, {"t1ce": text, "t2": text})
+    assert list(found.chosen) == ["t1", "flair"]
+    assert found.left_out == {"t1ce", "t2"}
+    assert (STUDY[5], "t1ce: left out because it was asked for") in found.ignored
+    assert "may have been taken" not in found.reasons["t1"]
+    with pytest.raises(CaseRejected, match=r"Ax T2 .*: t2: left out because it was asked for"):
+        choice.choose(STUDY, dict.fromkeys(("t1", "t1ce", "t2", "flair"), text))
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,24 @@ def test_what_a_program_made_is_known() -> None:
 def test_any_name_is_some_kind_or_none_with_a_reason(name: str) -> None:
     assert kinds.kind_of(series(name)).reason
     assert words.spaced(name) == words.spaced(name).strip().lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("5 AX T1 +C", "t1ce"),
+        ("t1ce.mgz", "t1ce"),
+        ("sub-01_ses-1_T1w", "t1"),
+        ("t2_tirm_tra_dark-fluid", "flair"),
+        ("Ax PD T2 e2", "t2"),
+        ("Ax PD T2", None),
+        ("t2 gre", None),
+        ("T1 POST MPR", None),
+        ("t1ce_brainmask", None),
+        ("flair_to_t1", "flair"),
+        ("T1 T2", None),
+        ("IM0001", None),
+    ],
+)
+def test_a_name_alone_says_a_modality_or_none(name: str, modality: str | None) -> None:
+    assert kinds.modality_in(name) == modality

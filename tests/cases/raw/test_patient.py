@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ray_brats.cases import phantom, phantom_head, volume
 from ray_brats.cases.phantom_head import Head, grid_around, motion_about, scanned
 from ray_brats.cases.raw import brain, patient, placed, preparation, record, registration, studies
 from ray_brats.cases.raw.patient import Patient
-from ray_brats.cases.raw.placed import Placed
+from ray_brats.cases.raw.placed import Grid, Placed
 from ray_brats.cases.raw.preparation import PreparationOptions
 from ray_brats.cases.raw.registration import Registration
 from ray_brats.errors import CaseRejected
@@ -128,6 +129,66 @@ def test_a_series_that_somebody_asks_for_is_taken(raw: Path) -> None:
 
 
 @pytest.mark.usefixtures("aligned_at_once")
+def test_a_modality_that_nobody_wants_is_left_out(raw: Path) -> None:
+    told = prepared(raw, asked={"t1ce": "none"}).record
+    assert list(told.series) == ["t1", "t2", "flair"]
+    assert ("t1ce", "t1ce: left out because it was asked for") in told.ignored
+    assert not any("looks like it" in text for text in told.warnings)
+
+
+@pytest.mark.usefixtures("aligned_at_once")
+def test_how_it_was_prepared_is_on_record_and_no_place(raw: Path, tmp_path: Path) -> None:
+    told = prepared(raw).record
+    assert told.options == {
+        "space": "patient",
+        "freedom": "rigid",
+        "keep_skull": True,
+        "n4": False,
+    }
+    atlas = tmp_path / "atlas.nii.gz"
+    atlas.write_bytes((raw / "t1ce.nii.gz").read_bytes())
+    options = PreparationOptions(space=str(atlas), keep_skull=True)
+    mask = save(tmp_path / "mask.nii.gz", ball(raw))
+    told = prepared(raw, options, mask_uri=mask).record
+    assert (told.space, told.options["space"]) == ("atlas", "atlas")
+    assert str(tmp_path) not in json.dumps(told.as_json())
+
+
+def ball(raw: Path) -> Placed:
+    """Something in the middle of the T1CE."""
+    image = volume.read(str(raw / "t1ce.nii.gz"))
+    grid = record.grid_of(image.geometry)
+    away = np.linalg.norm(np.indices(grid.shape_vox).T - np.array(grid.shape_vox) / 2, axis=-1).T
+    return Placed(voxels=(away < 20).astype(np.uint8), grid=grid)
+
+
+@pytest.mark.usefixtures("aligned_at_once")
+def test_a_t1ce_that_is_damaged_is_missed(raw: Path, tmp_path: Path) -> None:
+    folder = copied(raw, tmp_path)
+    (folder / "t1ce.nii.gz").write_bytes(b"no image")
+    (first, *_) = prepared(folder).record.warnings
+    assert first.startswith("t1ce: t1ce looks like it and was ignored: truncated")
+
+
+@pytest.mark.usefixtures("aligned_at_once")
+def test_a_reference_without_a_skull_is_told(raw: Path, head: Head, tmp_path: Path) -> None:
+    assert not any("no skull already" in text for text in prepared(raw).record.warnings)
+    folder = copied(raw, tmp_path)
+    image = head.phantom.images["t1ce"]
+    voxels = np.pad(image, 26).astype(np.int16)
+    save(
+        folder / "t1ce.nii.gz",
+        Placed(voxels=voxels, grid=Grid(shape_vox=voxels.shape, affine=np.eye(4))),
+    )
+    assert any("no skull already" in text for text in prepared(folder).record.warnings)
+
+
+def copied(raw: Path, folder: Path) -> Path:
+    """The study in a folder of its own."""
+    return Path(shutil.copytree(raw, folder / "P1"))
+
+
+@pytest.mark.usefixtures("aligned_at_once")
 def test_a_mask_of_somebody_else_strips_the_skull(raw: Path, head: Head, tmp_path: Path) -> None:
     voxels = head.brain.voxels.astype(np.uint8)
     uri = save(tmp_path / "mask.nii.gz", Placed(voxels=voxels, grid=head.brain.grid))
@@ -160,10 +221,7 @@ def test_how_a_file_orders_its_axes_does_not_matter(
 
 @pytest.mark.usefixtures("aligned_at_once")
 def test_what_is_left_is_on_record(raw: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "P1"
-    folder.mkdir()
-    for path in raw.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    folder = copied(raw, tmp_path)
     (folder / "dwi.nii.gz").write_bytes((raw / "t2.nii.gz").read_bytes())
     (folder / "flair_2.nii.gz").write_bytes(b"no image")
     ignored = dict(prepared(folder).record.ignored)

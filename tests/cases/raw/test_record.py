@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,7 @@ def whole() -> Record:
         },
         brain="deepbet",
         brain_ml=1432.5,
+        options={"space": "mni152", "freedom": "rigid", "keep_skull": False, "n4": False},
         warnings=("t1ce lies 30° and 3 mm away from t2",),
         ignored=(("AX DWI", "diffusion"),),
         versions={"ray_brats": "1", "torch": "2"},
@@ -83,6 +85,7 @@ records = st.builds(
     series=st.fixed_dictionaries({"t1": series}, optional={"flair": series}),
     brain=texts,
     brain_ml=st.none() | numbers,
+    options=st.dictionaries(texts, texts | st.booleans(), max_size=2),
     warnings=st.lists(texts, max_size=3).map(tuple),
     ignored=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     versions=st.dictionaries(texts, texts, max_size=2),
@@ -106,6 +109,11 @@ def without(*keys: str) -> Callable[[Any], Any]:
     return change
 
 
+def test_a_record_of_before_that_says_no_options_is_read() -> None:
+    told = record.from_json(without("options")(plain(whole())), "prepare.json")
+    assert told == dataclasses.replace(whole(), options={})
+
+
 def put(value: Any, *keys: str) -> Callable[[Any], Any]:
     def change(values: Any) -> Any:
         part = values
@@ -120,7 +128,7 @@ def put(value: Any, *keys: str) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     "change",
     [
-        *(without(key) for key in plain(whole()) if key != "format"),
+        *(without(key) for key in plain(whole()) if key not in ("format", "options")),
         without("series", "t1ce", "motion"),
         without("series", "t1ce", "geometry", "axes"),
         put([], "series"),
@@ -133,6 +141,7 @@ def put(value: Any, *keys: str) -> Callable[[Any], Any]:
         put(["a"], "series", "t1ce"),
         put(1, "series", "t1ce", "unknown"),
         put(7, "grid"),
+        put(7, "options"),
     ],
 )
 def test_a_damaged_record_is_a_sentence(change: Callable[[Any], Any]) -> None:

@@ -63,9 +63,7 @@ def test_a_study_of_dicom_comes_to_its_four_series(tmp_path: Path, one_folder: b
     assert result.unsure == frozenset()
     assert sorted((item.name, item.files) for item in ignored) == [
         ("Screenshot", 1),
-        ("localizer", 2),
-        ("localizer", 2),
-        ("localizer", 2),
+        ("localizer", 6),
     ]
     for one in found:
         assert one.path.is_relative_to(tmp_path / "work")
@@ -164,6 +162,21 @@ def test_a_damaged_image_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
     assert [one.name for one in found] == ["t1", "t2"]
     assert [(item.name, item.reason[:9]) for item in ignored] == [("flair", "truncated")]
     assert {one.number for one in studies.series_of(dicom, tmp_path / "work")[0]} == {2, 3, 4, 6}
+
+
+def test_a_scan_that_was_exported_twice_is_one_series(tmp_path: Path) -> None:
+    for name, seed in (("t1_a", 1), ("t1_b", 1), ("t2", 2)):
+        save(tmp_path / f"{name}.nii", seed)
+    (study,) = studies.find(tmp_path)
+    found = chosen(study, tmp_path)
+    assert {name: one.path.name for name, one in found.chosen.items()} == {
+        "t1": "t1_a.nii",
+        "t2": "t2.nii",
+    }
+    assert [(one.name, why) for one, why in found.ignored] == [("t1_b", "the same as t1_a")]
+    save(tmp_path / "t1_b.nii", 3)
+    with pytest.raises(choice.CaseRejected, match="nothing tells t1_a"):
+        chosen(study, tmp_path)
 
 
 def test_a_file_whose_name_is_not_in_utf8_is_told_in_text(tmp_path: Path) -> None:

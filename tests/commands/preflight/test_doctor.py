@@ -10,6 +10,7 @@ import pytest
 
 import ray_brats as package
 from commands.test_cli import called, ray_brats
+from ray_brats.cases.raw import extra
 from ray_brats.commands.preflight import doctor
 from ray_brats.engine import cluster as engine
 from ray_brats.engine.cluster import Resources
@@ -63,6 +64,25 @@ def test_a_version_off_its_pin_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["keras"]["status"] == "ok"
     assert rows["ray"]["status"] == "fail"
     assert "ray==1.0" in rows["ray"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "found"),
+    [
+        ([], "all packages are here"),
+        (["torch"], "torch is not installed: pip install 'ray-brats[raw]'"),
+        (
+            ["SimpleITK", "deepbet"],
+            "SimpleITK, deepbet are not installed: pip install 'ray-brats[raw]'",
+        ),
+    ],
+)
+def test_what_raw_studies_need_is_said_and_no_failure(
+    missing: list[str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extra, "missing", lambda: missing)
+    row = doctor.raw_studies()
+    assert (row["check"], row["status"], row["found"]) == ("raw studies", "ok", found)
 
 
 @pytest.mark.parametrize(
