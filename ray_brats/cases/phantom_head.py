@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from scipy import ndimage
 
-from ray_brats.arrays import Array, Floats, Mask
-from ray_brats.cases.phantom import Phantom
+from ray_brats.arrays import Array, Floats, Mask, Shape
+from ray_brats.cases.geometry import of_file
+from ray_brats.cases.phantom import Phantom, make_phantom
 from ray_brats.cases.raw import placed
 from ray_brats.cases.raw.placed import Grid, Order, Placed
+from ray_brats.cases.volume import encode
+from ray_brats.files.local import renamed_into_place
+from ray_brats.labels import Task, from_class_index
 
 _ROOM_MM: Final = 28.0
 """Added at each end of the third axis."""
@@ -31,6 +36,14 @@ _SIGNAL: Final[Mapping[str, tuple[float, float, float, float]]] = {
     "flair": (0.22, 0.10, 0.90, 0.55),
 }
 """Mean of each layer, where white matter on T1CE is 1."""
+_SERIES: Final[Mapping[str, tuple[tuple[float, float, float], str]]] = {
+    "t1ce": ((0.9, 0.9, 1.0), "axial"),
+    "t1": ((1.0, 1.0, 1.2), "sagittal"),
+    "t2": ((0.9, 0.9, 3.0), "axial"),
+    "flair": ((1.0, 1.0, 4.0), "axial"),
+}
+"""Modality to the spacing of its voxels, mm, and the plane of its slices, in a study."""
+_SIZE_MM: Final = (220.0, 240.0, 200.0)
 _EYE_MM: Final = 12.0
 _AIR: Final = 0.015
 
@@ -87,6 +100,45 @@ def scanned(image: Placed, grid: Grid, motion: Floats, *, order: Order = 1) -> A
         part = Grid(shape_vox=grid.shape_vox, affine=shifted)
         total += placed.resampled(image, part, motion, order=order)
     return total / count
+
+
+def write_studies(
+    folder: Path, truths: Path, indices: Sequence[int], *, shape_vox: Shape, seed: int, task: Task
+) -> list[str]:
+    """Write phantoms as raw studies: a head with its skull, each series moved and on its own grid.
+
+    `<folder>/<study>/<modality>.nii.gz`, int16, and `<truths>/<study>.nii.gz`: what has grown, in
+    the task's labels on the grid of the T1CE series. The same bytes each time; what is there stays.
+
+    Returns:
+        The names of the studies.
+    """
+    names = []
+    for index in indices:
+        drawn = make_phantom(
+            index, shape_vox=shape_vox, seed=seed, modalities=tuple(_SERIES), task=task
+        )
+        names.append(name := f"PHANTOM-{index:03d}")
+        paths = {kind: folder / name / f"{kind}.nii.gz" for kind in _SERIES}
+        truth = truths / f"{name}.nii.gz"
+        if truth.exists() and all(path.exists() for path in paths.values()):
+            continue
+        head, rng = head_of(drawn), np.random.default_rng([seed, index])
+        for kind, (spacing_mm, plane) in _SERIES.items():
+            turns_deg, shift_mm = rng.uniform(-8, 8, (2, 3)).tolist()
+            grid = grid_around(head.brain.grid.centre_mm, _SIZE_MM, spacing_mm, plane)
+            motion = motion_about(head.brain.grid.centre_mm, turns_deg, shift_mm)
+            _write(paths[kind], np.rint(scanned(head.images[kind], grid, motion)), grid, np.int16)
+            if kind == "t1ce":
+                label = scanned(head.label, grid, motion, order=0).astype(np.uint8)
+                _write(truth, from_class_index(label, task), grid, np.uint8)
+    return names
+
+
+def _write(path: Path, voxels: Array, grid: Grid, kind: type[np.generic]) -> None:
+    geometry = of_file(grid.shape_vox, grid.affine, qform_code=1, sform_code=1)
+    with renamed_into_place(path) as temporary:
+        temporary.write_bytes(encode(voxels.astype(kind), geometry))
 
 
 def motion_about(

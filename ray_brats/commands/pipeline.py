@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,16 @@ from tyro.conf import Positional, arg
 
 from ray_brats.cases import cohort as cohorts
 from ray_brats.cases.case import Cohort
-from ray_brats.commands import datasets, masks, reports
+from ray_brats.commands import datasets, masks, raw, reports
 from ray_brats.commands.arguments import (
+    Bundles,
     CohortArgument,
     CountOption,
     CsvOption,
     Length,
     RecipeChoice,
     Rules,
+    Selection,
     TaskOption,
     check_inputs,
     found,
@@ -42,6 +45,9 @@ class RunSummary(Summary):
     evaluate: Summary | None = field(default=None, metadata=ledger.OPTIONAL)
     report: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
     picture: str | None = field(default=None, metadata=ledger.PLACE | ledger.OPTIONAL)
+    prepare: Summary | None = field(default=None, metadata=ledger.OPTIONAL)
+    home_dice: Mapping[str, float] | None = field(default=None, metadata=ledger.OPTIONAL)
+    """Raw study to the Dice of all that its mask at home has marked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +157,9 @@ def _once_each(*stages: Summary) -> list[CaseRow]:
     return ledger.in_order(failures.values())
 
 
+_RAW_STUDIES = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """Run every stage on phantoms that are made on the spot: needs no data."""
@@ -167,6 +176,10 @@ class DemoOptions:
     length: Length = field(default_factory=Length)
     task: TaskOption = None
     """What grows in the phantoms: gli-2020 (the default), gli-post, ped, met …"""
+    raw: bool = False
+    """Also take two more phantoms as raw studies, skull on and each series moved, through
+    `prepare` and `score --native`; needs the extra [raw]. OUT also gets raw/, truth/, prepared/
+    and home/."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Decides the phantoms, the split, the initial weights and everything drawn."""
 
@@ -187,6 +200,10 @@ def demo(options: DemoOptions) -> RunSummary:
 
     task = cohorts.task_of(options.task) or phantom.DEFAULT_TASK
     phantom.check_task(task)
+    if options.raw:
+        from ray_brats.cases.raw import preparation
+
+        preparation.check_packages(preparation.PreparationOptions(), has_masks=False)
     out = Path(options.out)
     folder, picture = out / "cohort", out / "picture.png"
     # Only a demo that was through has left a picture.
@@ -222,4 +239,46 @@ def demo(options: DemoOptions) -> RunSummary:
             task=options.task,
         )
     )
-    return dataclasses.replace(summary, picture=str(picture.absolute()))
+    summary = dataclasses.replace(summary, picture=str(picture.absolute()))
+    return _demo_of_raw(options, summary, task) if options.raw else summary
+
+
+def _demo_of_raw(options: DemoOptions, summary: RunSummary, task: Task) -> RunSummary:
+    """The same network on phantoms as they would leave a scanner."""
+    from ray_brats.cases import phantom_head, volume
+    from ray_brats.model.predictions import native_name
+
+    out = Path(options.out).absolute()
+    studies, truths, cohort, home = (out / name for name in ("raw", "truth", "prepared", "home"))
+    say(f"demo: {_RAW_STUDIES} raw studies in {studies}")
+    names = phantom_head.write_studies(
+        studies,
+        truths,
+        range(options.cases + 1, options.cases + 1 + _RAW_STUDIES),
+        shape_vox=options.shape,
+        seed=options.seed,
+        task=task,
+    )
+    prepared = raw.prepare(raw.PrepareOptions(raw=str(studies), cohort=str(cohort), names="folder"))
+    failures = [*summary.failures, *prepared.failures]
+    dice: dict[str, float] = {}
+    if (prepared.counts or {}).get("ok"):
+        scored = masks.score(
+            masks.ScoreOptions(
+                cohort=str(cohort),
+                predictions=str(home),
+                bundles=Bundles(bundle=(str(out / "run" / "bundle"),)),
+                selection=Selection(task=task.name),
+                native=str(studies),
+                workers=options.workers,
+            )
+        )
+        failures += scored.failures
+    for name in names:
+        if (made := home / native_name(name)).exists():
+            one = volume.read_mask(str(made), task) > 0
+            other = volume.read_mask(str(truths / f"{name}.nii.gz"), task) > 0
+            both = max(1, int(one.sum() + other.sum()))
+            dice[name] = round(2 * int((one & other).sum()) / both, 4)
+            say(f"demo: {name}: Dice of its mask on the scanner's own grid {dice[name]:.3f}")
+    return dataclasses.replace(summary, prepare=prepared, home_dice=dice, failures=failures)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from ray_brats.cases.phantom_head import Head, grid_around, motion_about, scanne
 from ray_brats.cases.raw import placed
 from ray_brats.cases.raw.placed import Grid, Placed
 from ray_brats.errors import CaseRejected
+from ray_brats.recipes.tasks import TASKS
 
+GLIOMA = TASKS["gli-2020"]
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 ROOM_VOX = 28
 
@@ -111,6 +115,30 @@ def test_a_grid_lies_around_a_point_in_each_plane(plane: str, codes: str, axis: 
     between = grid.corners_mm.max(axis=0) - grid.corners_mm.min(axis=0)
     extent = between + np.abs(grid.affine[:3, :3]).sum(axis=1)
     assert np.allclose(extent, (180, 220, 150), atol=2.5)
+
+
+@pytest.mark.raw
+def test_studies_are_series_with_their_skull_and_masks_on_the_t1ce(tmp_path: Path) -> None:
+    def write() -> list[str]:
+        return phantom_head.write_studies(
+            tmp_path / "raw", tmp_path / "truth", [3], shape_vox=(60, 60, 40), seed=0, task=GLIOMA
+        )
+
+    assert write() == ["PHANTOM-003"]
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    names = {path.name for path in files if path.parent.name == "PHANTOM-003"}
+    assert names == {f"{modality}.nii.gz" for modality in MODALITIES}
+    assert write() == ["PHANTOM-003"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == files
+    scan = nib.load(tmp_path / "raw/PHANTOM-003/t1ce.nii.gz")
+    truth = nib.load(tmp_path / "truth/PHANTOM-003.nii.gz")
+    assert truth.shape == scan.shape
+    assert (truth.affine == scan.affine).all()
+    assert set(np.unique(np.asarray(truth.dataobj))) == {0, 1, 2, 4}
+    assert background.has_skull(np.asarray(scan.dataobj).astype(np.float32))
+    # What enhances is brighter than the rest of the tumour: the mask lies where it grew.
+    values, labels = np.asarray(scan.dataobj), np.asarray(truth.dataobj)
+    assert values[labels == 4].mean() > 1.2 * values[labels == 2].mean()
 
 
 angles = st.floats(-90, 90)

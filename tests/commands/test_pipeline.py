@@ -27,6 +27,15 @@ def test_a_demo_replaces_nobody_elses_file(
     assert theirs.read_bytes() == b"theirs"
 
 
+def test_a_demo_of_raw_studies_without_the_extra_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"SimpleITK, which is not installed: pip install"):
+        pipeline.demo(DemoOptions(out=str(tmp_path / "demo"), raw=True))
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_demo_of_a_task_without_phantoms_is_refused_before_it_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,15 +1,17 @@
 """`prepare` that is killed at any moment, Ray and all: the next call goes on, to the same bytes.
 
-`pytest -m slow tests/stages/test_prepare_chaos.py`: five minutes on two cores.
+`pytest -m slow tests/stages/test_prepare_chaos.py`: ten minutes on two cores.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import heads
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 pytest.importorskip("SimpleITK")
 
 STUDIES = 4
+PATIENTS = 64
 MOMENTS = {
     "as it starts": (0, 0.1),
     "before Ray": (0, 0.25),
@@ -98,3 +101,34 @@ def test_what_was_made_in_peace_says_so(calm: tuple[Path, float]) -> None:
     told = json.loads((calm[0] / "calm/prepared.json").read_text())
     assert told["counts"] == {"ok": STUDIES}
     assert not [*calm[0].glob("calm/**/.*")]
+
+
+def test_of_sixty_four_patients_on_two_workers_none_is_done_twice(
+    calm: tuple[Path, float], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    for number in range(PATIENTS):
+        study = calm[0] / f"raw/P{number % STUDIES + 1}"
+        shutil.copytree(study, tmp_path / f"raw/Q{number:02d}", copy_function=os.link)
+    out = tmp_path / "cohort"
+    process = prepare(tmp_path, out)
+    wait_for(process, out, PATIENTS // 3)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_for_end_of_work(tree)
+    before = sidecars(out)
+    assert PATIENTS // 3 <= len(before) < PATIENTS
+    began = time.monotonic()
+    summary = finished(prepare(tmp_path, out))
+    seconds = time.monotonic() - began
+    record_property("seconds a study", seconds / (PATIENTS - len(before)))
+    assert summary["counts"] == {"ok": PATIENTS}
+    assert summary["processed"] == PATIENTS - len(before)
+    after = sidecars(out)
+    assert {name: after[name] for name in before} == before, "a finished study was redone"
+    summary = finished(prepare(tmp_path, out))
+    assert (summary["processed"], sidecars(out)) == (0, after)
+    # Equal studies give equal scans, whoever prepared them, and when.
+    cases = sorted(out.glob("*/*_t1ce.nii.gz"))
+    assert len(cases) == PATIENTS
+    assert len({path.read_bytes() for path in cases}) == STUDIES
