@@ -85,7 +85,7 @@ def score(options: ScoreOptions) -> Summary:
     homes = {} if options.native is None else _homes(cohort, options.native)
     source = None
     if options.native is not None and options.dicom_seg:
-        homes, source = _with_sources(homes, options.native)
+        homes, source = _with_sources(homes, options.native, target)
     # After the arguments are judged: Ray takes a second to load.
     from ray_brats.engine import cluster
 
@@ -126,12 +126,14 @@ def _homes(cohort: Cohort, raw: str) -> dict[str, Home]:
     return homes
 
 
-def _with_sources(homes: Mapping[str, Home], raw: str) -> tuple[dict[str, Home], Source]:
+def _with_sources(
+    homes: Mapping[str, Home], raw: str, target: str
+) -> tuple[dict[str, Home], Source]:
     """The homes with the DICOM files of each, where they are in RAW; says where they are not."""
     from ray_brats.cases.raw import sources
 
     say(f"score: looking for the series in {raw}")
-    source = sources.opened(raw)
+    source = sources.opened(raw, output=target)
     found = {series.source: series.paths for study in source.studies() for series in study.dicom}
     lacking = [case_id for case_id, home in homes.items() if home.source not in found]
     if len(lacking) == len(homes):

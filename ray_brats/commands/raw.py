@@ -82,7 +82,7 @@ def prepare(options: PrepareOptions) -> Summary:
     how = _how(options)
     from ray_brats.cases.raw import sources
 
-    source = sources.opened(options.raw, options.scratch)
+    source = sources.opened(options.raw, options.scratch, output=target)
     summary = _prepare(source, target, how, options)
     if source.copy and (summary.counts or {}).get("error"):
         say(f"prepare: {source.copy} stays, for the same call once more; remove it otherwise")

@@ -58,12 +58,14 @@ def is_copied(raw: str) -> bool:
     return storage.is_remote(raw) or raw.lower().endswith(_ZIP)
 
 
-def opened(raw: str, scratch: str | None = None) -> Source:
+def opened(raw: str, scratch: str | None = None, *, output: str = "") -> Source:
     """The folder of raw studies, which are brought into one below `scratch` where they are in none.
 
     Args:
         raw: a folder, a CSV, a zip, an `s3://` prefix, or a zip there.
         scratch: a folder of this machine; without one it is this user's own, below TMPDIR.
+        output: what is made of them. Calls that make several do not share a copy, which goes with
+            the first of them that ends.
 
     Raises:
         UsageError: there is nothing, or no room for it; as `listed.read`.
@@ -78,7 +80,7 @@ def opened(raw: str, scratch: str | None = None) -> Source:
         raise UsageError(f"{raw}: nothing is there: expected a folder of studies, or a zip of them")
     known = [[file.uri, file.size_bytes, file.etag] for file in files]
     above = Path(storage.absolute(scratch)) if scratch else local.private_folder()
-    copy = above / f"{_PREFIX}{jsonform.fingerprint(known)}"
+    copy = above / f"{_PREFIX}{jsonform.fingerprint(known, output)}"
     name = storage.name_of(place)
     is_zip = [file.uri for file in files] == [place] and name.lower().endswith(_ZIP)
     root = copy / (name[: -len(_ZIP)] if is_zip else name or "studies")

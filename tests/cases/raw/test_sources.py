@@ -112,6 +112,15 @@ def test_a_prefix_is_copied_and_what_is_there_is_not_fetched_again(
     assert times(other.root) != before
 
 
+def test_calls_with_other_outputs_do_not_take_each_others_copy(
+    folder: Path, tmp_path: Path
+) -> None:
+    archive, scratch = str(zipped(folder)), str(tmp_path / "scratch")
+    one, other = (sources.opened(archive, scratch, output=name) for name in ("a", "b"))
+    one.forget()
+    assert contents(other.root) == FILES
+
+
 def test_a_zip_in_a_bucket_is_unpacked(bucket: str, folder: Path, tmp_path: Path) -> None:
     uri = f"{bucket}/exports/study.zip"
     storage.write_bytes(uri, zipped(folder).read_bytes())
