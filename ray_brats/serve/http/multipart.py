@@ -108,7 +108,7 @@ class _Form:
             raise Refusal(
                 400,
                 f"the part is neither a zip archive nor named by a modality: expected one of "
-                f"{', '.join(MODALITIES)}",
+                f"{', '.join(MODALITIES)}, or a zip, as that of a raw study",
                 self._name,
             )
         else:
