@@ -30,7 +30,7 @@ CASES, JOBS = "/v1/segmentations", "/v1/jobs"
 QUERY = {"raw": "true"}
 ZIP = {"content-type": "application/zip"}
 DICOM = {"accept": "application/dicom"}
-TYPES = {"accept": "application/zip"}
+ALL_OF_IT = {"accept": "application/zip"}
 
 
 def of_skulls() -> ServedModel:
@@ -112,7 +112,7 @@ async def test_a_job_of_dicom_keeps_its_mask_the_scan_and_the_segmentation(
     mask = (await client.get(url)).content
     seg = await client.get(url, headers=DICOM)
     assert seg.headers["content-type"] == "application/dicom"
-    whole = await client.get(url, headers=TYPES)
+    whole = await client.get(url, headers=ALL_OF_IT)
     assert whole.headers["X-Ray-Brats-Home"] == "t1ce"
     files = entries(whole.content)
     assert set(files) == {"mask.nii.gz", "scan.nii.gz", "mask.dcm"}
@@ -163,7 +163,7 @@ async def test_what_is_no_raw_study_is_refused_before_it_is_prepared(
         ({**archive, "params": {"raw": "maybe"}}, 422, "expected true or false"),
         ({**archive, "data": {"raw": "yes"}}, 422, "expected true or false"),
         ({"files": parts(files), "headers": DICOM}, 406, "raw=true"),
-        ({"files": parts(files), "headers": TYPES}, 406, "raw=true"),
+        ({"files": parts(files), "headers": ALL_OF_IT}, 406, "raw=true"),
     ]
     for body, status, sentence in refusals:
         answer = await client.post(CASES, **body)

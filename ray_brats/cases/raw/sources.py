@@ -53,11 +53,6 @@ class Source:
             local.delete(self.copy)
 
 
-def is_copied(raw: str) -> bool:
-    """Whether studies are brought into a folder first."""
-    return storage.is_remote(raw) or raw.lower().endswith(_ZIP)
-
-
 def opened(raw: str, scratch: str | None = None, *, output: str = "") -> Source:
     """The folder of raw studies, which are brought into one below `scratch` where they are in none.
 
