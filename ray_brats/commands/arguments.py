@@ -8,7 +8,7 @@ TensorFlow or another library that takes long, so that help comes at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -178,15 +178,21 @@ def selected(uri: str, selection: Selection) -> Cohort:
     return splits.select(cohort, _read_split(selection.split, cohort), selection.subset)
 
 
-def one_case(folder: str, task: Task | None) -> Case:
-    """The case of a folder that holds one; raises `UsageError` for any other number."""
+def one_case(folder: str, task: Task | None, told: Callable[[str], None] = say) -> Case:
+    """The case of a folder that holds one; raises `UsageError` for any other number.
+
+    Args:
+        folder: where it is.
+        task: whose labels its mask carries, where names do not tell.
+        told: gets the notes on how its files were read.
+    """
     if not storage.list_files(storage.absolute(folder)):
         raise UsageError(
             f"{folder}: no such folder, or nothing in it; expected the folder of one case"
         )
     cohort = found(folder, task)
     for note in cohort.notes:
-        say(note)
+        told(note)
     if len(cohort.rejected) == 1 and not cohort.cases:
         (row,) = cohort.rejected
         raise UsageError(f"{row.case_id}: {row.reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,11 +99,17 @@ def segment(options: SegmentOptions) -> Summary:
 
         figures.check_name(storage.name_of(options.show))
     target = storage.absolute(options.out)
+    # How a folder was read is of no interest where it is a raw study.
+    notes = list[str]()
     try:
-        case = _case_of_files(options) if options.folder is None else _case_of_folder(options)
+        if options.folder is None:
+            case = _case_of_files(options)
+        else:
+            case = _case_of_folder(options, notes.append)
     except UsageError:
         if raw := _raw_study(options):
             return _segment_study(raw, options)
+        _say_all(notes)
         raise
     if options.dicom_seg:
         raise UsageError("--dicom-seg is for a raw study in DICOM, and these scans are none")
@@ -126,9 +132,9 @@ def segment(options: SegmentOptions) -> Summary:
     except CaseError as error:
         if raw := _raw_study(options):
             return _segment_study(raw, options)
+        _say_all(notes)
         return _failed(case.case_id, error)
-    for remark in prepared.remarks:
-        say(f"segment: {remark}")
+    _say_all([*notes, *(f"segment: {remark}" for remark in prepared.remarks)])
     prediction = _predictor(chosen).segment_prepared(prepared)
     _write(prediction, task, target)
     if options.show:
@@ -183,8 +189,7 @@ def _segment_study(raw: Study, options: SegmentOptions) -> Summary:
     except CaseError as error:
         return _failed(case_id, error)
     remarks = (*one.record.warnings, *one.prepared.remarks)
-    for remark in remarks:
-        say(f"segment: {remark}")
+    _say_all(f"segment: {remark}" for remark in remarks)
     upright, native = _predictor(chosen).segment_at_home(one.prepared, one.record.home)
     _write(native, task, target)
     if options.dicom_seg:
@@ -204,11 +209,16 @@ def _segment_study(raw: Study, options: SegmentOptions) -> Summary:
     return dataclasses.replace(summary, remarks=remarks, quality=_UNMEASURED, dicom_seg=seg)
 
 
-def _case_of_folder(options: SegmentOptions) -> Case:
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _case_of_folder(options: SegmentOptions, told: Callable[[str], None]) -> Case:
     assert options.folder is not None
     if _files(options):
         raise UsageError("expected either FOLDER or the files of a case, not both")
-    return one_case(options.folder, cohorts.task_of(options.task))
+    return one_case(options.folder, cohorts.task_of(options.task), told)
 
 
 def _files(options: SegmentOptions) -> dict[str, str]:

@@ -76,7 +76,7 @@ def ready(study: Study, config: PreprocessConfig) -> Ready:
     from ray_brats.model import predict
 
     say("segment: a raw study: its series are aligned, turned upright and stripped first")
-    one = patient.prepare("study", study, PreparationOptions())
+    one = patient.prepare("study", study, PreparationOptions(), needed=config.modalities)
     for modality, item in one.record.series.items():
         say(f"segment: {modality} is {item.name}: {item.reason}")
     images = {name: image.voxels for name, image in one.prepared.images.items()}

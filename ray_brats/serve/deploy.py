@@ -25,6 +25,7 @@ from ray.serve.schema import LoggingConfig
 from ray_brats.engine import cluster
 from ray_brats.errors import StageFailed, UsageError
 from ray_brats.labels import Task
+from ray_brats.progress import say
 from ray_brats.serve import replica
 from ray_brats.serve.handles import RemoteJobs, segment_by
 from ray_brats.serve.http.access import Keys, Pseudonyms, deployment_key
@@ -236,12 +237,15 @@ def served(
             raise StageFailed(f"serve: a model could not start: {error}") from error
         shown = f"[{host}]" if ":" in host else host
         with _followed(ingress, told):
-            yield f"{'https' if tls else 'http'}://{shown}:{port}"
+            try:
+                yield f"{'https' if tls else 'http'}://{shown}:{port}"
+            finally:
+                with cluster.silenced():
+                    _drain(ingress, settings.drain_seconds)
     finally:
         with cluster.silenced():
             try:
                 if ingress is not None:
-                    _drain(ingress, settings.drain_seconds)
                     # Before the proxies go: answers may still be on their way.
                     with contextlib.suppress(TimeoutError):
                         serve.delete(NAME)
@@ -282,11 +286,15 @@ def _drain(ingress: Any, seconds: float) -> None:
 
     Serve, told to end an application, takes the models from the cases that wait for one.
     """
-    until = time.monotonic() + seconds
+    until, told = time.monotonic() + seconds, 0
     while time.monotonic() < until:
         try:
-            if ingress.end.remote().result(timeout_s=READY_SECONDS) == 0:
+            waiting = ingress.end.remote().result(timeout_s=READY_SECONDS)
+            if waiting == 0:
                 return
+            if waiting != told:
+                say(f"serve: {waiting} call(s) wait for their answer")
+                told = waiting
         except TimeoutError:
             continue
         except (ray.exceptions.RayError, RayServeException):

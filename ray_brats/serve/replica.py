@@ -133,7 +133,8 @@ class Model:
         """
         began, task = time.monotonic(), self._task_named(task_name)
         _check_extra()
-        with self._one_study, apart.opened(archive, _apart(self._limits), gone) as study:
+        limits, needed = _apart(self._limits), self._recipe.preprocess.modalities
+        with self._one_study, apart.opened(archive, limits, gone, needed) as study:
             one = study.prepare()
             home = one.record.home
             prepared = predict.read(one.scans, self._recipe.preprocess)

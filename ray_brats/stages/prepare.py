@@ -249,6 +249,8 @@ def _page(rows: Sequence[CaseRow], cohort_uri: str) -> str:
         facts = {"series": row.get("modalities"), "reference": row.get("reference")}
         if row.get("brain_ml"):
             facts["brain"] = f"{row.get('brain_ml'):.0f} ml"
+        if told.ignored:
+            facts["ignored"] = f"{len(told.ignored)}, as prepare.json tells"
         warnings = [row.get("remarks")] if row.get("remarks") else []
         words = f"Cuts through {row.case_id}: {facts['series']}"
         cases.append(

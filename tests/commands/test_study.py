@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def known(moving: Placed, fixed: Placed, freedom: str = "rigid") -> Registration:
         return Registration(motion=motions[moving.grid.spacing_mm], similarity=1.0)
 
-    def outlined(case_id: str, found: Study, options: PreparationOptions) -> Patient:
+    def outlined(
+        case_id: str, found: Study, options: PreparationOptions, needed: Sequence[str]
+    ) -> Patient:
         assert options == PreparationOptions()
         here = dataclasses.replace(options, space="patient")
-        return prepare(case_id, found, here, mask_uri=str(folder / "brain.nii.gz"))
+        brain = str(folder / "brain.nii.gz")
+        return prepare(case_id, found, here, mask_uri=brain, needed=needed)
 
     coarse = functools.partial(space.upright, step_mm=3.0)
     monkeypatch.setattr(space, "upright", coarse)
@@ -110,6 +113,7 @@ def test_a_study_comes_to_its_mask_on_its_own_grid(
     assert "was not measured" in str(told.quality)
     said = capsys.readouterr().err
     assert "segment: t1ce is t1ce: " in said
+    assert "no other reading" not in said
     json.dumps(told.as_json(), allow_nan=False)
 
 
@@ -139,8 +143,13 @@ def test_no_series_of_a_study_is_written_over(folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_study_that_cannot_be_used_is_a_row(
-    folder: Path, tmp_path: Path, names: Mapping[str, str], reason: str
+    folder: Path,
+    tmp_path: Path,
+    names: Mapping[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(preparation, "prepare", lambda *_: pytest.fail("a minute's work"))
     (tmp_path / "raw").mkdir()
     for name, series in names.items():
         shutil.copy(folder / f"P1/{series}.nii.gz", tmp_path / f"raw/{name}.nii.gz")

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def mask(bundle_folder: Path, case: dict[str, bytes]) -> bytes:
 def served(
     bundle_folder: Path, state: Path, *, names: tuple[str, ...] = ("default",),
     replicas: int | None = None, tls: tuple[str, str] | None = None,
-    overlap: float | None = None,
+    overlap: float | None = None, told: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, ServeSettings]]:  # fmt: skip
     settings = ServeSettings(
         models=dict.fromkeys(names, (str(bundle_folder),)),
@@ -74,7 +74,7 @@ def served(
     port = deployments.free_port("127.0.0.1", 0)
     with cluster.running() as there:
         fitted = deployments.fitting(settings, there, replicas)
-        with deploy.served(fitted, port=port, tls=tls) as url:
+        with deploy.served(fitted, port=port, tls=tls, told=told) as url:
             yield url, fitted
 
 
@@ -199,9 +199,10 @@ def test_at_the_end_all_that_was_accepted_is_answered(
     def post(url: str) -> httpx.Response:
         return httpx.post(f"{url}{URL}", files=case, timeout=300)
 
+    told = list[str]()
     # Two in the model, six that wait for it; windows that overlap by far make them slow.
     with ThreadPoolExecutor(8) as pool:
-        with served(bundle_folder, tmp_path, overlap=0.9) as (url, _):
+        with served(bundle_folder, tmp_path, overlap=0.9, told=told.append) as (url, _):
             post(url)
             began = time.monotonic()
             first = post(url)
@@ -211,6 +212,7 @@ def test_at_the_end_all_that_was_accepted_is_answered(
         left = time.monotonic() - began
         assert {answer.result().status_code for answer in answers} == {200}
         assert {answer.result().content for answer in answers} == {first.content}
+    assert len(told) == 10, "a call that was answered while it drained is told like any other"
     assert left > 5 * each, "they were slow enough for some to wait"
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -165,15 +165,25 @@ def check_packages() -> None:
 
 @contextlib.contextmanager
 def opened(
-    archive: bytes, limits: Limits | None = None, gone: threading.Event | None = None
+    archive: bytes,
+    limits: Limits | None = None,
+    gone: threading.Event | None = None,
+    needed: Sequence[str] = (),
 ) -> Iterator[Apart]:
-    """A study out of the bytes of a zip; its files are gone afterwards."""
+    """A study out of the bytes of a zip; its files are gone afterwards.
+
+    Args:
+        archive: the zip.
+        limits: what it may take.
+        gone: once it is set, nobody waits for the study any more.
+        needed: modalities without which it is rejected, before it is prepared.
+    """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="ray-brats-study-") as name:
         folder = Path(name)
         (folder / _ARCHIVE).write_bytes(archive)
-        order = {"limits": jsonform.as_json(limits), "options": jsonform.as_json(OPTIONS)}
-        (folder / _ORDER).write_text(json.dumps(order))
+        order = _Order(limits=limits, options=OPTIONS, needed=tuple(needed))
+        (folder / _ORDER).write_text(json.dumps(jsonform.as_json(order)))
         yield Apart(folder, limits, gone or threading.Event())
 
 
@@ -186,6 +196,7 @@ class _Order:
 
     limits: Limits
     options: PreparationOptions
+    needed: tuple[str, ...]
 
 
 def _prepare(folder: Path, order: _Order) -> None:
@@ -205,7 +216,7 @@ def _prepare(folder: Path, order: _Order) -> None:
         raise CaseRejected(str(error).removeprefix(f"{files.resolve()}: ")) from error
     if len(found) > 1:
         raise CaseRejected(f"{len(found)} studies: expected one, of one patient on one occasion")
-    ready = patient.prepare("study", found[0], order.options)
+    ready = patient.prepare("study", found[0], order.options, needed=order.needed)
     _check_voxels(ready.scan.geometry, limits.voxels)
     _leave(folder, ready)
 

@@ -30,7 +30,14 @@ _MOST_COMMENT: Final = 1 << 16
 _COMPONENT_BYTES, _PATH_BYTES = 255, 1024
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 1
-_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+_BROKEN: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    struct.error,
+)
 """What zipfile raises of an archive that is none, or not whole."""
 _DAMAGED: Final = "the archive is damaged: expected a zip"
 
@@ -56,7 +63,7 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> None:
     try:
         _check_count(archive, limits)
         with ZipFile(archive) as opened:
-            if sum(not entry.is_dir() for entry in opened.infolist()) > limits.files:
+            if sum(not _is_folder(entry) for entry in opened.infolist()) > limits.files:
                 raise CaseRejected(_too_many(limits))
             entries = list(_wanted(opened.infolist()))
             if sum(entry.file_size for _, entry in entries) > limits.inflated_bytes:
@@ -116,7 +123,7 @@ def _too_many(limits: Limits) -> str:
 def _wanted(entries: Sequence[ZipInfo]) -> Iterator[tuple[PurePosixPath, ZipInfo]]:
     """Where each file goes."""
     for number, entry in enumerate(entries, 1):
-        if entry.is_dir() or _is_link(entry):
+        if _is_folder(entry) or _is_link(entry):
             continue
         name = entry.filename.replace("\\", "/")
         parts = name.split("/")
@@ -139,6 +146,11 @@ def _wanted(entries: Sequence[ZipInfo]) -> Iterator[tuple[PurePosixPath, ZipInfo
         if entry.compress_type not in _METHODS:
             raise CaseRejected("the archive is packed in another way than deflate: pack it so")
         yield PurePosixPath(name), entry
+
+
+def _is_folder(entry: ZipInfo) -> bool:
+    """Not by `is_dir`, which fails of a name without a letter."""
+    return entry.filename.endswith("/")
 
 
 def _is_link(entry: ZipInfo) -> bool:

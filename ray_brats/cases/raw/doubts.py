@@ -14,6 +14,7 @@ from ray_brats.cases.naming import MODALITIES
 from ray_brats.cases.raw import elements, kinds, placed
 from ray_brats.cases.raw.choice import Choice
 from ray_brats.cases.raw.placed import Grid
+from ray_brats.recipes.config import PreprocessConfig
 
 _FAR_DEG, _FAR_MM = 25.0, 60.0
 """Farther than this hardly any patient moves between two series."""
@@ -53,6 +54,15 @@ def of_missing(chosen: Choice, ignored: Iterable[tuple[str, str]]) -> list[str]:
             told = f"{modality}: {name} looks like it and was ignored: {why.split('; ')[0]}"
             doubts.append(f"{told} (and {len(others)} more)" if others else told)
     return doubts
+
+
+def of_absent(chosen: Choice) -> list[str]:
+    """Which modalities are not there that recipes take, unless somebody does not want them."""
+    usual = PreprocessConfig().modalities
+    absent = [name for name in usual if name not in {*chosen.chosen, *chosen.left_out}]
+    if not absent:
+        return []
+    return [f"no {', '.join(absent)}: models that take it, as the starter does, refuse the case"]
 
 
 def of_stripped(modality: str, voxels: Array) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from ray_brats.cases.raw.record import Record, SeriesRecord
 from ray_brats.cases.raw.series import Ignored, Series
 from ray_brats.cases.raw.studies import Study
 from ray_brats.cases.volume import Volume
-from ray_brats.errors import CaseError
+from ray_brats.errors import CaseError, CaseRejected
 from ray_brats.recipes import jsonform
 
 MASK: Final = "a mask of somebody else's"
@@ -50,6 +50,7 @@ def prepare(
     options: PreparationOptions,
     asked: Mapping[str, str] | None = None,
     mask_uri: str | None = None,
+    needed: Sequence[str] = (),
 ) -> Patient:
     """Bring one study to a case.
 
@@ -59,20 +60,25 @@ def prepare(
         options: where to, and how.
         asked: modality to the series that somebody wants, by name or number.
         mask_uri: an outline of the brain.
+        needed: modalities without which nobody wants the case; judged before it is prepared, which
+            takes a minute.
 
     Raises:
-        CaseRejected: what `studies.series_of`, `choice.choose`, `volume.read` and
-            `preparation.prepare` reject.
+        CaseRejected: a modality is missing that is needed, or what `studies.series_of`,
+            `choice.choose`, `volume.read` and `preparation.prepare` reject.
         UsageError: a package of the extra is missing.
     """
     with tempfile.TemporaryDirectory(prefix="ray-brats-raw-") as workspace:
         found, ignored = studies.series_of(study, Path(workspace), asked=(asked or {}).values())
         chosen = choice.choose(found, asked)
+        left = [*((item.name, why) for item, why in chosen.ignored), *map(_told, ignored)]
+        absent = doubts.of_missing(chosen, left)
+        if problem := volume.missing_modality(needed, chosen.chosen):
+            raise CaseRejected("; ".join((problem[0], *absent)), problem[1])
         volumes = {name: _read(name, str(item.path)) for name, item in chosen.chosen.items()}
     mask = None if mask_uri is None else placed_of(_read("the mask of its brain", mask_uri))
     placed = {name: placed_of(item) for name, item in volumes.items()}
     prepared = preparation.prepare(placed, options, mask)
-    left = [*((item.name, why) for item, why in chosen.ignored), *map(_told, ignored)]
     reference = prepared.alignment.reference
     place = options.space if options.space in space.NAMES else space.ATLAS
     outliner = MASK if mask_uri else brain.METHOD
@@ -90,7 +96,8 @@ def prepare(
         # It counts by what it is, wherever it lies.
         options=jsonform.as_json(dataclasses.replace(options, space=place)),
         warnings=(
-            *doubts.of_missing(chosen, left),
+            *absent,
+            *(() if needed else doubts.of_absent(chosen)),
             *doubts.of_choice(chosen),
             *doubts.of_stripped(reference, volumes[reference].voxels_HWD),
             *prepared.warnings,

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from ray_brats.cases.naming import MODALITIES
 from ray_brats.serve.http import uploads
 from ray_brats.serve.http.body import Body
-from ray_brats.serve.http.uploads import ZIP_MAGIC, Files
+from ray_brats.serve.http.uploads import ZIP_MAGICS, Files
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import RAW, Submission
 
@@ -94,13 +94,13 @@ class _Form:
             self._add(piece)
         else:
             self._first += piece
-            if len(self._first) >= len(ZIP_MAGIC):
+            if len(self._first) >= len(ZIP_MAGICS[0]):
                 self._start()
 
     def _start(self) -> None:
         """Take the first bytes of a file: an archive's, or those of a modality."""
         self._open = True
-        if self._first.startswith(ZIP_MAGIC):
+        if self._first.startswith(ZIP_MAGICS):
             if self.archive is not None:
                 raise Refusal(400, "two archives: expected one", self._name)
             self.archive, self._kind = [], None
@@ -108,7 +108,7 @@ class _Form:
             raise Refusal(
                 400,
                 f"the part is neither a zip archive nor named by a modality: expected one of "
-                f"{', '.join(MODALITIES)}, or a zip, as that of a raw study",
+                f"{', '.join(MODALITIES)}, or a zip; that of a raw study with raw=true",
                 self._name,
             )
         else:

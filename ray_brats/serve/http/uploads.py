@@ -28,7 +28,8 @@ from ray_brats.serve.limits import (
 )
 from ray_brats.serve.models import RAW, Submission
 
-ZIP_MAGIC = b"PK\x03\x04"
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+"""How a zip begins, and one without files."""
 ZIP_ENTRY = b"PK\x01\x02"
 """Starts each entry of an archive's directory."""
 MAX_ENTRIES = 64
@@ -37,6 +38,10 @@ MAX_RATIO = 200
 MODEL_IN_QUERY = "the model is named in the query, before the body is read: ?model=NAME"
 _PIECE_BYTES = 1 << 20
 ONE_ARCHIVE = "expected a raw study as one zip of its DICOM or NIfTI files"
+_UNNAMED = (
+    "names of files tell them, as CASE_t1ce.nii.gz; a study as it left the scanner, in DICOM or "
+    "with its skull on, comes as a zip with raw=true"
+)
 
 
 def kind_of(name: str) -> str | None:
@@ -160,7 +165,8 @@ class Files:
     def whole(self) -> dict[str, bytes]:
         """All files; raises `Refusal` 422 where a modality is missing."""
         if problem := volume.missing_modality(self._modalities, self._seen):
-            raise Refusal(422, *problem)
+            sentence, kind = problem
+            raise Refusal(422, sentence if self._seen else f"{sentence}; {_UNNAMED}", kind)
         return {kind: b"".join(self._parts.pop(kind)) for kind in self._modalities}
 
 
@@ -186,7 +192,8 @@ def unzip(content: bytes, files: Files, limits: Limits) -> None:
         raise Refusal(400, "the archive has too many entries: expected those of one case", "zip")
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            # `is_dir` fails of a name without a letter.
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
             _check_entries(entries, limits)
             for entry in entries:
                 kind = kind_of(entry.filename)
@@ -224,7 +231,7 @@ def raw_study(content: bytes, case_id: str | None, task: str | None, limits: Lim
     Raises:
         Refusal: 400 for no archive, 413 for one of too many files.
     """
-    if not content.startswith(ZIP_MAGIC):
+    if not content.startswith(ZIP_MAGICS):
         raise Refusal(400, ONE_ARCHIVE, RAW)
     # Twice as many leave room for folders; the archive's own directory is counted there.
     if content.count(ZIP_ENTRY) > 2 * limits.raw_files:

@@ -54,8 +54,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rejected(archive: bytes, limits: Limits | None = None) -> str:
-    with apart.opened(archive, limits) as one, pytest.raises(CaseRejected) as caught:
-        one.prepare()
+    with apart.opened(archive, limits, needed=("t1ce",)) as one:
+        with pytest.raises(CaseRejected) as caught:
+            one.prepare()
     return caught.value.reason
 
 
@@ -92,6 +93,8 @@ def test_what_is_no_study_is_a_sentence_without_a_place(study: Path) -> None:
     two = zipped(**{"a/t1ce.nii.gz": scan, "b/t1ce.nii.gz": scan})
     assert rejected(two) == "2 studies: expected one, of one patient on one occasion"
     assert rejected(b"PK\x03\x04 nothing")
+    plain = zipped(**{"flair.nii.gz": (study / "flair.nii.gz").read_bytes()})
+    assert rejected(plain) == "modality t1ce is missing (the case has: flair)"
     assert "at most 3 are taken" in rejected(heads.archive_of(study), Limits(voxels=3))
 
 

@@ -173,6 +173,20 @@ def test_an_encrypted_archive_is_a_sentence(tmp_path: Path) -> None:
     assert "encrypted" in rejected(tmp_path, bytes(content))
 
 
+def test_a_name_without_a_letter_is_a_sentence(tmp_path: Path) -> None:
+    nameless = zipped({"a": b"x"}).replace(b"a", b"\x00")
+    assert "that no file may have" in rejected(tmp_path, nameless)
+
+
+def test_a_name_that_is_no_text_is_a_sentence(tmp_path: Path) -> None:
+    content = bytearray(zipped({"ä": b"x"}))
+    for found in (content.find("ä".encode()), content.rfind("ä".encode())):
+        damaged = content[:]
+        damaged[found] = 0x80
+        (folder := tmp_path / str(found)).mkdir()
+        assert rejected(folder, bytes(damaged)) == "the archive is damaged: expected a zip"
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_bytes_are_a_sentence_or_files(

@@ -39,6 +39,13 @@ def test_a_modality_that_is_there_or_was_left_out_is_not_missed() -> None:
     assert doubts.of_missing(choice.choose(STUDY, {"t1ce": "none"}), [CUT]) == []
 
 
+def test_what_models_will_refuse_a_case_for_is_told() -> None:
+    (text,) = doubts.of_absent(PLAIN)
+    assert text == "no t1ce: models that take it, as the starter does, refuse the case"
+    assert doubts.of_absent(choice.choose(STUDY)) == []
+    assert doubts.of_absent(choice.choose(STUDY, {"t1ce": "none"})) == []
+
+
 def test_series_that_are_not_sure_are_told() -> None:
     unsure = series("Ax FLAIR", 1, te_ms=12, tr_ms=600, warnings=("odd",))
     first, second = doubts.of_choice(choice.choose([unsure]))

@@ -51,6 +51,20 @@ async def test_an_archive_of_countless_entries_is_refused_before_they_are_listed
     assert (answer.status_code, "too many entries" in answer.text) == (400, True)
 
 
+async def test_an_archive_that_tells_no_modality_is_refused_with_what_would(
+    client: httpx.AsyncClient,
+) -> None:
+    nameless = zipped({"a": b"x"}).replace(b"a", b"\x00")
+    for content in (nameless, zipped({}), zipped({"IM0001.dcm": b"x"})):
+        answers = [
+            await client.post(URL, content=content, headers={"content-type": "application/zip"}),
+            await client.post(URL, files={"case": ("case.zip", content)}),
+        ]
+        assert [answer.status_code for answer in answers] == [422, 422]
+        for answer in answers:
+            assert "comes as a zip with raw=true" in answer.text
+
+
 def header(**fields: Any) -> bytes:
     """A NIfTI-1 header of an image of 64³, with fields changed."""
     made = nib.Nifti1Header()
