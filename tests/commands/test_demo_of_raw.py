@@ -23,7 +23,7 @@ from ray_brats.cases.raw.placed import Placed
 from ray_brats.cases.raw.preparation import PreparationOptions
 from ray_brats.cases.raw.record import Home, geometry_of
 from ray_brats.files import ledger
-from ray_brats.model import bundle, predict
+from ray_brats.model import bundle, card, predict
 from ray_brats.model.predict import Predictor
 from ray_brats.recipes.tasks import TASKS
 
@@ -74,8 +74,10 @@ def dice(a: Mask, b: Mask) -> float:
 
 
 @pytest.fixture(scope="module")
-def predictor(demo: tuple[Path, dict[str, Any]]) -> Predictor:
-    return bundle.load_predictor((str(demo[0] / "run/bundle"),), threads=2)
+def predictor() -> Predictor:
+    """The starter: two masks of the demo's own network, of 200 steps, differ by its noise alone."""
+    chosen = card.choose([card.STARTER], (), card.Asked())
+    return bundle.load_predictor(chosen.uris, chosen.sha256, asked=chosen.asked, threads=2)
 
 
 @pytest.mark.parametrize(

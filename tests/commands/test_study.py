@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +182,34 @@ def test_only_heads_as_they_left_the_scanner_are_raw(
         assert study.found(str(place)) is None
     assert study.found(str(folder / "P1/t1ce.nii.gz")) is None
     assert study.found("s3://bucket/P1") is None
+
+
+@pytest.mark.slow
+@pytest.mark.tf
+def test_a_real_study_has_the_tumour_of_its_own_reference(
+    real_data: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Against scans of the same patient that another pipeline aligned and stripped."""
+    for package in ("SimpleITK", "torch", "deepbet", "nilearn"):
+        pytest.importorskip(package)
+    there = real_data / "raw" / "TCGA-FG-6692"
+    if not there.is_dir():
+        pytest.skip("no raw patients among the real cases")
+    told = in_a_process(there, tmp_path / "raw.nii.gz")
+    files = {f"--{name}": there / f"{name}_reference_brats_space.nii.gz" for name in NEEDED}
+    other = in_a_process(*itertools.chain(*files.items()), tmp_path / "reference.nii.gz")
+    ml, expected = told["volumes_ml"]["WT"], other["volumes_ml"]["WT"]
+    record_property("whole tumour, ml", (ml, expected))
+    assert ml == pytest.approx(expected, rel=0.2)
+    mask, scan = nib.load(tmp_path / "raw.nii.gz"), nib.load(there / "t1ce_raw.nii.gz")
+    assert mask.shape == scan.shape
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+
+
+def in_a_process(*arguments: object) -> dict[str, Any]:
+    """The summary of `segment`; the mask comes last."""
+    *first, out = map(str, arguments)
+    command = [sys.executable, "-m", "ray_brats.cli", "segment", *first, "-o", out, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))

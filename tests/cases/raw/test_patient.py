@@ -16,7 +16,7 @@ import ray_brats
 from ray_brats.arrays import Floats
 from ray_brats.cases import phantom, phantom_head, volume
 from ray_brats.cases.phantom_head import Head, grid_around, motion_about, scanned
-from ray_brats.cases.raw import brain, patient, placed, preparation, record, registration, studies
+from ray_brats.cases.raw import brain, patient, placed, record, registration, studies
 from ray_brats.cases.raw.patient import Patient
 from ray_brats.cases.raw.placed import Grid, Placed
 from ray_brats.cases.raw.preparation import PreparationOptions
@@ -248,11 +248,8 @@ def test_a_real_patients_brain_is_that_of_hd_bet(real_data: Path) -> None:
     theirs = volume.read(str(folder / "t1ce_brainmask_hdbet_native.nii.gz"))
     assert ready.prepared.brain is not None
     reference = ready.record.series["t1ce"]
-    own = preparation.home(
-        ready.prepared.brain[..., None].astype(np.float32),
-        ready.prepared.grid,
-        np.array(reference.motion),
-        record.grid_of(theirs.geometry),
-    )
-    a, b = own[..., 0] >= 0.5, theirs.voxels_HWD > 0
+    upright = Placed(voxels=ready.prepared.brain.astype(np.float32), grid=ready.prepared.grid)
+    home = np.linalg.inv(np.array(reference.motion))
+    a = placed.resampled(upright, record.grid_of(theirs.geometry), home) >= 0.5
+    b = theirs.voxels_HWD > 0
     assert 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)) >= 0.95
