@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,8 +60,7 @@ def prepare(
         options: where to, and how.
         asked: modality to the series that somebody wants, by name or number.
         mask_uri: an outline of the brain.
-        needed: modalities without which nobody wants the case; judged before it is prepared, which
-            takes a minute.
+        needed: modalities without which nobody wants the case; judged before it is prepared.
 
     Raises:
         CaseRejected: a modality is missing that is needed, or what `studies.series_of`,
@@ -73,20 +72,18 @@ def prepare(
         chosen = choice.choose(found, asked)
         left = [*((item.name, why) for item, why in chosen.ignored), *map(_told, ignored)]
         absent = doubts.of_missing(chosen, left)
-        if problem := volume.missing_modality(needed, chosen.chosen):
-            raise CaseRejected("; ".join((problem[0], *absent)), problem[1])
+        _check_needed(needed, chosen, absent)
         volumes = {name: _read(name, str(item.path)) for name, item in chosen.chosen.items()}
     mask = None if mask_uri is None else placed_of(_read("the mask of its brain", mask_uri))
     placed = {name: placed_of(item) for name, item in volumes.items()}
     prepared = preparation.prepare(placed, options, mask)
-    reference = prepared.alignment.reference
     place = options.space if options.space in space.NAMES else space.ATLAS
     outliner = MASK if mask_uri else brain.METHOD
     done = Record(
         case_id=case_id,
         space=place,
         grid=record.geometry_of(prepared.grid),
-        reference=reference,
+        reference=prepared.alignment.reference,
         series={
             name: _record(name, item, chosen, volumes[name].geometry, prepared)
             for name, item in chosen.chosen.items()
@@ -95,13 +92,7 @@ def prepare(
         brain_ml=None if prepared.brain_ml is None else round(prepared.brain_ml, 3),
         # It counts by what it is, wherever it lies.
         options=jsonform.as_json(dataclasses.replace(options, space=place)),
-        warnings=(
-            *absent,
-            *(() if needed else doubts.of_absent(chosen)),
-            *doubts.of_choice(chosen),
-            *doubts.of_stripped(reference, volumes[reference].voxels_HWD),
-            *prepared.warnings,
-        ),
+        warnings=(*absent, *_doubts(chosen, volumes, prepared, needed)),
         ignored=tuple(left),
         versions=versions(),
     )
@@ -111,6 +102,25 @@ def prepare(
         scan=volumes[done.home_modality],
         record=done,
     )
+
+
+def _check_needed(needed: Sequence[str], chosen: Choice, absent: Sequence[str]) -> None:
+    """`CaseRejected` where a modality is missing, with what looks as if it were there."""
+    if problem := volume.missing_modality(needed, chosen.chosen):
+        raise CaseRejected("; ".join((problem[0], *absent)), problem[1])
+
+
+def _doubts(
+    chosen: Choice, volumes: Mapping[str, Volume], prepared: Prepared, needed: Sequence[str]
+) -> Iterator[str]:
+    """What somebody should look at, but for what is missing and looks as if it were there."""
+    # Who needs some modalities has them by now, and does not ask for the usual ones.
+    if not needed:
+        yield from doubts.of_absent(chosen)
+    yield from doubts.of_choice(chosen)
+    reference = prepared.alignment.reference
+    yield from doubts.of_stripped(reference, volumes[reference].voxels_HWD)
+    yield from prepared.warnings
 
 
 def _told(item: Ignored) -> tuple[str, str]:
