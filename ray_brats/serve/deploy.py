@@ -240,8 +240,7 @@ def served(
             try:
                 yield f"{'https' if tls else 'http'}://{shown}:{port}"
             finally:
-                with cluster.silenced():
-                    _drain(ingress, settings.drain_seconds)
+                _drain(ingress, settings.drain_seconds)
     finally:
         with cluster.silenced():
             try:
@@ -289,7 +288,8 @@ def _drain(ingress: Any, seconds: float) -> None:
     until, told = time.monotonic() + seconds, 0
     while time.monotonic() < until:
         try:
-            waiting = ingress.end.remote().result(timeout_s=READY_SECONDS)
+            with cluster.silenced():
+                waiting = ingress.end.remote().result(timeout_s=READY_SECONDS)
             if waiting == 0:
                 return
             if waiting != told:
