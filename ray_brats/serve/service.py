@@ -91,8 +91,11 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admitted(self, model: ServedModel) -> AsyncIterator[None]:
-        """A place for one case; raises `Refusal` 429 at once where there is none."""
-        self.check_place(model)
+        """A place for one case; raises `Refusal` 429 at once where there is none.
+
+        Also in a service that has begun to end: it took the case's body, and waits for its answer.
+        """
+        self._check_free(model)
         self._pending[model.name] += 1
         self.telemetry.pending.labels(model.name).inc()
         try:
@@ -107,6 +110,9 @@ class Service:
         Before its body is read, and without holding it: whoever sends slowly keeps no model idle.
         """
         self._check_open()
+        self._check_free(model)
+
+    def _check_free(self, model: ServedModel) -> None:
         if self._pending[model.name] >= model.capacity + self.limits.waiting:
             wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
             raise Refusal(

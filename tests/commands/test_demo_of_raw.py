@@ -75,7 +75,12 @@ def dice(a: Mask, b: Mask) -> float:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    """The starter: two masks of the demo's own network, of 200 steps, differ by its noise alone."""
+    """The starter, for a network that sees noise cannot measure this.
+
+    That of the demo learns in 200 steps from phantoms whose noise no interpolation has smoothed:
+    half a voxel's shift alone, without a skull and without a registration, leaves a Dice of 0.80
+    between its masks of one phantom. Between the starter's it leaves 0.97.
+    """
     chosen = card.choose([card.STARTER], (), card.Asked())
     return bundle.load_predictor(chosen.uris, chosen.sha256, asked=chosen.asked, threads=2)
 

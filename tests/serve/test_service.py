@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -39,6 +40,28 @@ async def test_a_service_that_ends_answers_what_it_accepted_and_takes_no_more(
     monkeypatch.setattr(service, "ENDING_SECONDS", 0.0)
     double.service.end()
     assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_body_on_its_way_when_the_end_comes_is_answered(
+    double: Double, client: httpx.AsyncClient, files: dict[str, bytes]
+) -> None:
+    request = client.build_request("POST", URL, files=parts(files))
+    body, rest = request.read(), asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body[: len(body) // 2]
+        await rest.wait()
+        yield body[len(body) // 2 :]
+
+    headers = {"content-type": request.headers["content-type"]}
+    sent = asyncio.create_task(client.post(URL, content=pieces(), headers=headers))
+    while double.service._uploads.total() == 0:
+        await asyncio.sleep(0.01)
+    assert double.service.end() == 1
+    rest.set()
+    answer = await sent
+    assert (answer.status_code, answer.content) == (200, expected(files))
+    assert double.service.end() == 0
 
 
 @limited(waiting=1)
