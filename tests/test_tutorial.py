@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from ray_brats.serve.settings import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "ray_brats" / "docs" / "tutorial.md").read_text()
@@ -89,12 +90,6 @@ def check(said: Sequence[str], told: Sequence[str], command: str) -> None:
     assert anything or not rest, f"not told: {rest}\n{whole}"
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture
 def environment() -> dict[str, str]:
     """That of a reader: the program on the path, a terminal of a hundred columns."""
@@ -112,7 +107,7 @@ def test_every_command_prints_what_the_page_says(
 ) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
-    folder, port = tmp_path / "first-hour", free_port()
+    folder, port = tmp_path / "first-hour", str(free_port("127.0.0.1", 0))
     folder.mkdir()
     server: subprocess.Popen[str] | None = None
     served: Step | None = None

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray.dashboard.consts import DASHBOARD_METRIC_PORT
+
 from ray_brats.engine.cluster import Resources
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
@@ -139,9 +141,20 @@ def _cpus_of_each(replicas: int, cluster: Resources) -> float:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or one that the system picks for 0; raises `UsageError` where it is taken."""
+    """The port, or one that the system picks for 0; raises `UsageError` where it is taken.
+
+    What is picked is not the port of the metrics of Ray's own dashboard, which every Ray opens as
+    it starts, and which answers any path.
+    """
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}: expected 1 to 65535, or 0 for one that is free")
+    found = _listened(host, port)
+    while port == 0 and found == DASHBOARD_METRIC_PORT:
+        found = _listened(host, port)
+    return found
+
+
+def _listened(host: str, port: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

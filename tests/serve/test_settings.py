@@ -53,6 +53,18 @@ def test_the_configuration_file_of_the_repository_is_understood() -> None:
     assert list(settings.models) == ["default"]
 
 
+def test_a_port_that_is_picked_is_none_of_rays_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray's dashboard answers any path there with 200, in every cluster.
+    picked = iter([44227, 44227, 40001])
+    monkeypatch.setattr(settings, "_listened", lambda _host, _port: next(picked))
+    assert settings.free_port("127.0.0.1", 0) == 40001
+
+
+def test_a_port_that_somebody_names_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_listened", lambda _host, port: port)
+    assert settings.free_port("127.0.0.1", 44227) == 44227
+
+
 def nodes_of(*nodes: int, gpus: int = 0) -> cluster.Resources:
     return cluster.Resources(
         cpus=sum(nodes), gpus=gpus, node_cpus=max(nodes), node_memory_bytes=1 << 34,
