@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -486,15 +487,20 @@ def test_a_submitted_job_gives_the_same_files(
     entry = ("python", "jobs/pipeline.py", *map(str, run_arguments(cohort_folder, tmp_path)[1:]))
     submit = (bin_folder / "ray", "job", "submit", "--address", "http://127.0.0.1:8267")
     try:
-        done = subprocess.run(
-            [*submit, "--working-dir", ".", "--", *entry],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-            env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
-        )
+        # What takes jobs in Ray starts after its cluster, and later on a machine with work to do.
+        for _ in range(20):
+            done = subprocess.run(
+                [*submit, "--working-dir", ".", "--", *entry],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=500,
+                env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+            )
+            if "No available agent to submit job" not in done.stdout + done.stderr:
+                break
+            time.sleep(3)
     finally:
         ray.shutdown()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
