@@ -98,10 +98,10 @@ def raw_studies() -> Check:
     from ray_brats.cases.raw import extra
 
     missing = extra.missing()
+    if not missing:
+        return check_row("raw studies", "ok", "all packages are here")
     found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-    return check_row(
-        "raw studies", "ok", f"{found}: {extra.INSTALL}" if missing else "all packages are here"
-    )
+    return check_row("raw studies", "ok", found, extra.INSTALL)
 
 
 def authentication() -> Check:

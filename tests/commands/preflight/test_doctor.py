@@ -67,22 +67,24 @@ def test_a_version_off_its_pin_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "found"),
+    ("missing", "found", "remedy"),
     [
-        ([], "all packages are here"),
-        (["torch"], "torch is not installed: pip install 'ray-brats[raw]'"),
+        ([], "all packages are here", ""),
+        (["torch"], "torch is not installed", "pip install 'ray-brats[raw]'"),
         (
             ["SimpleITK", "deepbet"],
-            "SimpleITK, deepbet are not installed: pip install 'ray-brats[raw]'",
+            "SimpleITK, deepbet are not installed",
+            "pip install 'ray-brats[raw]'",
         ),
     ],
 )
 def test_what_raw_studies_need_is_said_and_no_failure(
-    missing: list[str], found: str, monkeypatch: pytest.MonkeyPatch
+    missing: list[str], found: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extra, "missing", lambda: missing)
     row = doctor.raw_studies()
-    assert (row["check"], row["status"], row["found"]) == ("raw studies", "ok", found)
+    assert (row["check"], row["status"]) == ("raw studies", "ok")
+    assert (row["found"], row["remedy"]) == (found, remedy)
 
 
 @pytest.mark.parametrize(
