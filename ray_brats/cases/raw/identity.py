@@ -32,7 +32,7 @@ def case_ids(found: Sequence[Study], how: Naming) -> list[str]:
         UsageError: two studies would have one name, or one a name that is too long.
     """
     if how == "folder":
-        ids = [naming.id_of_name(study.name) for study in found]
+        ids = [_of_folder(study.name) for study in found]
     else:
         numbers = _numbers(found)
         subjects = [_hashed(study) if how == "hash" else _plain(study) for study in found]
@@ -49,6 +49,12 @@ def case_ids(found: Sequence[Study], how: Naming) -> list[str]:
             "--names hash"
         )
     return ids
+
+
+def _of_folder(name: str) -> str:
+    """The folder's own name, made safe; where the call said `..`, that is it."""
+    case_id = naming.id_of_name(name)
+    return case_id.replace(".", "_u002e_") if case_id in (".", "..") else case_id
 
 
 def _numbers(found: Sequence[Study]) -> list[int]:

@@ -107,6 +107,14 @@ def test_a_name_that_is_not_in_utf8_is_as_good_as_any(how: Naming) -> None:
     assert naming.problem_of_id(name) is None
 
 
+@pytest.mark.parametrize("how", WAYS)
+def test_a_name_of_dots_alone_is_no_folder_above(how: Naming) -> None:
+    ids = case_ids([study("."), study("..")], how)
+    assert [*map(naming.problem_of_id, ids)] == [None, None]
+    if how == "folder":
+        assert [*map(naming.name_of_id, ids)] == [".", ".."]
+
+
 @given(names=st.lists(WORDS, min_size=1, max_size=5, unique=True), data=st.data())
 def test_every_study_gets_a_name_that_a_file_may_have(
     names: list[str], data: st.DataObject
