@@ -299,12 +299,16 @@ def test_the_originals_recipe_knows_no_brain_mask() -> None:
 def test_windows_pass_side_by_side_and_are_stitched_in_one_order() -> None:
     together, most, lock = 0, 0, threading.Lock()
     slow = itertools.cycle([0.03, 0.0, 0.01])
+    # However busy the machine is, the first two are there at once, or nobody goes on.
+    first, meeting = iter([True, True]), threading.Barrier(2, timeout=60)
 
     def spy(batch: np.ndarray) -> np.ndarray:
         nonlocal together, most
         with lock:
             together += 1
-            most, pause = max(most, together), next(slow)
+            most, pause, waits = max(most, together), next(slow), next(first, False)
+        if waits:
+            meeting.wait()
         time.sleep(pause)
         with lock:
             together -= 1
