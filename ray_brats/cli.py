@@ -25,6 +25,7 @@ from ray_brats.commands import parser, registry
 from ray_brats.commands.arguments import JsonOutput, Output
 from ray_brats.commands.registry import Command
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
+from ray_brats.files import access
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import interruptible, say
 
@@ -40,6 +41,8 @@ OPTIONS = (
     (f"{PROG} --version", "the version"),
     (f"{PROG} {COMPLETION} SHELL", "a script with which Tab completes commands and options"),
 )
+WRONG = 2
+"""The exit status of a call that stays wrong however often it is tried."""
 COMPLETES = f"""
 For bash, in ~/.bashrc (zsh and fish read such a script from a folder):
   eval "$({PROG} {COMPLETION} bash)"
@@ -59,6 +62,8 @@ class Call:
         """Do it; a wrong `--max-rejected` is told before the hours it may take."""
         if isinstance(self.output, Output):
             _allowed(self.output.max_rejected, 0)
+            if self.output.anonymous:
+                access.anonymous()
         # Ray tells of dead workers on standard output, which is for results alone.
         with contextlib.redirect_stdout(sys.stderr):
             return self.command.call(self.options)
@@ -79,7 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before anything imports Ray: what its daemons send to drivers, whatever the log level, is
     # left to their logs. What a death means for the stage our own lines say.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    raise SystemExit(guarded(lambda: _obey(given)))
+    status = guarded(lambda: _obey(given))
+    if status == WRONG:
+        from ray_brats.engine import jobs
+
+        jobs.stop_wrong()
+    raise SystemExit(status)
 
 
 def _obey(given: Sequence[str]) -> int:
@@ -229,11 +239,11 @@ def guarded(call: Callable[[], int]) -> int:
     except RayBratsError as error:
         # An error from a Ray task carries the one that caused it, without the engine's traceback.
         say(f"ray-brats: {getattr(error, 'cause', error)}")
-        return 1 if isinstance(error, StageFailed) else 2
+        return 1 if isinstance(error, StageFailed) else WRONG
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"ray-brats: {where}{error.strerror or error}")
-        return 2
+        return WRONG
     except Exception as error:  # noqa: BLE001 - it ends in a sentence, whatever it is
         return _unforeseen(error)
     except KeyboardInterrupt:

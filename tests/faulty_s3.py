@@ -17,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
-Fault = Literal["500", "503", "cut", "slow", "hang"]
+Fault = Literal["403", "500", "503", "cut", "slow", "hang"]
+_CODES = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
 
 
 @dataclass
@@ -34,6 +35,8 @@ class FaultyS3:
     at_once: int = 0
     """Most requests that were under way together."""
     delay_seconds: float = 0.0
+    private: bool = False
+    """Refuse what is not signed."""
     _under_way: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,9 +79,10 @@ class FaultyS3:
             self._under_way += 1
             self.at_once = max(self.at_once, self._under_way)
             fault = self._due(request.path) if request.command in ("GET", "PUT") else None
+        refused = self.private and "Authorization" not in request.headers
         try:
             time.sleep(self.delay_seconds)
-            self._answer(request, fault)
+            self._answer(request, "403" if refused else fault)
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True
         finally:
@@ -94,8 +98,8 @@ class FaultyS3:
     def _answer(self, request: BaseHTTPRequestHandler, fault: Fault | None) -> None:
         length = int(request.headers.get("Content-Length") or 0)
         body = request.rfile.read(length)
-        if fault in ("500", "503"):
-            code = {"500": "InternalError", "503": "SlowDown"}[fault]
+        if fault in _CODES:
+            code = _CODES[fault]
             text = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
             self._send(request, int(fault), {"Content-Type": "application/xml"}, text)
             return

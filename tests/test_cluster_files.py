@@ -15,6 +15,7 @@ import yaml
 
 import ray_brats
 from ray_brats import cli
+from ray_brats.engine import jobs
 from ray_brats.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,6 +244,8 @@ def test_kuberay_clusters_are_safe_and_bounded(name: str) -> None:
 def test_retried_jobs_go_on_where_they_ended(name: str) -> None:
     (document,) = documents(name)
     assert document["spec"]["backoffLimit"] > 0
+    variables = yaml.safe_load(document["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert variables == {jobs.STOPS: "1"}
     needed = {"rayjob-train.yaml": "--resume", "rayjob-score.yaml": "--max-rejected"}[name]
     assert needed in shlex.split(document["spec"]["entrypoint"])
 

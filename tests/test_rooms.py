@@ -44,7 +44,7 @@ class Room:
 
 ROOMS: Mapping[str, Room] = {
     "recipes": Room(doors="config jsonform named costs tasks"),
-    "files": Room(doors="storage ledger folders retry claims local ownership channels"),
+    "files": Room(doors="storage ledger folders retry claims local ownership channels access"),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
         "nifti anatomy datasetjson phantom_head manifest raw/studies raw/patient raw/preparation "
@@ -55,8 +55,10 @@ ROOMS: Mapping[str, Room] = {
     "model": Room(
         doors="predict bundle card predictions unet losses graph", frameworks="tensorflow keras"
     ),
-    "training": Room(doors="loop data run log export", frameworks="tensorflow keras"),
-    "engine": Room(doors="cluster capacity mapping blocks watchdog", frameworks="ray"),
+    "training": Room(doors="loop data cache run log export", frameworks="tensorflow keras"),
+    "engine": Room(
+        doors="cluster capacity mapping blocks watchdog devices waiting jobs", frameworks="ray"
+    ),
     "stages": Room(
         doors="prepare preprocess train score remote evaluate submission",
         frameworks="ray tensorflow keras",

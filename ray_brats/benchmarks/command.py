@@ -14,13 +14,23 @@ import rich.table
 import tyro
 
 from ray_brats import cli
-from ray_brats.benchmarks import dataset_growth, growth, preprocess, quality, score, serve, train
+from ray_brats.benchmarks import (
+    dataset_growth,
+    feeding,
+    growth,
+    preprocess,
+    quality,
+    score,
+    serve,
+    train,
+)
 from ray_brats.engine import cluster
 from ray_brats.progress import Terminal
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "preprocess": preprocess.preprocess,
     "train": train.measure,
+    "input": feeding.feeding,
     "score": score.score,
     "serve": serve.serve,
     "growth": growth.growth,

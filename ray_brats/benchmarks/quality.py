@@ -34,7 +34,8 @@ from ray_brats.progress import say
 from ray_brats.recipes import named
 from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.tasks import GLIOMA
-from ray_brats.training.data import PreparedCase, fetch
+from ray_brats.training.cache import Cache
+from ray_brats.training.data import PreparedCase
 
 Scores = dict[str, dict[str, float]]
 """Dice by region by case."""
@@ -160,9 +161,9 @@ def _cases(dataset: str, recipe: Recipe) -> tuple[list[PreparedCase], list[Prepa
     data = read_dataset(dataset, recipe)
     if not data.validation:
         raise UsageError("the split has no validation case with a mask: nothing to compare")
+    cache = Cache(dataset_uri=dataset, fingerprint=data.fingerprint, run_uri=dataset)
     training, validation = (
-        [fetch(dataset, case.case_id, run_uri=dataset) for case in cases]
-        for cases in (data.training, data.validation)
+        [cache.case(case.case_id) for case in cases] for cases in (data.training, data.validation)
     )
     return training, validation
 

@@ -83,7 +83,8 @@ def _train(network: Any, training: Sequence[PreparedCase], seconds: float, seed:
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     draws = TrainConfig(patch_vox=PATCH_VOX, seed=seed)
-    batches = BatchStream(training, draws, GLIOMA, rank=0, ranks=1).from_step(0)
+    stream = BatchStream(training, draws, GLIOMA, rank=0, ranks=1)
+    batches = stream.from_step(0, placed=lambda batch: batch)
     rng = np.random.default_rng((seed, 2))
     network.train()
     began = time.monotonic()
@@ -91,7 +92,8 @@ def _train(network: Any, training: Sequence[PreparedCase], seconds: float, seed:
     with Progress("DynUNet", math.ceil(seconds), unit="seconds") as progress:
         while (passed := time.monotonic() - began) < seconds:
             batch = next(batches)
-            image, target = augmented(batch.image[0], batch.label[0], rng)
+            image = batch.image[0].astype(np.float32)
+            image, target = augmented(image, batch.label[0], rng)
             share = 0.5 * (1.0 + math.cos(math.pi * passed / seconds))
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * share * min(1.0, (steps + 1) / WARMUP_STEPS)

@@ -113,7 +113,7 @@ def _rank(job: dict[str, Any]) -> None:
     import tensorflow as tf
 
     from ray_brats.training.batches import BatchStream
-    from ray_brats.training.data import fetch
+    from ray_brats.training.cache import Cache
     from ray_brats.training.step import Trainee
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
@@ -121,10 +121,11 @@ def _rank(job: dict[str, Any]) -> None:
     recipe = jsonform.from_json(Recipe, job["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     ranks = strategy.num_replicas_in_sync
-    cases = [fetch(job["dataset"], case_id, run_uri="benchmark") for case_id in job["cases"]]
+    cache = Cache(dataset_uri=job["dataset"], fingerprint="", run_uri="benchmark")
+    cases = [cache.case(case_id) for case_id in job["cases"]]
     stream = BatchStream(cases, recipe.train, recipe.targets, rank=job["rank"], ranks=ranks)
     trainee = Trainee(strategy, recipe)
-    batches = stream.from_step(0)
+    batches = stream.from_step(0, placed=trainee.placed)
     seconds = []
     for step in range(job["steps"] + 2):
         if step == 2:

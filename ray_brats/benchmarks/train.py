@@ -187,8 +187,9 @@ def _ours(recipe: Recipe, threads: int) -> Step:
         image=image[None], label=label[None], keys=np.zeros((1, 2), np.int32), case_ids=("x",)
     )
     trainee = Trainee(tf.distribute.get_strategy(), recipe)
+    parts = trainee.placed(batch)
 
     def step() -> None:
-        trainee.step(batch, learning_rate=1e-3, averaging_decay=0.9)
+        trainee.step(parts, learning_rate=1e-3, averaging_decay=0.9)
 
     return step

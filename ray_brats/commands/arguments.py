@@ -57,6 +57,8 @@ class Output(JsonOutput):
 
     max_rejected: Annotated[str | None, arg(metavar="N|P%")] = None
     """Up to so many failed or rejected cases (N or P%) are a warning, and the exit status 0."""
+    anonymous: bool = False
+    """Read s3:// without credentials, as public buckets are read (also AWS_ANONYMOUS=1)."""
 
 
 @dataclass(frozen=True, kw_only=True)

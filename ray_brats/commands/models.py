@@ -50,6 +50,9 @@ class TrainOptions:
     """Decides the initial weights and everything drawn."""
     hang_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0
     """A worker that makes no step for so long is ended and started again."""
+    cache_gib: Annotated[float | None, arg(metavar="GIB")] = None
+    """What the cases of a dataset in a bucket may take on each node's disk, below TMPDIR; by
+    default what that has."""
 
 
 def train(options: TrainOptions) -> TrainSummary:
@@ -75,7 +78,10 @@ def train(options: TrainOptions) -> TrainSummary:
             cluster=resources,
             workers=options.workers,
             existing=existing,
-            hang_seconds=options.hang_seconds,
+            bounds=stage.Bounds(
+                hang_seconds=options.hang_seconds,
+                cache_bytes=None if options.cache_gib is None else int(options.cache_gib * 2**30),
+            ),
         )
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_brats.engine import private
+from ray_brats.engine import jobs, private
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
-from ray_brats.files import storage
+from ray_brats.files import access, storage
 from ray_brats.progress import say
 from ray_brats.progress import silenced as silenced  # noqa: PLC0414 - known from here
 
@@ -37,7 +37,9 @@ WORKER_ENV = {
 without AVX-512, where they are ten times as fast as its own), no TensorFlow noise, GPU memory
 taken as needed, patience with autoscaling, and proxies that clients do not steer."""
 WATCH = "ray_brats.engine.companion.watch"
-"""What every worker does first."""
+"""What every worker does first on a Ray of this machine."""
+WATCHED = "RAY_BRATS_COMPANIONS"
+"""The environment variable: 1, and workers of a cluster do so too."""
 NODE_ENV = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -93,7 +95,7 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address:
         with _told(address):
             _join(address, quiet)
@@ -106,7 +108,10 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=object_store_bytes(os.cpu_count() or 1),
-                runtime_env={"worker_process_setup_hook": WATCH},
+                runtime_env={
+                    "env_vars": access.for_workers(),
+                    "worker_process_setup_hook": WATCH,
+                },
                 **quiet,
             )
     try:
@@ -114,6 +119,7 @@ def running(*, patience_seconds: float = NODES_SECONDS) -> Iterator[Resources]:
             cluster = _with_nodes(resources, patience_seconds) if address else resources()
         place = f"the cluster at {address}" if address else "this machine"
         say(f"Ray on {place}: {cluster.nodes} node(s), {cluster.cpus} CPUs, {cluster.gpus} GPUs")
+        jobs.tell()
         yield cluster
     except BaseException as error:
         _let_go(error)
@@ -194,7 +200,9 @@ def _join(address: str, quiet: Mapping[str, Any]) -> None:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=10).close()
-        ours = {"env_vars": WORKER_ENV, "worker_process_setup_hook": WATCH}
+        ours: dict[str, Any] = {"env_vars": {**WORKER_ENV, **access.for_workers()}}
+        if os.environ.get(WATCHED) == "1":
+            ours["worker_process_setup_hook"] = WATCH
         ray.init(address=address, runtime_env=ours, **quiet)
     except OSError as error:
         raise UsageError(

@@ -17,6 +17,7 @@ import ray.data
 import ray.exceptions
 
 from ray_brats.engine import blocks, cluster
+from ray_brats.engine.waiting import Waiting
 from ray_brats.errors import RayBratsError, StageFailed
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.progress import Progress, say
@@ -24,6 +25,11 @@ from ray_brats.progress import Progress, say
 MAX_BLOCKS = 1024
 """A block costs Ray some 10 ms: long manifests share them."""
 LIMIT_SECONDS = 1800.0
+_OURS_TO_TELL = (
+    "ray.data._internal.execution.streaming_executor_state",
+    "ray.data._internal.progress",
+)
+"""Who would log the traceback of what ends the work, and that there are no bars: both are said."""
 _OWN_ERROR = re.compile(r"^ray_brats\.errors\.\w+: ")
 
 
@@ -74,8 +80,14 @@ def map_cases(
     results: dict[str, CaseRow] = {}
     tasks = _stated(title, len(work), tasks)
     frame = blocks.Frame(limit_seconds=limit_seconds, timed=timed)
-    with Progress(title, len(work)) as progress, stopped_by_ray(title):
+    needed = {} if tasks.actors else {"CPU": tasks.options.get("num_cpus", 1)}
+    with (
+        Progress(title, len(work)) as progress,
+        Waiting(title, needed) as waiting,
+        stopped_by_ray(title),
+    ):
         for row in stream_cases(work, tasks, frame):
+            waiting.moved()
             results[row.case_id] = row
             remark = "" if row.status == "ok" else f"{row.case_id}: {row.status}"
             progress.update(len(results), note=remark)
@@ -112,6 +124,8 @@ def quiet_data() -> None:
     context.issue_detectors_config.detectors = []
     context.execution_options.preserve_order = False
     for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _OURS_TO_TELL:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

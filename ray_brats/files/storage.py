@@ -13,9 +13,7 @@ import contextlib
 import errno
 import functools
 import json
-import math
 import os
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +23,7 @@ import fsspec
 import fsspec.core
 
 from ray_brats.errors import ArtefactError, UsageError
-from ray_brats.files import local
+from ray_brats.files import access, local
 from ray_brats.files.local import FileInfo, is_utf8, list_local, readable, renamed_into_place
 
 _NO_END = 1 << 60
@@ -90,36 +88,18 @@ def _problem_of_protocol(protocol: str) -> str | None:
 def _open(uri: str) -> tuple[Any, str]:
     if problem := problem_of(uri):
         raise UsageError(f"{uri}: {problem}")
-    options = {"anon": True} if uri.startswith("s3://") and _credentials.are_missing() else {}
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+        filesystem, path = fsspec.core.url_to_fs(uri, **_options(uri))
     except (ValueError, ImportError) as error:
         raise UsageError(f"{uri}: {error}; expected a local path or s3://…") from error
     return filesystem, path
 
 
-LOOK_SECONDS = 5.0
-"""How long it counts that there were no credentials: a look may cost a second, where no server
-answers that would have some, and a pod's token may be mounted after the first one."""
-
-
-class _Credentials:
-    """Whether this process has credentials; that it has some is never forgotten."""
-
-    def __init__(self) -> None:
-        self.found, self._looked = False, -math.inf
-
-    def are_missing(self) -> bool:
-        """Look, where nothing was found and the last look is long ago."""
-        import botocore.session
-
-        if not self.found and time.monotonic() - self._looked >= LOOK_SECONDS:
-            self.found = botocore.session.get_session().get_credentials() is not None
-            self._looked = time.monotonic()
-        return not self.found
-
-
-_credentials = _Credentials()
+def _options(uri: str) -> dict[str, Any]:
+    protocol, path = uri.split("://", 1)
+    if protocol != "s3" or access.is_signed(fsspec.get_filesystem_class("s3"), path):
+        return {}
+    return {"anon": True}
 
 
 def list_files(uri: str, *, depth: int | None = None) -> list[FileInfo]:
@@ -238,6 +218,9 @@ def _as_os_error(uri: str) -> Iterator[None]:
             words = f"{words.rstrip('.')} (these credentials may not do that)"
         raise OSError(number, words, uri) from error
     except Exception as error:
+        if type(error).__name__ == "NoCredentialsError":
+            # s3fs looked for itself, and would keep what it found, which is nothing.
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", uri) from error
 
 

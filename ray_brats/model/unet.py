@@ -176,7 +176,9 @@ def upsampled(image: Any, *, doublings: int) -> Any:
 
 def _doubling_matrix(side: Any, doublings: int) -> Any:
     """What interpolates along an axis of `side` voxels, `(2 ** doublings * side, side)`."""
-    matrix = tf.eye(side)
+    # Not tf.eye, whose operation converters of graphs lack.
+    places = tf.range(side)
+    matrix = tf.cast(tf.equal(places[:, None], places[None, :]), tf.float32)
     for _ in range(doublings):
         wide = tf.concat([matrix[:1], matrix, matrix[-1:]], 0)
         before, here, after = wide[:-2], wide[1:-1], wide[2:]
@@ -248,31 +250,29 @@ class InstanceNorm(layers.Layer):  # type: ignore[misc]
         self.beta = self.add_weight(name="beta", initializer="zeros", **options)
 
     def call(self, inputs: Any) -> Any:
-        """Normalise each channel of each sample over its voxels; moments in float32."""
-        count = inputs.shape[0]
-        if count is None:
-            spec = tf.TensorSpec(inputs.shape[1:], inputs.dtype)
-            return tf.map_fn(
-                lambda sample: self._normalised(sample[None])[0], inputs, fn_output_signature=spec
-            )
-        if count == 1:
-            return self._normalised(inputs)
-        return tf.concat([self._normalised(sample) for sample in tf.split(inputs, count)], axis=0)
+        """Normalise each channel of each sample over its voxels; moments in float32.
 
-    def _normalised(self, sample: Any) -> Any:
-        """Normalise one sample; three axes of space are two for the kernel, which knows no more."""
-        shape = tf.shape(sample)
+        The channels of several samples are for the kernel the channels of one; of one sample that
+        moves nothing.
+        """
+        count = inputs.shape[0] or tf.shape(inputs)[0]
+        shape, channels = tf.shape(inputs), inputs.shape[-1]
+        # The kernel knows two axes of space.
+        rows = shape[1] * shape[2]
+        plane = tf.reshape(inputs, (count, rows, shape[3], channels))
+        beside = tf.reshape(tf.transpose(plane, (1, 2, 0, 3)), (1, rows, shape[3], -1))
         nothing = tf.zeros((0,), tf.float32)
         result = tf.raw_ops.FusedBatchNormV3(
-            x=tf.reshape(sample, (1, shape[1] * shape[2], shape[3], sample.shape[-1])),
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
+            x=beside,
+            scale=tf.tile(self.gamma, [count]),
+            offset=tf.tile(self.beta, [count]),
             mean=nothing,
             variance=nothing,
             epsilon=self.epsilon,
             is_training=True,
         )
-        return tf.ensure_shape(tf.reshape(result.y, shape), sample.shape)
+        apart = tf.reshape(result.y, (rows, shape[3], count, channels))
+        return tf.ensure_shape(tf.reshape(tf.transpose(apart, (2, 0, 1, 3)), shape), inputs.shape)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

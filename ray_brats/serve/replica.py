@@ -21,6 +21,7 @@ from ray_brats.cases import nifti, volume
 from ray_brats.cases.nifti import Header
 from ray_brats.cases.raw import apart
 from ray_brats.cases.volume import encode
+from ray_brats.engine import devices
 from ray_brats.errors import CaseError, CaseFailed, UsageError
 from ray_brats.files import channels
 from ray_brats.labels import Task
@@ -48,8 +49,11 @@ def load(
     threads: int,
 ) -> tuple[Predictor, Recipe]:
     """TensorFlow with so many threads, and the bundles; a pass of zeros so that all is warm."""
+    import tensorflow as tf
+
     from ray_brats.model import bundle
 
+    devices.check(len(tf.config.list_physical_devices("GPU")))
     predictor = bundle.load_predictor(bundles, pinned, asked=asked, threads=threads)
     recipe = predictor.recipe
     channels = len(recipe.preprocess.modalities)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from ray_brats.progress import Progress, say
+
+WAITING_SECONDS = 60.0
+"""So long it holds that a rank waits for its input; it says so every ten."""
 
 
 class Board:
@@ -17,6 +22,7 @@ class Board:
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._failures: dict[int, str] = {}
+        self._waited = -math.inf
 
     def put(self, event: dict[str, Any]) -> None:
         """Add an event; steps overwrite each other, only the newest matters."""
@@ -28,6 +34,14 @@ class Board:
         """All events since the last call."""
         taken, self._events = self._events, []
         return taken
+
+    def wait(self) -> None:
+        """A rank waits for its input: those that wait for it in a step do not hang."""
+        self._waited = time.monotonic()
+
+    def is_waiting(self) -> bool:
+        """Whether a rank said so a moment ago."""
+        return time.monotonic() - self._waited < WAITING_SECONDS
 
     def fail(self, rank: int, reason: str) -> None:
         """The run cannot go on; every later start of a rank ends at once."""

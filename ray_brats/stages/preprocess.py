@@ -22,12 +22,15 @@ from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 from ray_brats.training.data import (
+    DISTANCE,
     GEOMETRY,
     IMAGE,
     LABEL,
+    LABELLED,
     SIDECAR,
     case_uri,
     description_uri,
+    kept_of,
     table_uri,
 )
 
@@ -36,7 +39,7 @@ LIMIT_SECONDS = 600.0
 BRATS_SHAPE_VOX = (240, 240, 155)
 SEEN = ("train", "val")
 """Splits that training sees; of `val` the scores, or by folds the cases."""
-OUTPUTS = (IMAGE, LABEL, GEOMETRY)
+OUTPUTS = (IMAGE, LABEL, LABELLED, DISTANCE, GEOMETRY)
 COLUMNS = {
     "case_id": pa.string(),
     "status": pa.string(),
@@ -163,6 +166,9 @@ def prepare(item: Work) -> tuple[CaseRow, list[str]]:
         facts["label_sha256"] = _save(prepared.label_HWD, storage.join(item.folder, LABEL))
         facts["labelled_vox"] = int(np.count_nonzero(prepared.label_HWD))
         files.append(LABEL)
+        for name, array in kept_of(prepared.label_HWD).items():
+            _save(array, storage.join(item.folder, name))
+            files.append(name)
     description = {"case_id": item.case_id, **prepared.geometry.as_json()}
     storage.write_json(storage.join(item.folder, GEOMETRY), description, synced=False)
     return CaseRow(case_id=item.case_id, facts=facts), files

@@ -7,7 +7,7 @@ complete checkpoint. What another try cannot mend is told to the board and ends 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ import ray
 import ray.train
 import ray.train.collective
 
+from ray_brats.engine import devices
 from ray_brats.engine.watchdog import Watchdog
 from ray_brats.errors import RayBratsError
 from ray_brats.files import claims, retry
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import run
-from ray_brats.training.data import PreparedCase, fetch, forget, held
+from ray_brats.training.cache import Cache, depth_of
 from ray_brats.training.run import ClaimedRun
 
 START_SECONDS = 3600.0
-"""Longest start of a rank: it may copy a dataset, and waits for the others that do."""
+"""Longest start of a rank, which waits for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,30 @@ class RankSettings:
     """Names of the cases to validate with, of all ranks."""
     validation_vox: int
     """Voxels that pass through the network for them."""
-    threads: int
-    """CPUs of one rank."""
     hang_seconds: float
     """Longest time without a step."""
-    began_unix: float
+    fingerprint: str
+    """Of the dataset's content."""
+    cache_bytes: int | None
+    """The most that copies of a bucket's cases may take on a node; None: what its disk has."""
+    case_bytes: int
+    """What a case takes, in the mean."""
+    threads: int = 1
+    """CPUs of one rank."""
+    producers: int = 0
+    """Processes that make the samples of one rank; 0: a thread of it."""
+    began_unix: float = 0.0
     """When the command started."""
+
+    @property
+    def cache(self) -> Cache:
+        """The copies of the run on this node."""
+        return Cache(
+            dataset_uri=self.dataset_uri,
+            fingerprint=self.fingerprint,
+            run_uri=self.run_uri,
+            most_bytes=self.cache_bytes,
+        )
 
 
 def rank_main(config: dict[str, Any]) -> None:
@@ -61,8 +80,10 @@ def rank_main(config: dict[str, Any]) -> None:
     settings = jsonform.from_json(RankSettings, config["settings"])
     with _failures_told_to(config["board"]) as has_failed:
         if not has_failed:
-            with held(settings.dataset_uri, run_uri=settings.run_uri):
+            with settings.cache.held():
                 _run(settings, config["board"])
+                if ray.train.get_context().get_local_rank() == 0:
+                    settings.cache.forget()
 
 
 @contextlib.contextmanager
@@ -113,14 +134,14 @@ def _run(settings: RankSettings, board: Any) -> None:
         event = {"event": "hang", "step": step, "rank": rank, "text": text}
         ray.wait([board.put.remote(event)], timeout=5)
 
-    with Watchdog(max(START_SECONDS, settings.hang_seconds), hang) as starting:
+    with Watchdog(max(START_SECONDS, settings.hang_seconds), hang):
         claimed, newest = None, None
         if rank == 0:
             claimed, newest = run.join(settings.run_uri, settings.driver)
         # The others start from what rank 0 found, whatever they would see themselves.
         restore_from = broadcast(newest.uri if newest else None)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        data = _data(settings, starting.beat)
+        data = _data(settings)
         # From here on the patience for a step counts, so all begin together.
         broadcast(True)
     log = RunLog(claimed.attempt if claimed else None, keep_until=newest.step if newest else 0)
@@ -129,19 +150,33 @@ def _run(settings: RankSettings, board: Any) -> None:
         log.add(line)
         board.put.remote(line)
 
-    with log, Watchdog(settings.hang_seconds, hang) as watchdog:
+    def others_wait() -> bool:
+        return bool(ray.get(board.is_waiting.remote(), timeout=10))
+
+    with log, Watchdog(settings.hang_seconds, hang, others_wait) as watchdog:
+
+        def waits() -> None:
+            watchdog.beat()
+            board.wait.remote()
+
         hooks = loop.Hooks(
             broadcast=broadcast,
             event=event,
             keep=_keeper(claimed, log.flush),
             picture=log.picture,
             beat=watchdog.beat,
+            waits=waits,
         )
-        began = settings.began_unix
-        training = loop.Loop(strategy, settings.recipe, data, hooks, rank=rank, began_unix=began)
+        training = loop.Loop(
+            strategy,
+            settings.recipe,
+            data,
+            hooks,
+            rank=rank,
+            began_unix=settings.began_unix,
+            producers=settings.producers,
+        )
         training.run(restore_from)
-    if ray.train.get_context().get_local_rank() == 0:
-        forget(settings.dataset_uri, run_uri=settings.run_uri)
 
 
 def _prepare_devices(threads: int) -> None:
@@ -149,28 +184,25 @@ def _prepare_devices(threads: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    for device in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    devices.check(len(gpus))
+    for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
 
 
-def _data(settings: RankSettings, beat: Callable[[], None]) -> Any:
-    """The `loop.Data` of this rank, with its cases on this node; `beat` after each."""
+def _data(settings: RankSettings) -> Any:
+    """The `loop.Data` of this rank; cases of a bucket are copied when they are needed."""
     from ray_brats.training.loop import Data
-
-    def prepared(case_ids: Sequence[str]) -> list[PreparedCase]:
-        cases = []
-        for case_id in case_ids:
-            cases.append(fetch(settings.dataset_uri, case_id, run_uri=settings.run_uri))
-            beat()
-        return cases
 
     context = ray.train.get_context()
     share = slice(context.get_world_rank(), None, context.get_world_size())
+    beside = context.get_local_world_size()
     return Data(
-        training=prepared(settings.training),
-        validation=prepared(settings.validation[share]),
+        training=[settings.cache.case(name) for name in settings.training],
+        validation=[settings.cache.case(name) for name in settings.validation[share]],
         validation_ids=settings.validation,
         validation_vox=settings.validation_vox,
+        ahead=depth_of(settings.cache_bytes, settings.case_bytes, beside),
     )
 
 

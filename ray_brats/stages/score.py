@@ -13,9 +13,10 @@ import ray.data
 
 from ray_brats.cases.case import Cohort
 from ray_brats.engine import capacity as capacities
-from ray_brats.engine import mapping
+from ray_brats.engine import devices, mapping
 from ray_brats.engine.capacity import Capacity
 from ray_brats.engine.cluster import Resources
+from ray_brats.engine.waiting import Waiting
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
@@ -78,7 +79,11 @@ def segment_all(
     )
     rows: list[CaseRow] = []
     failed = 0
-    with Progress("score", len(work)) as progress, mapping.stopped_by_ray("score"):
+    with (
+        Progress("score", len(work)) as progress,
+        Waiting("score"),
+        mapping.stopped_by_ray("score"),
+    ):
         for row in stream(work, frame, capacity, make_segmenter):
             rows.append(row)
             failed += row.status != "ok"
@@ -168,6 +173,9 @@ def load_predictor(
     threads: int,
 ) -> Predictor:
     """Load the bundles in an actor, with a TensorFlow of so many threads."""
+    import tensorflow as tf
+
     from ray_brats.model import bundle
 
+    devices.check(len(tf.config.list_physical_devices("GPU")))
     return bundle.load_predictor(bundles, pinned, asked=asked, threads=threads)

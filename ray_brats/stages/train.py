@@ -7,15 +7,20 @@ What a run holds stands in `training.run`. This module is the driver's side; eac
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 
 from ray_brats.engine import capacity
 from ray_brats.engine.cluster import Resources, check_seen, check_shared, on_node, silenced
+from ray_brats.engine.waiting import Waiting
 from ray_brats.errors import StageFailed, UsageError
+from ray_brats.files import storage
 from ray_brats.progress import say
 from ray_brats.recipes import costs, jsonform
 from ray_brats.recipes.config import Recipe
@@ -27,8 +32,28 @@ from ray_brats.training.data import Dataset, description_uri
 from ray_brats.training.run import ClaimedRun, Existing
 
 HANG_SECONDS = 600.0
+MOST_PRODUCERS = 8
+"""Processes that make the samples of one GPU: more than any network here takes."""
 RESTARTS = 1000
 """Deaths that Ray Train makes good; `claims` ends a run much earlier that makes no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a training may take."""
+
+    hang_seconds: float = HANG_SECONDS
+    """A rank that makes no step for so long is ended and started again."""
+    cache_bytes: int | None = None
+    """What a bucket's cases may take on the disk of a node; None: what that has."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what bounds nothing."""
+        if self.hang_seconds <= 0:
+            raise UsageError(f"--hang-seconds {self.hang_seconds:g}: expected more than 0")
+        if self.cache_bytes is not None and self.cache_bytes <= 0:
+            gib = self.cache_bytes / 2**30
+            raise UsageError(f"--cache-gib {gib:g}: expected more than 0")
 
 
 def train(
@@ -39,7 +64,7 @@ def train(
     cluster: Resources,
     workers: int | None = None,
     existing: Existing = "refuse",
-    hang_seconds: float = HANG_SECONDS,
+    bounds: Bounds | None = None,
 ) -> run.TrainSummary:
     """Train, then export the best checkpoint to `run/bundle/`.
 
@@ -50,7 +75,7 @@ def train(
         cluster: what there is to train with.
         workers: training processes, one replica each; by default one a GPU, else two.
         existing: what to do where there is a run already; without one, it is started.
-        hang_seconds: a rank that makes no step for so long is ended and started again.
+        bounds: what it may take.
 
     Raises:
         UsageError: there is a run, and it is another one or is not to be gone on with.
@@ -60,8 +85,7 @@ def train(
     workers = capacity.workers_for(workers, cluster)
     check_shared(run_uri, cluster)
     check_seen(description_uri(data.uri), cluster)
-    if hang_seconds <= 0:
-        raise UsageError(f"--hang-seconds {hang_seconds:g}: expected more than 0")
+    bounds = bounds or Bounds()
     if data.task is not None:
         recipe = dataclasses.replace(recipe, targets=data.task.targets)
     claimed = run.begin(run_uri, run.describe(data, recipe, workers), existing=existing)
@@ -69,16 +93,12 @@ def train(
         say(f"train: {run_uri} is finished; nothing to do")
         return run.read(run_uri).summary(skipped=True)
     _say_plan(data, recipe, workers, cluster)
-    settings = RankSettings(
-        recipe=recipe,
-        dataset_uri=data.uri,
-        run_uri=run_uri,
-        driver=claimed.attempt.driver,
-        training=tuple(case.case_id for case in data.training),
-        validation=tuple(case.case_id for case in data.validation),
-        validation_vox=sum(network_vox(case.shape_vox, recipe) for case in data.validation),
-        threads=capacity.cpus_of_worker(workers, cluster),
-        hang_seconds=hang_seconds,
+    threads = capacity.cpus_of_worker(workers, cluster)
+    settings = dataclasses.replace(
+        _settings(data, recipe, claimed, bounds),
+        threads=threads,
+        # On CPUs the network needs them all, and a sample costs it next to nothing.
+        producers=min(MOST_PRODUCERS, threads - 1) if cluster.gpus else 0,
         began_unix=began_unix,
     )
     _fit(settings, claimed, workers, gpus=bool(cluster.gpus))
@@ -86,6 +106,52 @@ def train(
     parameters = _export(claimed)["parameters"]
     claimed.finish()
     return claimed.run.summary(skipped=False, parameters=parameters)
+
+
+def _settings(data: Dataset, recipe: Recipe, claimed: ClaimedRun, bounds: Bounds) -> RankSettings:
+    """What all ranks must know of the run; raises as `_check_cache`."""
+    return RankSettings(
+        recipe=recipe,
+        dataset_uri=data.uri,
+        run_uri=claimed.run.uri,
+        driver=claimed.attempt.driver,
+        training=tuple(case.case_id for case in data.training),
+        validation=tuple(case.case_id for case in data.validation),
+        validation_vox=sum(network_vox(case.shape_vox, recipe) for case in data.validation),
+        hang_seconds=bounds.hang_seconds,
+        fingerprint=data.fingerprint,
+        cache_bytes=bounds.cache_bytes,
+        case_bytes=_check_cache(data, recipe, bounds),
+    )
+
+
+def _check_cache(data: Dataset, recipe: Recipe, bounds: Bounds) -> int:
+    """What a case takes, in the mean; what that means for a dataset in a bucket is said.
+
+    Raises:
+        UsageError: not even the cases of two batches may be on a node.
+    """
+    voxel_bytes = len(recipe.preprocess.modalities) * np.dtype(recipe.preprocess.dtype).itemsize + 2
+    cases = [*data.training, *data.validation]
+    total = sum(math.prod(case.shape_vox) * voxel_bytes for case in cases)
+    mean = total // len(cases)
+    if not storage.is_remote(data.uri):
+        return mean
+    settings = recipe.train
+    least = 2 * 2 * settings.batch_per_worker * settings.accumulate * mean
+    most = "what its disk has"
+    if bounds.cache_bytes is not None:
+        most = f"{bounds.cache_bytes / 2**30:.1f} GiB"
+        if bounds.cache_bytes < least:
+            raise UsageError(
+                f"--cache-gib {bounds.cache_bytes / 2**30:g}: two batches and the cases whose "
+                f"tumours they are given take {least / 2**30:.2f} GiB; expected no less"
+            )
+    say(
+        f"train: the cases take {total / 2**30:.1f} GiB; each node copies what it needs next, and "
+        f"keeps {most} of it"
+    )
+    return mean
 
 
 def _say_plan(data: Dataset, recipe: Recipe, workers: int, cluster: Resources) -> None:
@@ -142,7 +208,7 @@ def _fit(settings: RankSettings, claimed: ClaimedRun, workers: int, *, gpus: boo
         ),
     )
     cause: BaseException | None = None
-    with Follower(board):
+    with Follower(board), Waiting("train"):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:

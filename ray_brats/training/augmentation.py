@@ -7,7 +7,7 @@ matrix for each of the three, hence matrix products, which are what a core does 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +17,7 @@ from ray_brats.labels import Targets
 from ray_brats.model.losses import region_targets
 from ray_brats.recipes.config import AUGMENTATIONS, TrainConfig
 from ray_brats.training.samples import ZOOM_RANGE
+from ray_brats.training.tumour import STEPS_A_VOXEL
 
 Tensor = Any
 
@@ -31,24 +32,26 @@ GAMMA_RANGE = (0.7, 1.5)
 
 
 def augment(
-    image: Tensor, label: Tensor, keys: Tensor, train: TrainConfig, targets: Targets
+    batch: Mapping[str, Tensor], train: TrainConfig, targets: Targets
 ) -> tuple[Tensor, Tensor]:
     """Change a batch at random; the same keys give the same result.
 
     Args:
-        image: `(N, H, W, D, C)` float32, of patches or wider as `batches.Batch` says; zeros are
-            background and stay so.
-        label: `(N, H, W, D)` uint8.
-        keys: `(N, 2)` int32.
+        batch: tensors of the names, shapes and meaning of `batches.Batch`: `image`, of patches or
+            wider, whose zeros are background and stay so, `label` and `keys`; `donors`, if any,
+            with those of `batches.Donors`.
         train: how often what happens.
         targets: what the labels are.
 
     Returns:
-        Image and label, of `train.patch_vox`.
+        Image (float32) and label, of `train.patch_vox`.
     """
     images, labels = [], []
     for number in range(train.batch_per_worker):
-        patch, mask, key = image[number], label[number], keys[number]
+        patch, mask, key = (batch[name][number] for name in ("image", "label", "keys"))
+        if "donors" in batch:
+            patch, mask = _given(patch, mask, number, batch["donors"])
+        patch = tf.cast(patch, tf.float32)
         if train.tumour_probability > 0:
             patch = _retoned(patch, mask, key, train, targets)
         if train.zoom_probability > 0:
@@ -89,6 +92,50 @@ def _sometimes(
     probability = getattr(train, f"{kind}_probability")
     happens = tf.random.stateless_uniform((), own) < probability
     return tf.cond(happens, lambda: change(own + 1), lambda: unchanged)
+
+
+# --- another case's tumour ---------------------------------------------------------------
+
+
+def _given(
+    image: Tensor, label: Tensor, number: int, donors: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The patch of a sample of the batch, with the tumour that it is given, if any."""
+    own = tf.where(tf.equal(donors["receiver"], number))[:, 0]
+
+    def change() -> tuple[Tensor, Tensor]:
+        parts = (donors[name][own[0]] for name in ("image", "label", "distance", "reach"))
+        return carved(image, label, *parts)
+
+    return tf.cond(tf.size(own) > 0, change, lambda: (image, label))  # type: ignore[no-any-return]
+
+
+def carved(
+    image: Tensor,
+    label: Tensor,
+    donor_image: Tensor,
+    donor_label: Tensor,
+    distance: Tensor,
+    reach: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A patch with the tumour of another patch, where both show brain (Zhang et al. 2021).
+
+    Args:
+        image: the patch that receives, `(H, W, D, C)`; zeros are background.
+        label: its class indices, `(H, W, D)`.
+        donor_image: the patch that gives, as large.
+        donor_label: its class indices; without any, nothing changes.
+        distance: of each of its voxels from the tumour's border, as `tumour.signed_distance`.
+        reach: how far from that border the surface runs, as `samples.draw_reach`.
+    """
+    steps = tf.cast(distance, tf.float32)
+    # A border that lies outside of the patch is no farther than the patch is wide.
+    widest = float(STEPS_A_VOXEL * max(image.shape[:3]))
+    deepest = tf.clip_by_value(-tf.reduce_min(steps), 0.0, widest)
+    taken = tf.logical_and(steps <= reach * deepest, tf.reduce_any(tf.not_equal(donor_label, 0)))
+    for scan in (image, donor_image):
+        taken = tf.logical_and(taken, tf.reduce_any(tf.not_equal(scan, 0), axis=-1))
+    return tf.where(taken[..., None], donor_image, image), tf.where(taken, donor_label, label)
 
 
 # --- tumour ----------------------------------------------------------------------------

@@ -1,39 +1,108 @@
 """Batches for training: patches cut from prepared cases, to be augmented inside the graph.
 
-Volumes stay on disk, memory-mapped; a thread cuts the next batches while a step runs. The
-time a step had to wait for them is measured.
+Volumes stay on disk, memory-mapped; a thread cuts the next batches while a step runs, or takes them
+from processes that do (`producers`). The time a step had to wait for them is measured.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 import queue
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ray_brats.arrays import Array
+from ray_brats.arrays import Array, PatchLocation, Shape
 from ray_brats.labels import Targets
 from ray_brats.recipes.config import TrainConfig
 from ray_brats.training import samples
+from ray_brats.training.cache import MOST_AHEAD, Ahead
 from ray_brats.training.data import PreparedCase
-from ray_brats.training.samples import SampleStream, carve, draw_location
+from ray_brats.training.producers import Producers
+from ray_brats.training.samples import SampleStream, draw_location, draw_reach
+
+WAITING = 2
+"""Batches that are ready at most."""
+TOLD_SECONDS = 10.0
+IMAGE_OF, LABEL_OF, DISTANCE_OF = map(operator.methodcaller, ("image", "label", "distance"))
+"""What is read of a case."""
+Made = TypeVar("Made")
+"""What a batch becomes where it is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donors:
+    """Patches whose tumours some samples of a batch are given; see `augmentation.carved`."""
+
+    image: Array
+    """`(K, H, W, D, C)`, as wide as those of the batch."""
+    label: npt.NDArray[np.uint8]
+    """`(K, H, W, D)`."""
+    distance: npt.NDArray[np.int8]
+    """`(K, H, W, D)`, as `tumour.signed_distance`."""
+    reach: npt.NDArray[np.float32]
+    """`(K,)`, as `samples.draw_reach`."""
+    receiver: npt.NDArray[np.int32]
+    """`(K,)`: the number of the sample that is given the tumour; each but once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One replica's share of a step."""
 
-    image: npt.NDArray[np.float32]
-    """`(N, H, W, D, C)`; where patches are zoomed, wider than a patch by `margin_vox` around."""
+    image: Array
+    """`(N, H, W, D, C)` in the type of the dataset; where patches are zoomed, wider than a patch by
+    `margin_vox` around."""
     label: npt.NDArray[np.uint8]
     """`(N, H, W, D)`, as wide as the image."""
     keys: npt.NDArray[np.int32]
     """`(N, 2)`: the key of each sample's random augmentation."""
     case_ids: tuple[str, ...]
+    donors: Donors | None = None
+    """None where the recipe carves no tumours."""
+
+    def parts(self, size: int) -> list[dict[str, Any]]:
+        """The batches of so many samples that are accumulated, fields by name."""
+        return [self._part(slice(first, first + size)) for first in range(0, len(self.image), size)]
+
+    def _part(self, own: slice) -> dict[str, Any]:
+        part: dict[str, Any] = {
+            "image": self.image[own], "label": self.label[own], "keys": self.keys[own]
+        }  # fmt: skip
+        if self.donors is not None:
+            receiver = self.donors.receiver
+            given = (receiver >= own.start) & (receiver < own.stop)
+            fields = vars(self.donors).items()
+            part["donors"] = {name: values[given] for name, values in fields}
+            part["donors"]["receiver"] = receiver[given] - own.start
+        return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Patch:
+    """A place in a case, of which nothing but the place has been read."""
+
+    case: PreparedCase
+    location: PatchLocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    patch: _Patch
+    key: Array
+    donor: _Patch | None
+    reach: float
+
+    def names(self) -> tuple[str, ...]:
+        """Its case, then whose tumour it is given."""
+        return (self.patch.case.case_id, *([self.donor.case.case_id] if self.donor else []))
 
 
 class BatchStream:
@@ -52,8 +121,9 @@ class BatchStream:
         *,
         rank: int,
         ranks: int,
+        ahead: int = MOST_AHEAD,
     ) -> None:
-        self._cases = list(cases)
+        self._cases, self._ahead = list(cases), ahead
         self._train = train
         self._regions = targets if train.foreground == "region" else None
         self._rank, self._ranks = rank, ranks
@@ -74,80 +144,158 @@ class BatchStream:
         """The cases that all ranks together see in a step, each before who gave it a tumour."""
         first = self.first_sample(step)
         samples = (self._sample(first + i) for i in range(self._ranks * self._size))
-        return [name for *_, names in samples for name in names]
+        return [name for sample in samples for name in sample.names()]
+
+    def cases_of(self, step: int) -> list[PreparedCase]:
+        """The cases that this rank reads in a step, in order."""
+        first = self.first_sample(step) + self._rank * self._size
+        numbers = []
+        for index in range(first, first + self._size):
+            numbers.append(self._stream.draw(index)[0])
+            donor = self._stream.donor(index, self._train.carve_probability)
+            numbers += [] if donor is None else [donor]
+        return [self._cases[number] for number in numbers]
 
     def batch(self, step: int) -> Batch:
         """This rank's samples of one step, all accumulated batches."""
         first = self.first_sample(step) + self._rank * self._size
         samples = [self._sample(index) for index in range(first, first + self._size)]
-        images, labels, keys, names = zip(*samples, strict=True)
+        patches = [sample.patch for sample in samples]
         return Batch(
-            image=np.stack(images),
-            label=np.stack(labels),
-            keys=np.stack(keys),
-            case_ids=tuple(case_id for case_id, *_ in names),
+            image=self._cut(patches, IMAGE_OF),
+            label=self._cut(patches, LABEL_OF),
+            keys=np.stack([sample.key for sample in samples]),
+            case_ids=tuple(patch.case.case_id for patch in patches),
+            donors=self._donors(samples) if self._train.carve_probability else None,
         )
 
-    def _sample(self, index: int) -> tuple[Array, Array, Array, tuple[str, ...]]:
-        """Image, label, key and cases of a sample: its own, then whose tumour is carved in."""
+    def _donors(self, samples: Sequence[_Sample]) -> Donors:
+        """Those of the samples that have one; with none, arrays of length 0."""
+        given = [n for n, sample in enumerate(samples) if sample.donor]
+        patches = [donor for sample in samples if (donor := sample.donor)]
+        return Donors(
+            image=self._cut(patches, IMAGE_OF),
+            label=self._cut(patches, LABEL_OF),
+            distance=self._cut(patches, DISTANCE_OF),
+            reach=np.array([samples[n].reach for n in given], np.float32),
+            receiver=np.array(given, np.int32),
+        )
+
+    def _cut(self, patches: Sequence[_Patch], read: Callable[[PreparedCase], Array]) -> Array:
+        """What is read of each case, where the patches lie; cut once, to where it is used."""
+        like = read(patches[0].case if patches else self._cases[0])
+        size = self._size_vox()
+        cut = np.zeros((len(patches), *size, *like.shape[3:]), like.dtype)
+        for patch, into in zip(patches, cut, strict=True):
+            patch.location.copy_to(into, read(patch.case))
+        return cut
+
+    def _size_vox(self) -> Shape:
+        """That of a patch, with the margin that zoom needs."""
+        patch = PatchLocation((0, 0, 0), self._train.patch_vox)
+        return self._widened(patch).size_vox
+
+    def _widened(self, location: PatchLocation) -> PatchLocation:
+        if not self._train.zoom_probability:
+            return location
+        return location.wider(samples.margin_vox(self._train.patch_vox))
+
+    def _sample(self, index: int) -> _Sample:
         train = self._train
         number, rng = self._stream.draw(index)
-        case = self._cases[number]
-        image, label = self._patch(case, train.foreground_share, rng)
-        names: tuple[str, ...] = (case.case_id,)
-        if train.carve_probability and rng.random() < train.carve_probability:
-            # Another case, where there is one.
-            further = 1 + int(rng.integers(max(1, len(self._cases) - 1)))
-            donor = self._cases[(number + further) % len(self._cases)]
-            image, label = carve(image, label, *self._patch(donor, 1.0, rng), rng)
-            names = (case.case_id, donor.case_id)
+        patch = self._patch(self._cases[number], train.foreground_share, rng)
+        donor, reach = None, 0.0
+        giver = self._stream.donor(index, train.carve_probability)
+        if giver is not None:
+            donor = self._patch(self._cases[giver], 1.0, rng)
+            reach = draw_reach(rng)
         key = np.array([train.seed, index], np.int64).astype(np.int32)
-        return image, label, key, names
+        return _Sample(patch=patch, key=key, donor=donor, reach=reach)
 
     def _patch(
         self, case: PreparedCase, foreground_share: float, rng: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """Image and label of a random patch, with the margin that zoom needs."""
-        train, label = self._train, case.label()
+    ) -> _Patch:
+        """A random patch, with the margin that zoom needs."""
         location = draw_location(
-            label,
-            train.patch_vox,
+            case.labelled(),
+            case.label().shape,
+            self._train.patch_vox,
             foreground_share=foreground_share,
             regions=self._regions,
             rng=rng,
         )
-        if train.zoom_probability:
-            location = location.wider(samples.margin_vox(train.patch_vox))
-        return location.cut(case.image()).astype(np.float32), location.cut(label)
+        return _Patch(case=case, location=self._widened(location))
 
-    def from_step(self, step: int, *, ahead: int = 2) -> Generator[Batch, None, None]:
-        """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+    def most_bytes(self) -> int:
+        """The most that the arrays of a batch hold."""
+        image = self._cases[0].image()
+        # With its label; of a donor also the distances.
+        voxel_bytes = image.shape[-1] * image.itemsize + 1
+        if self._train.carve_probability:
+            voxel_bytes = 2 * voxel_bytes + 1
+        return self._size * (math.prod(self._size_vox()) * int(voxel_bytes) + 64)
+
+    def from_step(
+        self,
+        step: int,
+        *,
+        placed: Callable[[Batch], Made],
+        processes: int = 0,
+        waits: Callable[[], None] = lambda: None,
+    ) -> Generator[Made, None, None]:
+        """Batches of `step`, `step + 1`, …, for ever; close the iterator to end its thread.
+
+        Args:
+            step: the first.
+            placed: brings a batch to where it is used, in the thread.
+            processes: how many make them; 0: the thread itself.
+            waits: called every `TOLD_SECONDS` while a batch is waited for.
+        """
+        ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=WAITING)
         closed = threading.Event()
+        size = self.most_bytes() if processes else 0
+        needed = (case for at in itertools.count(step) for case in self.cases_of(at))
+        with (
+            Ahead(needed, self._ahead) as copies,
+            Producers(self, step, processes, batch_bytes=size) as producers,
+        ):
+            make = producers.batch if processes else self.batch
 
-        def produce() -> None:
-            current = step
-            while not closed.is_set():
-                try:
-                    item: Batch | BaseException = self.batch(current)
-                except BaseException as error:  # noqa: BLE001 - handed over: raised where the batch is used
-                    item = error
+            def produce() -> None:
+                current = step
                 while not closed.is_set():
                     try:
-                        ready.put(item, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
-                current += 1
+                        item: Made | BaseException = placed(make(current))
+                    except BaseException as error:  # noqa: BLE001 - handed over: raised where the batch is used
+                        item = error
+                    copies.used(len(self.cases_of(current)))
+                    while not closed.is_set():
+                        try:
+                            ready.put(item, timeout=0.2)
+                            break
+                        except queue.Full:
+                            continue
+                    current += 1
 
-        threading.Thread(target=produce, daemon=True, name="ray-brats-batches").start()
+            thread = threading.Thread(target=produce, daemon=True, name="ray-brats-batches")
+            thread.start()
+            try:
+                while True:
+                    asked = time.perf_counter()
+                    item = _taken(ready, waits)
+                    self.waited_seconds += time.perf_counter() - asked
+                    if isinstance(item, BaseException):
+                        raise item
+                    yield item
+            finally:
+                closed.set()
+                producers.kill()
+                thread.join()
+
+
+def _taken(ready: queue.Queue[Any], waits: Callable[[], None]) -> Any:
+    while True:
         try:
-            while True:
-                asked = time.perf_counter()
-                item = ready.get()
-                self.waited_seconds += time.perf_counter() - asked
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            closed.set()
+            return ready.get(timeout=TOLD_SECONDS)
+        except queue.Empty:
+            waits()

@@ -1,39 +1,38 @@
-"""The dataset folder: its files by name, the cases that a run learns from, copies on a node.
+"""The dataset folder: its files by name, and the cases that a run learns from.
 
 dataset/dataset.json                    what it is; written last
 dataset/cases.parquet                   one row a case
 dataset/cases/<case_id>/image.npy       (H, W, D, C)
 dataset/cases/<case_id>/label.npy       (H, W, D) class indices; absent without a mask
+dataset/cases/<case_id>/labelled.npy    where the mask is not background (`tumour`); as the next
+dataset/cases/<case_id>/distance.npy    (H, W, D) how far the border of that is
 dataset/cases/<case_id>/case.json       the geometry that takes a mask back
 dataset/cases/<case_id>/done.json       the sidecar
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
-import os
-import shutil
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ray_brats.arrays import Array, Shape, Spacing
-from ray_brats.errors import ArtefactError, StageFailed, UsageError
-from ray_brats.files import ledger, local, storage
+from ray_brats.errors import ArtefactError, UsageError
+from ray_brats.files import ledger, storage
 from ray_brats.files.ledger import Row
 from ray_brats.labels import Task
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
+from ray_brats.training import tumour
 
 IMAGE, LABEL, GEOMETRY, SIDECAR = "image.npy", "label.npy", "case.json", "done.json"
 """The files of one case, in `case_uri`."""
+LABELLED, DISTANCE = "labelled.npy", "distance.npy"
+"""What is kept of a mask beside it; absent from datasets that were made before."""
 _REQUIRED = ("preprocess", "recipe", "fingerprint")
 
 
@@ -169,13 +168,6 @@ def _with_fold(cases: Sequence[DatasetCase], fold: int) -> list[DatasetCase]:
 
 # --- one case on a node ----------------------------------------------------------------
 
-SPARED_BYTES = 1 << 30
-"""Room on a node's disk that copies never fill."""
-ABANDONED_SECONDS = 24 * 3600.0
-"""So long the copies of a run that nobody works on stay, while there is room."""
-HELD = "held"
-"""The file that a run's workers on a node lock; its time is when the last of them left."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCase:
@@ -192,6 +184,24 @@ class PreparedCase:
         """Memory-mapped `(H, W, D)` class indices; `ArtefactError` where the file is damaged."""
         return _mapped(self.folder / LABEL)
 
+    def labelled(self) -> Array:
+        """As `tumour.labelled_voxels`; `ArtefactError` where the file is damaged."""
+        path = self.folder / LABELLED
+        return _mapped(path) if path.exists() else tumour.labelled_voxels(self.label())
+
+    def distance(self) -> Array:
+        """As `tumour.signed_distance`; `ArtefactError` where the file is damaged."""
+        path = self.folder / DISTANCE
+        return _mapped(path) if path.exists() else tumour.signed_distance(self.label())
+
+
+def kept_of(label_HWD: Array) -> dict[str, Array]:
+    """File name to array: what a dataset keeps of a mask beside it."""
+    return {
+        LABELLED: tumour.labelled_voxels(label_HWD),
+        DISTANCE: tumour.signed_distance(label_HWD),
+    }
+
 
 def _mapped(path: Path) -> Array:
     try:
@@ -201,97 +211,3 @@ def _mapped(path: Path) -> Array:
             f"{path} is damaged ({error}): preprocess the cohort into this dataset again, which "
             "does that case anew"
         ) from error
-
-
-def cache_folder(dataset_uri: str, run_uri: str) -> Path:
-    """Where this node keeps a run's copies of a dataset's cases."""
-    name = hashlib.sha256(f"{dataset_uri} {run_uri}".encode()).hexdigest()[:16]
-    return local.private_folder() / "cache" / name
-
-
-def fetch(dataset_uri: str, case_id: str, *, run_uri: str) -> PreparedCase:
-    """The case on this node: where it is for a path, else a copy shared by the run's workers there.
-
-    A worker that finds another one copying the case waits for it.
-
-    Raises:
-        StageFailed: the node's disk has no room for the copy.
-    """
-    source = case_uri(dataset_uri, case_id)
-    if not storage.is_remote(dataset_uri):
-        return PreparedCase(case_id=case_id, folder=Path(source))
-    folder = cache_folder(dataset_uri, run_uri) / case_id
-    folder.mkdir(parents=True, exist_ok=True)
-    done = storage.read_bytes(storage.join(source, SIDECAR))
-    marker = folder / SIDECAR
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (marker.exists() and marker.read_bytes() == done):
-            _copy(source, folder)
-            storage.write_bytes(str(marker), done)
-    return PreparedCase(case_id=case_id, folder=folder)
-
-
-@contextlib.contextmanager
-def held(dataset_uri: str, *, run_uri: str) -> Iterator[None]:
-    """Inside, this process keeps its run's copies from being taken for abandoned ones.
-
-    Those of runs that nobody on this node has worked on for a day go.
-    """
-    if not storage.is_remote(dataset_uri):
-        yield
-        return
-    folder = cache_folder(dataset_uri, run_uri)
-    with _locked(folder, fcntl.LOCK_SH):
-        drop_abandoned(folder.parent, older_than_seconds=ABANDONED_SECONDS)
-        yield
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    """A lock on a run's copies; BlockingIOError where LOCK_NB finds it taken."""
-    path = folder / HELD
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            fcntl.flock(file, kind)
-            # Whoever had it before may have removed the folder.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                try:
-                    yield
-                finally:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.utime(path)
-                return
-
-
-def drop_abandoned(root: Path, *, older_than_seconds: float) -> None:
-    """Remove the copies of runs that no process here holds and that have lain for so long."""
-    for folder in root.iterdir():
-        try:
-            idle = time.time() - (folder / HELD).stat().st_mtime
-            if idle >= older_than_seconds:
-                with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    shutil.rmtree(folder)
-        except (BlockingIOError, FileNotFoundError):
-            continue
-
-
-def _copy(source: str, folder: Path) -> None:
-    for name in (IMAGE, LABEL):
-        content = storage.read_bytes(storage.join(source, name))
-        if len(content) > shutil.disk_usage(folder).free - SPARED_BYTES:
-            drop_abandoned(folder.parents[1], older_than_seconds=0)
-        free = shutil.disk_usage(folder).free
-        if len(content) > free - SPARED_BYTES:
-            raise StageFailed(
-                f"no room in {folder.parent} for a copy of {source}: {len(content) >> 20} MiB "
-                f"needed, {free >> 20} MiB free of which {SPARED_BYTES >> 20} MiB are left to "
-                "others; set TMPDIR to a larger disk on the nodes that train"
-            )
-        storage.write_bytes(str(folder / name), content)
-
-
-def forget(dataset_uri: str, *, run_uri: str) -> None:
-    """Remove a run's copies on this node, if there are any."""
-    shutil.rmtree(cache_folder(dataset_uri, run_uri), ignore_errors=True)

@@ -20,10 +20,11 @@ import numpy as np
 from ray_brats.errors import StageFailed
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint, validation
-from ray_brats.training.batches import Batch, BatchStream
+from ray_brats.training.batches import BatchStream
+from ray_brats.training.cache import CONNECTIONS, MOST_AHEAD, Ahead
 from ray_brats.training.data import PreparedCase
 from ray_brats.training.length import Pace, Plan
-from ray_brats.training.step import StepResult, Trainee, averaging_decay, learning_rate
+from ray_brats.training.step import Part, StepResult, Trainee, averaging_decay, learning_rate
 from ray_brats.training.validation import Example
 
 
@@ -41,6 +42,8 @@ class Hooks:
     """Show a validated case; called on rank 0 alone."""
     beat: Callable[[], None] = lambda: None
     """A sign of life."""
+    waits: Callable[[], None] = lambda: None
+    """Called from time to time while a step waits for its input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ class Data:
     """The validation cases of all ranks."""
     validation_vox: int
     """Voxels that pass through the network for the validation cases of all ranks."""
+    ahead: int = MOST_AHEAD
+    """Cases whose copies are made before they are needed, at most."""
 
 
 class Loop:
@@ -66,6 +71,7 @@ class Loop:
         hooks: the surroundings.
         rank: this one's number.
         began_unix: when the command started, from where `minutes` count; by default now.
+        producers: processes that make this rank's samples; 0: a thread of this one.
     """
 
     def __init__(
@@ -77,12 +83,19 @@ class Loop:
         *,
         rank: int,
         began_unix: float | None = None,
+        producers: int = 0,
     ) -> None:
+        self.producers = producers
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
         self.trainee = Trainee(strategy, recipe)
         self.stream = BatchStream(
-            data.training, recipe.train, recipe.targets, rank=rank, ranks=self.ranks
+            data.training,
+            recipe.train,
+            recipe.targets,
+            rank=rank,
+            ranks=self.ranks,
+            ahead=data.ahead,
         )
         self.step = 0
         self.loss = math.nan
@@ -112,7 +125,12 @@ class Loop:
         """
         if restore_from:
             self._restore(restore_from)
-        batches = self.stream.from_step(self.step)
+        batches = self.stream.from_step(
+            self.step,
+            placed=self.trainee.placed,
+            processes=self.producers,
+            waits=self.hooks.waits,
+        )
         try:
             while self.plan is None or self.step < self.plan.total_steps:
                 self._one_step(next(batches))
@@ -129,14 +147,14 @@ class Loop:
             share = {"input_wait_share": self._input_wait_share()}
             self.hooks.event({"event": "end", "step": self.step, "loss": self.loss, **share})
 
-    def _one_step(self, batch: Batch) -> None:
+    def _one_step(self, parts: list[Part]) -> None:
         began = time.monotonic()
         train = self.recipe.train
         total = self.plan.total_steps if self.plan else (train.steps or 10**9)
         rate = learning_rate(self.step, total, train)
         self.step += 1
         result = self.trainee.step(
-            batch,
+            parts,
             learning_rate=rate,
             averaging_decay=averaging_decay(self.step, train),
         )
@@ -218,9 +236,15 @@ class Loop:
         if not case_ids:
             return {}
         began = time.monotonic()
-        rows, example = validation.scores(
-            self.trainee.averaged, self.data.validation, self.recipe, self.hooks.beat
-        )
+        with Ahead(self.data.validation, min(self.data.ahead, CONNECTIONS)) as copies:
+
+            def beat() -> None:
+                copies.used(1)
+                self.hooks.beat()
+
+            rows, example = validation.scores(
+                self.trainee.averaged, self.data.validation, self.recipe, beat
+            )
         table = np.zeros((len(case_ids), rows.shape[1]))
         table[self.rank :: self.ranks] = rows
         table = self.trainee.all_sum(table.ravel().tolist()).reshape(table.shape)

@@ -14,9 +14,10 @@ way: an attempt that was taken over can write nothing.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.training import checkpoint, log
 from ray_brats.training.checkpoint import Checkpoint
-from ray_brats.training.data import Dataset
+from ray_brats.training.data import Dataset, DatasetCase
 
 PARTS = ("run.json", log.FILE, log.PARTS, "tensorboard", "checkpoints", "bundle", ".ray-train")
 """What a run's folder gets after its claim."""
@@ -130,14 +131,27 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
         **tasks.described(data.task),
         "spacing_mm": data.spacing_mm and list(data.spacing_mm),
         "tumours": sorted({name for name in tumours if name}) or None,
-        "training_cases_sha256": sorted(case.image_sha256 for case in data.training),
-        "validation_cases_sha256": sorted(case.image_sha256 for case in data.validation),
+        "training_cases_sha256": _digest(data.training),
+        "validation_cases_sha256": _digest(data.validation),
         "versions": {
             "ray_brats": ray_brats.__version__,
             **{name: importlib.metadata.version(name) for name in ("ray", "tensorflow", "keras")},
         },
         "finished": False,
     }
+
+
+MOST_NAMED = 1000
+"""Cases that a card names one by one."""
+
+
+def _digest(cases: Sequence[DatasetCase]) -> list[str] | dict[str, Any]:
+    """The hash of every image, sorted; of very many how many there are, and the hash of these."""
+    hashes = sorted(case.image_sha256 for case in cases)
+    if len(hashes) <= MOST_NAMED:
+        return hashes
+    whole = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return {"count": len(hashes), "sha256": whole}
 
 
 def _named_targets(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Samples of training: where random patches lie, and whose tumour is carved into them.
+"""Samples of training: where random patches lie, and how far the tumours reach that they are given.
 
 Everything random follows from (seed, index of the sample in the global stream), so any
 step can be replayed, and another number of workers goes on with the same samples.
@@ -6,11 +6,11 @@ step can be replayed, and another number of workers goes on with the same sample
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import edt
 import numpy as np
 
 from ray_brats.arrays import Array, PatchLocation, Shape
@@ -20,25 +20,64 @@ ZOOM_RANGE = (0.85, 1.2)
 """How far a patch is shrunk or magnified at most."""
 
 
+LANES, LONG = 64, 4096
+"""From so many cases on they are dealt to so many lanes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleStream:
-    """The infinite global stream of samples: which case, and a generator for the rest.
+    """The infinite global stream of samples: which cases, and a generator for the rest.
 
-    Each pass shuffles all cases anew, so every case is seen once before any is seen twice.
+    Each pass shuffles all cases anew, so every case is seen once before any is seen twice. Of many
+    cases each belongs to one lane for ever, and sample `i` is of lane `i` modulo their number: a
+    rank, whose samples are of the same lanes in each pass, needs the cases of these alone, also
+    those that give tumours, as long as the ranks' batches divide the lanes.
     """
 
     case_count: int
     seed: int
 
+    @property
+    def lanes(self) -> int:
+        """Into how many the cases are dealt."""
+        return LANES if self.case_count >= LONG else 1
+
     def draw(self, index: int) -> tuple[int, np.random.Generator]:
         """Case number and random generator of the sample at `index`."""
-        epoch, position = divmod(index, self.case_count)
-        order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.case_count)
-        return int(order[position]), np.random.default_rng((self.seed, 1, index))
+        turn, lane = divmod(index, self.lanes)
+        size = self._size(lane)
+        epoch, position = divmod(turn, size)
+        # Of one lane the words of before there were several.
+        words = (self.seed, 0, epoch) if self.lanes == 1 else (self.seed, 0, epoch, lane)
+        case = int(_order(size, words)[position]) * self.lanes + lane
+        return case, np.random.default_rng((self.seed, 1, index))
+
+    def donor(self, index: int, probability: float) -> int | None:
+        """The case whose tumour the sample at `index` is given, if any: another of its lane."""
+        rng = np.random.default_rng((self.seed, 2, index))
+        if rng.random() >= probability:
+            return None
+        case, _ = self.draw(index)
+        place, lane = divmod(case, self.lanes)
+        size = self._size(lane)
+        # Another case, where there is one.
+        further = 1 + int(rng.integers(max(1, size - 1)))
+        return (place + further) % size * self.lanes + lane
+
+    def _size(self, lane: int) -> int:
+        """How many cases are of a lane."""
+        return (self.case_count - lane + self.lanes - 1) // self.lanes
+
+
+@functools.lru_cache(maxsize=2 * LANES)
+def _order(count: int, words: tuple[int, ...]) -> Array:
+    """The numbers below `count` in an order of their own for each few words."""
+    return np.random.default_rng(words).permutation(count).astype(np.int32)
 
 
 def draw_location(
-    label_HWD: Array,
+    labelled: Array,
+    shape_vox: Sequence[int],
     patch_vox: Shape,
     *,
     foreground_share: float,
@@ -48,28 +87,28 @@ def draw_location(
     """A random patch; with probability `foreground_share` centred on a labelled voxel.
 
     Args:
-        label_HWD: class indices.
+        labelled: the labelled voxels of the case, as `tumour.labelled_voxels`.
+        shape_vox: size of the case.
         patch_vox: size of the patch.
         foreground_share: 0–1.
         rng: draws everything.
         regions: each of whose regions is as likely to be met; None: each labelled voxel is.
     """
-    shape = label_HWD.shape
     if rng.random() < foreground_share:
-        labelled = np.flatnonzero(label_HWD)
+        places, classes = labelled
         if regions is not None:
             region = regions.learnt[rng.integers(len(regions.learnt))]
-            within = labelled[np.isin(label_HWD.reshape(-1)[labelled], region.classes)]
-            labelled = within if within.size else labelled
-        if labelled.size:
-            centre = np.unravel_index(labelled[rng.integers(labelled.size)], shape)
+            within = places[np.isin(classes, region.classes)]
+            places = within if within.size else places
+        if places.size:
+            centre = np.unravel_index(places[rng.integers(places.size)], tuple(shape_vox))
             starts = [int(c) - n // 2 for c, n in zip(centre, patch_vox, strict=True)]
-            return PatchLocation(_clamped(starts, shape, patch_vox), patch_vox)
+            return PatchLocation(_clamped(starts, shape_vox, patch_vox), patch_vox)
     starts = [
         int(rng.integers(max(limit - size, 0) + 1))
-        for limit, size in zip(shape, patch_vox, strict=True)
+        for limit, size in zip(shape_vox, patch_vox, strict=True)
     ]
-    return PatchLocation(_clamped(starts, shape, patch_vox), patch_vox)
+    return PatchLocation(_clamped(starts, shape_vox, patch_vox), patch_vox)
 
 
 def _clamped(starts: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Shape:
@@ -89,35 +128,10 @@ def margin_vox(patch_vox: Shape) -> Shape:
     return first, second, third
 
 
-def carve(
-    image_HWDC: Array,
-    label_HWD: Array,
-    donor_image_HWDC: Array,
-    donor_label_HWD: Array,
-    rng: np.random.Generator,
-) -> tuple[Array, Array]:
-    """A patch with the tumour of another patch, where both show brain.
+def draw_reach(rng: np.random.Generator) -> float:
+    """How far outside of a tumour's border the surface runs that cuts it out of its brain.
 
-    Args:
-        image_HWDC: the patch that receives; zeros are background.
-        label_HWD: its class indices, `(H, W, D)`.
-        donor_image_HWDC: the patch that gives, as large.
-        donor_label_HWD: its class indices; without any, nothing changes.
-        rng: draws how far from the tumour's border the surface runs.
-
-    Returns:
-        Image and label, new arrays.
+    As a share of the depth of its deepest voxel, negative inside: the mixture of CarveMix (Zhang
+    et al. 2021), half of the surfaces up to half of the depth inside, half outside.
     """
-    tumour = donor_label_HWD > 0
-    inside = edt.edt(np.ascontiguousarray(tumour))
-    # Where all is tumour there is no border to be far from.
-    deepest = min(float(inside.max()), float(max(tumour.shape)))
-    # The paper's mixture: half of the surfaces up to half of the depth inside, half outside.
-    reach = rng.uniform(-0.5 * deepest, 0) if rng.random() < 0.5 else rng.uniform(0, deepest)
-    taken = (edt.edt(np.ascontiguousarray(~tumour)) - inside) <= reach
-    taken &= tumour.any()
-    taken &= image_HWDC.any(axis=-1) & donor_image_HWDC.any(axis=-1)
-    return (
-        np.where(taken[..., None], donor_image_HWDC, image_HWDC),
-        np.where(taken, donor_label_HWD, label_HWD),
-    )
+    return float(rng.uniform(-0.5, 0) if rng.random() < 0.5 else rng.uniform(0, 1))

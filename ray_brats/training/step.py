@@ -1,14 +1,15 @@
 """One optimizer step of one rank, compiled: augment, forward, loss, gradients, update, average.
 
-Everything that ranks share happens here: numerators and denominators of the loss are summed
-over them, and gradients are, so N ranks with batch b take the step of one rank with N·b.
+Everything that ranks share happens here: the sums that the loss is made of are added up over them,
+and the gradients are, each in one vector, so N ranks with batch b take the step of one rank with
+N·b.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from ray_brats.recipes.config import Recipe, TrainConfig
 from ray_brats.training.augmentation import augment
 from ray_brats.training.batches import Batch
 
+Part = dict[str, Any]
+"""The tensors of a batch that is not accumulated, as `batches.Batch.parts` names them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
@@ -30,8 +34,7 @@ class StepResult:
     dice: tuple[float, ...]
     """Soft Dice of each output channel over the global batch."""
     gradient_norm: float
-    """Global L2 norm, before clipping; unless gradients are clipped the sum of the norms of all
-    ranks' shares, which is no smaller."""
+    """Global L2 norm, before clipping."""
 
 
 class Trainee:
@@ -57,25 +60,28 @@ class Trainee:
         if recipe.train.xla:
             # The network alone: collectives cannot be inside, and losses are cheap.
             self._forward = tf.function(self._forward, autograph=False, jit_compile=True)
-        self._gradients_of = tf.function(self._gradients, autograph=False)
+        gpus = tf.config.list_logical_devices("GPU")
+        self._device = gpus[0].name if gpus else "CPU:0"
+        self._gradients_of = _Traced(self._gradients)
         self._apply = tf.function(self._update, autograph=False)
-        self._fused = tf.function(self._gradients_and_update, autograph=False)
+        self._fused = _Traced(self._gradients_and_update)
         self._average = tf.function(self._move_average, autograph=False)
 
-    def step(self, batch: Batch, *, learning_rate: float, averaging_decay: float) -> StepResult:
-        """Take one optimizer step; all ranks call it."""
+    def placed(self, batch: Batch) -> list[Part]:
+        """A batch on this rank's device; from any thread, beside a step."""
+        with tf.device(self._device):
+            return [
+                tf.nest.map_structure(tf.constant, part)
+                for part in batch.parts(self._train.batch_per_worker)
+            ]
+
+    def step(
+        self, parts: list[Part], *, learning_rate: float, averaging_decay: float
+    ) -> StepResult:
+        """Take one optimizer step with what `placed` gave; all ranks call it."""
         self.optimizer.learning_rate.assign(learning_rate)
-        size = self._train.batch_per_worker
-        parts = [
-            (
-                tf.constant(batch.image[first : first + size]),
-                tf.constant(batch.label[first : first + size]),
-                tf.constant(batch.keys[first : first + size]),
-            )
-            for first in range(0, len(batch.image), size)
-        ]
         if len(parts) == 1:
-            measures, norm = self._fused(*parts[0])
+            measures, norm = self._fused(parts[0])
         else:
             measures, norm = self._accumulated(parts)
         self._average(tf.constant(averaging_decay, tf.float32))
@@ -83,9 +89,9 @@ class Trainee:
         return StepResult(loss=loss, dice=tuple(dice), gradient_norm=float(norm.numpy()))
 
     def _accumulated(self, parts: list[Any]) -> tuple[Any, Any]:
-        measures, total = self._gradients_of(*parts[0])
+        measures, total = self._gradients_of(parts[0])
         for part in parts[1:]:
-            more, gradients = self._gradients_of(*part)
+            more, gradients = self._gradients_of(part)
             measures = measures + more
             total = [a + b for a, b in zip(total, gradients, strict=True)]
         count = float(len(parts))
@@ -93,18 +99,18 @@ class Trainee:
 
     # --- traced ------------------------------------------------------------------------
 
-    def _gradients_and_update(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
-        measures, gradients = self._gradients(image, label, keys)
+    def _gradients_and_update(self, part: Any) -> tuple[Any, Any]:
+        measures, gradients = self._gradients(part)
         return measures, self._update(gradients)
 
-    def _gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
+    def _gradients(self, part: Any) -> tuple[Any, Any]:
         """Loss and Dice as one vector, and this rank's share of the gradients."""
-        measures, gradients = self._strategy.run(self._replica_gradients, args=(image, label, keys))
+        measures, gradients = self._strategy.run(self._replica_gradients, args=(part,))
         local = self._strategy.experimental_local_results
         return local(measures)[0], [local(gradient)[0] for gradient in gradients]
 
-    def _replica_gradients(self, image: Any, label: Any, keys: Any) -> tuple[Any, Any]:
-        image, label = augment(image, label, keys, self._train, self._targets)
+    def _replica_gradients(self, part: Any) -> tuple[Any, Any]:
+        image, label = augment(part, self._train, self._targets)
         with tf.GradientTape() as tape:
             outputs = self._forward(image)
             loss, dice = losses.supervised(
@@ -112,11 +118,9 @@ class Trainee:
                 label,
                 outputs if isinstance(outputs, list | tuple) else [outputs],
                 self._targets,
-                losses.sum_over_replicas,
+                losses.shared_total,
             )
-            # Keras sums gradients over replicas, and each holds the loss of all.
-            shared = loss / self._ranks
-        gradients = tape.gradient(shared, self.model.trainable_variables)
+        gradients = tape.gradient(loss, self.model.trainable_variables)
         return tf.concat([loss[None], dice], 0), gradients
 
     def _update(self, gradients: Any) -> Any:
@@ -125,17 +129,25 @@ class Trainee:
         )[0]
 
     def _replica_update(self, gradients: Any) -> Any:
-        if self._train.clip_norm is None:
-            norm = losses.sum_over_replicas(tf.linalg.global_norm(gradients))
-        else:
-            # The norm of the sum over ranks counts, so they are summed here; Keras will sum
-            # the equal shares once more.
-            gradients = [losses.sum_over_replicas(gradient) for gradient in gradients]
-            norm = tf.linalg.global_norm(gradients)
+        gradients = self._summed(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self._train.clip_norm is not None:
             scale = self._train.clip_norm / tf.maximum(norm, self._train.clip_norm)
-            gradients = [gradient * (scale / self._ranks) for gradient in gradients]
+            gradients = [gradient * scale for gradient in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return norm
+
+    def _summed(self, gradients: Any) -> Any:
+        """The gradients of all ranks, which meet in one vector of all of them."""
+        if self._ranks == 1:
+            return gradients
+        flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
+        sizes = [gradient.shape.num_elements() for gradient in gradients]
+        parts = tf.split(losses.sum_over_replicas(flat), sizes)
+        return [
+            tf.reshape(part, gradient.shape)
+            for part, gradient in zip(parts, gradients, strict=True)
+        ]
 
     def _move_average(self, decay: Any) -> None:
         for mean, raw in zip(self.averaged.weights, self.model.weights, strict=True):
@@ -162,10 +174,47 @@ class Trainee:
         }
 
 
+class _Traced:
+    """A graph of a function of a part of a batch, for any number of donors in it."""
+
+    def __init__(self, call: Callable[[Part], Any]) -> None:
+        self._call = call
+        self.function: Any = None
+        """`tf.function`'s, once it is known what a part looks like."""
+
+    def __call__(self, part: Part) -> Any:
+        if self.function is None:
+            specs = {name: tf.nest.map_structure(_spec, part[name]) for name in part}
+            for name, spec in specs.get("donors", {}).items():
+                specs["donors"][name] = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+            self.function = tf.function(self._call, input_signature=[specs], autograph=False)
+        return self.function(part)
+
+
+def _spec(tensor: Any) -> Any:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+class _Summed:
+    """An optimizer whose gradients are summed over replicas already; Keras would once more."""
+
+    def _all_reduce_sum_gradients(self, pairs: Iterable[Any]) -> list[Any]:
+        return list(pairs)
+
+
+class _Adam(_Summed, keras.optimizers.Adam):  # type: ignore[misc]
+    pass
+
+
+class _AdamW(_Summed, keras.optimizers.AdamW):  # type: ignore[misc]
+    pass
+
+
 def _optimizer(train: TrainConfig) -> Any:
     if train.weight_decay:
-        return keras.optimizers.AdamW(train.learning_rate, weight_decay=train.weight_decay)
-    return keras.optimizers.Adam(train.learning_rate)
+        return _AdamW(train.learning_rate, weight_decay=train.weight_decay, name="adamw")
+    # By their names, which of a class with a leading underscore is none for TensorFlow.
+    return _Adam(train.learning_rate, name="adam")
 
 
 def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:

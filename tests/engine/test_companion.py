@@ -64,3 +64,25 @@ def test_ctrl_c_leaves_the_companion_to_its_process() -> None:
     process.send_signal(signal.SIGSTOP)
     assert process.wait(15) == -signal.SIGKILL
     check_gone(companion)
+
+
+ORPHAN = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {WATCHED!r}])
+print(child.pid, flush=True)
+sys.stdin.read(1)
+"""
+
+
+def test_a_process_whose_parent_has_gone_is_ended() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child, companion = (int(parent.stdout.readline()) for _ in range(2))
+        time.sleep(3)
+        assert Path(f"/proc/{child}").exists()
+        parent.kill()
+    check_gone(child)
+    check_gone(companion)

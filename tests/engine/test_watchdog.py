@@ -45,3 +45,17 @@ def test_beats_keep_a_process_alive() -> None:
     thread.join(10)
     assert not thread.is_alive(), "nothing is left that could bite"
     assert not told
+
+
+def test_a_silence_that_is_excused_goes_on_and_no_longer() -> None:
+    code = HANGS.replace(
+        '"told:", text, flush=True))',
+        '"told:", text, flush=True), lambda: next(excuses))',
+    ).replace("with Watchdog", "excuses = iter([True] * 4 + [False])\nwith Watchdog")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == EXIT_STATUS
+    assert time.monotonic() - began > 2
+    assert "stuck_here" in done.stdout

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import faulty_s3
 import nibabel as nib
 import numpy as np
 import pytest
@@ -25,28 +23,10 @@ STANDARD = named.get("standard").preprocess
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[FaultyS3]:
-    """A server on loopback, for all tests of this file."""
-    with faulty_s3.running() as found:
-        yield found
-
-
 @pytest.fixture
-def bucket(
-    endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> str:
+def bucket(faulty_bucket: str) -> str:
     """An empty bucket."""
-    for name, value in (faulty_s3.credentials(endpoint.url) | {"AWS_MAX_ATTEMPTS": "2"}).items():
-        monkeypatch.setenv(name, value)
-    faulty_s3.forget_clients()
-    name = f"bucket-{abs(hash(request.node.name))}"
-    faulty_s3.ask("PUT", f"/{name}")
-    endpoint.faults.clear()
-    endpoint.signed.clear()
-    endpoint.delay_seconds = 0
-    endpoint.forget()
-    return f"s3://{name}"
+    return faulty_bucket
 
 
 @pytest.fixture
@@ -174,47 +154,6 @@ def test_writes_survive_faults_and_a_reader_never_sees_half(
     endpoint.faults = {"file": ["500", "503"]}
     storage.write_bytes(f"{bucket}/file", b"x" * 100_000)
     assert storage.read_bytes(f"{bucket}/file") == b"x" * 100_000
-
-
-def test_without_credentials_requests_are_unsigned(
-    phantoms: str, endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
-    endpoint.signed.clear()
-    assert storage.list_files(phantoms)
-    assert endpoint.signed == {False}
-
-
-def test_credentials_that_come_late_are_used_from_then_on(
-    phantoms: str, endpoint: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """As in a pod whose token is mounted after its first look."""
-    found = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    for name in found:
-        monkeypatch.delenv(name)
-    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(storage, "_credentials", storage._Credentials())
-    assert storage.list_files(phantoms)
-    monkeypatch.setattr(storage, "LOOK_SECONDS", 0)
-    for name, value in found.items():
-        monkeypatch.setenv(name, value)
-    for use in (
-        lambda: storage.list_files(phantoms),
-        lambda: storage.write_bytes(f"{phantoms}/late", b"x"),
-        lambda: storage.read_bytes(f"{phantoms}/late"),
-        lambda: storage.exists(f"{phantoms}/late"),
-        lambda: storage.delete(f"{phantoms}/late"),
-    ):
-        endpoint.signed.clear()
-        use()
-        assert endpoint.signed == {True}
 
 
 @pytest.mark.ray

@@ -61,7 +61,8 @@ def compare() -> None:
 
         @tf.function(autograph=False)
         def run(*given: object) -> list[object]:
-            _, each = strategy.run(trainee._replica_gradients, args=given)
+            part = dict(zip(("image", "label", "keys"), given, strict=True))
+            _, each = strategy.run(trainee._replica_gradients, args=(part,))
             return [strategy.experimental_local_results(gradient) for gradient in each]
 
         found = run(share(image), share(label), share(keys))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from own_tasks import FIVE
 
+from ray_brats.labels import Targets
 from ray_brats.metrics import original
 from ray_brats.recipes.tasks import GLIOMA
 
@@ -22,6 +23,16 @@ pytestmark = pytest.mark.tf
 def alone(value: object) -> object:
     """The sum over one replica."""
     return value
+
+
+def loss_of(name: str, label: Any, probabilities: Any, targets: Targets = GLIOMA) -> Any:
+    """The loss and the Dice of one replica."""
+    loss = losses.LOSSES[name]
+    return loss.of(loss.sums(label, probabilities, targets))
+
+
+def dice_of(wanted: Any, probabilities: Any) -> Any:
+    return losses.dice_of(losses.dice_sums(wanted, probabilities))
 
 
 def volume(*values: int) -> object:
@@ -55,34 +66,36 @@ def test_targets_of_five_classes_lie_beside_each_other() -> None:
         ("dice_focal", wanted),
         ("dice_bce", losses.region_targets(index, FIVE.targets)),
     ):
-        good, dice = losses.LOSSES[name](index, targets, FIVE.targets, alone)
+        good, dice = loss_of(name, index, targets, FIVE.targets)
         assert np.allclose(dice, 1)
-        wrong, _ = losses.LOSSES[name](index, targets[:, ::-1], FIVE.targets, alone)
+        wrong, _ = loss_of(name, index, targets[:, ::-1], FIVE.targets)
         assert float(wrong) > float(good)
 
 
 def test_dice_of_half_an_overlap() -> None:
     targets = tf.reshape(tf.constant([1.0, 1.0, 0.0, 0.0]), (1, 4, 1, 1, 1))
     found = tf.reshape(tf.constant([1.0, 0.0, 1.0, 0.0]), (1, 4, 1, 1, 1))
-    assert float(losses.dice_per_channel(targets, found, alone)[0]) == pytest.approx(0.5, abs=1e-5)
+    assert float(dice_of(targets, found)[0]) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_dice_of_nothing_found_where_nothing_is() -> None:
     nothing = tf.zeros((1, 4, 1, 1, 1))
-    assert float(losses.dice_per_channel(nothing, nothing, alone)[0]) == 1
+    assert float(dice_of(nothing, nothing)[0]) == 1
 
 
 def test_focal_of_one_voxel() -> None:
     p = tf.reshape(tf.constant([0.4, 0.3, 0.2, 0.1]), (1, 1, 1, 1, 4))
     expected = -0.25 * (1 - 0.3) ** 2 * math.log(0.3) / 4
-    value = losses.categorical_focal(losses.class_targets(volume(1), GLIOMA), p, alone)
+    value = tf.reduce_mean(losses.categorical_focal(losses.class_targets(volume(1), GLIOMA), p))
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 def test_cross_entropy_of_one_voxel() -> None:
     p = tf.reshape(tf.constant([0.9, 0.5, 0.2]), (1, 1, 1, 1, 3))
     expected = -(math.log(0.9) + math.log(0.5) + math.log(0.8)) / 3
-    value = losses.binary_crossentropy(losses.region_targets(volume(1), GLIOMA) * 1.0, p, alone)
+    value = tf.reduce_mean(
+        losses.binary_crossentropy(losses.region_targets(volume(1), GLIOMA) * 1.0, p)
+    )
     # Class 1 is in WT and TC, not in ET.
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
@@ -92,8 +105,10 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
     label = rng.integers(0, 4, (1, 4, 4, 4)).astype(np.uint8)
     p = rng.dirichlet(np.ones(4), (1, 4, 4, 4)).astype(np.float32)
     expected = original.original_figures_soft(label, p)["dice_loss_weighted"]
-    focal = losses.categorical_focal(losses.class_targets(tf.constant(label), GLIOMA), p, alone)
-    total, dice = losses.dice_focal(tf.constant(label), tf.constant(p), GLIOMA, alone)
+    focal = tf.reduce_mean(
+        losses.categorical_focal(losses.class_targets(tf.constant(label), GLIOMA), p)
+    )
+    total, dice = loss_of("dice_focal", tf.constant(label), tf.constant(p))
     assert float(total - focal) == pytest.approx(expected, abs=1e-4)
     assert dice.shape == (4,)
 
@@ -101,11 +116,11 @@ def test_the_weighted_dice_loss_is_the_originals() -> None:
 def test_sums_of_losses_by_hand() -> None:
     """Two voxels, of background and enhancing tumour, each channel found with one half."""
     label = volume(0, 3)
-    bce, dice = losses.dice_bce(label, tf.fill((1, 2, 1, 1, 3), 0.5), GLIOMA, alone)
+    bce, dice = loss_of("dice_bce", label, tf.fill((1, 2, 1, 1, 3), 0.5))
     # Dice of each region: 2 · 0.5 / (1 + 1) = 1/2. Cross-entropy: log 2.
     assert dice.numpy() == pytest.approx([0.5] * 3, abs=1e-5)
     assert float(bce) == pytest.approx(0.5 + math.log(2), abs=1e-5)
-    focal, dice = losses.dice_focal(label, tf.fill((1, 2, 1, 1, 4), 0.5), GLIOMA, alone)
+    focal, dice = loss_of("dice_focal", label, tf.fill((1, 2, 1, 1, 4), 0.5))
     # Background and enhancing 1/2, the two absent classes 0, times 0.25, then the mean of four;
     # two of eight terms are 0.25 · 0.5² · log 2.
     assert dice.numpy() == pytest.approx([0.5, 0, 0, 0.5], abs=1e-4)
@@ -123,13 +138,15 @@ def test_gradients_at_an_empty_region_by_hand() -> None:
             value = loss(p)
         return tape.gradient(value, p).numpy().ravel()
 
-    dice = gradient(lambda p: 1 - losses.dice_per_channel(nothing, p, alone)[0])
+    dice = gradient(lambda p: 1 - dice_of(nothing, p)[0])
     assert dice == pytest.approx([losses.SMOOTH / (2 + losses.SMOOTH) ** 2] * 4, rel=1e-3)
     # d/dp of −log(1 − p) is 2, over four voxels.
-    bce = gradient(lambda p: losses.binary_crossentropy(nothing, p, alone))
+    bce = gradient(lambda p: tf.reduce_mean(losses.binary_crossentropy(nothing, p)))
     assert bce == pytest.approx([0.5] * 4, rel=1e-5)
     # The focal loss sees only the true class.
-    assert gradient(lambda p: losses.categorical_focal(nothing, p, alone)) == pytest.approx([0] * 4)
+    assert gradient(
+        lambda p: tf.reduce_mean(losses.categorical_focal(nothing, p))
+    ) == pytest.approx([0] * 4)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -140,7 +157,7 @@ def test_gradients_are_finite_also_where_regions_are_empty(name: str, label: obj
         p = tf.fill((1, 4, 1, 1, channels), fill)
         with tf.GradientTape() as tape:
             tape.watch(p)
-            loss, _ = losses.LOSSES[name](label, p, GLIOMA, alone)
+            loss, _ = loss_of(name, label, p)
         assert np.isfinite(float(loss))
         assert np.isfinite(np.asarray(tape.gradient(loss, p))).all()
 
@@ -149,8 +166,8 @@ def test_coarser_outputs_count_less_and_see_every_second_voxel() -> None:
     rng = np.random.default_rng(0)
     label = tf.constant(rng.integers(0, 4, (1, 8, 8, 8)).astype(np.uint8))
     fine, coarse = (tf.constant(rng.random((1, n, n, n, 3)).astype(np.float32)) for n in (8, 4))
-    one, dice = losses.dice_bce(label, fine, GLIOMA, alone)
-    other, _ = losses.dice_bce(label[:, ::2, ::2, ::2], coarse, GLIOMA, alone)
+    one, dice = loss_of("dice_bce", label, fine)
+    other, _ = loss_of("dice_bce", label[:, ::2, ::2, ::2], coarse)
     both, told = losses.supervised("dice_bce", label, [fine, coarse], GLIOMA, alone)
     assert float(both) == pytest.approx((float(one) + 0.5 * float(other)) / 1.5, rel=1e-6)
     assert (told.numpy() == dice.numpy()).all()

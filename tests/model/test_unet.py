@@ -71,6 +71,16 @@ def test_instance_norm_is_the_formula_for_any_batch_and_its_gradient() -> None:
     np.testing.assert_allclose(traced(x), layer(x), atol=1e-5)
 
 
+def test_a_graph_for_any_batch_has_no_loop_and_no_operation_that_converters_lack() -> None:
+    model = unet.build(named.get("standard").network, 3, 3, seed=0)
+    spec = tf.TensorSpec((None, 32, 32, 32, 3), tf.float32)
+    made = tf.function(model, input_signature=[spec]).get_concrete_function().graph.as_graph_def()
+    inside = (node for one in made.library.function for node in one.node_def)
+    kinds = {node.op for node in [*made.node, *inside]}
+    assert "FusedBatchNormV3" in kinds
+    assert not {kind for kind in kinds if "While" in kind or "MatrixDiag" in kind}
+
+
 def test_upsampling_keeps_a_ramp_a_ramp() -> None:
     sides = (5, 6, 4)
     x = np.stack(np.meshgrid(*(np.arange(n) for n in sides), indexing="ij"), -1)[None]

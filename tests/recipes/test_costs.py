@@ -26,7 +26,7 @@ batch = Batch(
 )
 trainee = Trainee(tf.distribute.get_strategy(), recipe)
 for _ in range(2):
-    trainee.step(batch, learning_rate=1e-3, averaging_decay=0.9)
+    trainee.step(trainee.placed(batch), learning_rate=1e-3, averaging_decay=0.9)
 status = open("/proc/self/status").read().splitlines()
 print(next(line for line in status if line.startswith("VmHWM")).split()[1])
 """

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 
 from ray_brats.files import storage
+from ray_brats.training import data
 from ray_brats.training.data import PreparedCase
 
 
 def write_case(uri: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     label = (rng.random((20, 22, 18)) < 0.05).astype(np.uint8)
-    for name, array in (("image", rng.normal(size=(20, 22, 18, 2))), ("label", label)):
+    image = rng.normal(size=(20, 22, 18, 2))
+    files = {data.IMAGE: image, data.LABEL: label, **data.kept_of(label)}
+    for name, array in files.items():
         buffer = io.BytesIO()
         np.save(buffer, array)
-        storage.write_bytes(storage.join(uri, f"{name}.npy"), buffer.getvalue())
-    storage.write_bytes(storage.join(uri, "done.json"), str(seed).encode())
+        storage.write_bytes(storage.join(uri, name), buffer.getvalue())
+    storage.write_json(storage.join(uri, data.SIDECAR), {"key": seed, "files": [*files]})
 
 
 @pytest.fixture

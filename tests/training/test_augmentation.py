@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
+from ray_brats import labels
 from ray_brats.recipes.config import AUGMENTATIONS, TrainConfig
-from ray_brats.recipes.tasks import GLIOMA
-from ray_brats.training import augmentation
+from ray_brats.recipes.tasks import GLIOMA, TREATED_GLIOMA
+from ray_brats.training import augmentation, tumour
 from ray_brats.training import samples as patches
 
 tf = pytest.importorskip("tensorflow")
@@ -31,8 +36,10 @@ def samples(count: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def changed(train: TrainConfig, *batch: np.ndarray) -> list[np.ndarray]:
-    run = tf.function(lambda *given: augmentation.augment(*given, train, GLIOMA), autograph=False)
-    return [np.asarray(one) for one in run(*map(tf.constant, batch))]
+    run = tf.function(lambda part: augmentation.augment(part, train, GLIOMA), autograph=False)
+    names = ("image", "label", "keys")
+    part = {name: tf.constant(values) for name, values in zip(names, batch, strict=True)}
+    return [np.asarray(one) for one in run(part)]
 
 
 def side_of(train: TrainConfig) -> int:
@@ -147,3 +154,117 @@ def test_background_is_background_after_a_zoom() -> None:
     assert rows[0] == 0
     assert rows[-1] == pytest.approx(5)
     assert ((rows == 0) | (rows > 2.4)).all()
+
+
+# --- another case's tumour ---------------------------------------------------------------
+
+SIDE = 20
+"""Side of the patches that are given a tumour."""
+
+
+def two(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A patch without tumour, and one with a ball of three nested classes."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(SIDE,) * 3 + (2,)).astype(np.float32)
+    image[:5] = 0
+    donor = rng.normal(10, 1, size=image.shape).astype(np.float32)
+    donor[:, :4] = 0
+    centre = rng.integers(8, 12, 3)
+    distance = np.sqrt(
+        sum((axis - c) ** 2 for axis, c in zip(np.indices((SIDE,) * 3), centre, strict=True))
+    )
+    label = np.select([distance < 2, distance < 3, distance < 6], [1, 3, 2]).astype(np.uint8)
+    label[:, :4] = 0
+    return image, np.zeros((SIDE,) * 3, np.uint8), donor, label
+
+
+def carved(
+    image: np.ndarray, label: np.ndarray, donor: np.ndarray, donor_label: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    distance = tumour.signed_distance(donor_label)
+    given = (image, label, donor, donor_label, distance, np.float32(reach))
+    mixed, mask = augmentation.carved(*map(tf.constant, given))
+    return mixed.numpy(), mask.numpy()
+
+
+REACH = st.floats(-0.5, 1, exclude_max=True, width=32)
+
+
+@settings(deadline=None, max_examples=30)
+@hypothesis.given(seed=st.integers(0, 10_000), reach=REACH)
+def test_every_voxel_comes_whole_from_one_of_the_two(seed: int, reach: float) -> None:
+    image, label, donor, donor_label = two(seed)
+    mixed, mask = carved(image, label, donor, donor_label, reach)
+    taken = (mixed != image).any(axis=-1)
+    np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
+    np.testing.assert_array_equal(mask, np.where(taken, donor_label, label))
+    assert not taken[:5].any()
+    assert not taken[:, :4].any()
+    # The middle of the tumour always goes along, and nothing from farther away than its radius.
+    assert taken[np.isin(donor_label, (1, 3)) & image.any(axis=-1)].any()
+    assert ndimage.distance_transform_edt(donor_label == 0)[taken].max() <= 7
+
+
+@settings(deadline=None, max_examples=30)
+@hypothesis.given(seed=st.integers(0, 10_000), reach=REACH)
+def test_cavities_go_along_with_their_scan_and_lie_in_no_tumour(seed: int, reach: float) -> None:
+    image, label, donor, donor_label = two(seed)
+    # A cavity in the middle of the donor's tumour, and one of the receiver's own.
+    donor_label = np.where(donor_label == 1, np.uint8(4), donor_label)
+    label[6:12, 6:12, 6:12] = 4
+    mixed, mask = carved(image, label, donor, donor_label, reach)
+    taken = (mixed != image).any(axis=-1)
+    np.testing.assert_array_equal(mask == 4, np.where(taken, donor_label, label) == 4)
+    regions = region_masks(mask)
+    assert not (regions["RC"] & regions["WT"]).any()
+    # What shows the donor's cavity or the receiver's is called so, and nothing else is.
+    seen = np.where(taken, donor_label == 4, label == 4)
+    np.testing.assert_array_equal(regions["RC"], seen)
+
+
+def region_masks(mask: np.ndarray) -> dict[str, np.ndarray]:
+    return {region.name: labels.mask_of(mask, region.classes) for region in TREATED_GLIOMA.regions}
+
+
+@pytest.mark.parametrize("reach", [-0.5, -0.1, 0, 0.4, 0.99])
+def test_a_donor_without_tumour_gives_nothing(reach: float) -> None:
+    image, label, donor, _ = two(0)
+    mixed, mask = carved(image, label, donor, label, reach)
+    np.testing.assert_array_equal(mixed, image)
+    np.testing.assert_array_equal(mask, label)
+
+
+@pytest.mark.parametrize("reach", [-0.5, -0.1, 0, 0.4, 0.99])
+def test_a_donor_that_is_tumour_throughout_gives_all_of_it(reach: float) -> None:
+    image, label, donor, _ = two(0)
+    mixed, mask = carved(image, label, donor, np.ones_like(label), reach)
+    taken = image.any(axis=-1) & donor.any(axis=-1)
+    np.testing.assert_array_equal(mask, taken)
+    np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
+
+
+def test_the_sample_that_is_meant_is_given_the_tumour() -> None:
+    image, label, donor, donor_label = two(1)
+    part = {
+        "image": np.stack([image] * 3).astype(np.float16),
+        "label": np.stack([label] * 3),
+        "keys": np.zeros((3, 2), np.int32),
+        "donors": {
+            "image": donor[None].astype(np.float16),
+            "label": donor_label[None],
+            "distance": tumour.signed_distance(donor_label)[None],
+            "reach": np.array([0.5], np.float32),
+            "receiver": np.array([1], np.int32),
+        },
+    }
+    train = config(batch=3, patch_vox=(SIDE,) * 3)
+    new, mask = augmentation.augment(tf.nest.map_structure(tf.constant, part), train, GLIOMA)
+    expected, expected_mask = carved(
+        part["image"][1], label, donor.astype(np.float16), donor_label, 0.5
+    )
+    assert new.dtype == tf.float32
+    np.testing.assert_array_equal(new[1], expected.astype(np.float32))
+    np.testing.assert_array_equal(mask[1], expected_mask)
+    for number in (0, 2):
+        np.testing.assert_array_equal(new[number], part["image"][number].astype(np.float32))
+        np.testing.assert_array_equal(mask[number], label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from ray_brats.recipes.config import TrainConfig
 from ray_brats.recipes.tasks import GLIOMA
-from ray_brats.training import batches
+from ray_brats.training import batches, data
 from ray_brats.training.batches import BatchStream
 from ray_brats.training.data import PreparedCase
 
@@ -70,7 +71,7 @@ def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
     cases: list[PreparedCase],
 ) -> None:
     stream = BatchStream(cases, TrainConfig(patch_vox=(8, 8, 8)), GLIOMA, rank=0, ranks=1)
-    running = stream.from_step(5)
+    running = stream.from_step(5, placed=lambda batch: batch)
     np.testing.assert_array_equal(next(running).image, stream.batch(5).image)
     np.testing.assert_array_equal(next(running).image, stream.batch(6).image)
     running.close()
@@ -82,7 +83,7 @@ def test_a_stream_goes_on_from_any_step_and_hands_errors_over(
         ranks=1,
     )
     with pytest.raises(FileNotFoundError):
-        next(gone.from_step(0))
+        next(gone.from_step(0, placed=lambda batch: batch))
 
 
 def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
@@ -97,20 +98,74 @@ def test_a_patch_that_may_be_zoomed_comes_with_what_lies_around_it(
     np.testing.assert_array_equal(wide.label[:, 1:-1, 1:-1, 1:-1], plain.label)
 
 
-def test_a_carved_patch_holds_voxels_of_two_cases(cases: list[PreparedCase]) -> None:
+def test_a_sample_that_is_given_a_tumour_comes_with_the_patch_of_another_case(
+    cases: list[PreparedCase],
+) -> None:
     def batch(probability: float) -> batches.Batch:
         train = TrainConfig(
             patch_vox=(16, 16, 16), batch_per_worker=8, seed=3, carve_probability=probability
         )
         return BatchStream(cases, train, GLIOMA, rank=0, ranks=1).batch(0)
 
-    plain, carved = batch(0.0), batch(1.0)
-    assert plain.case_ids == carved.case_ids
-    values = {case.case_id: np.unique(case.image()).astype(np.float32) for case in cases}
-    foreign = [
-        ~np.isin(image, values[name])
-        for image, name in zip(carved.image, carved.case_ids, strict=True)
+    plain, some, carved = batch(0.0), batch(0.5), batch(1.0)
+    assert plain.donors is None
+    assert some.donors is not None
+    assert carved.donors is not None
+    np.testing.assert_array_equal(carved.image, plain.image)
+    assert carved.donors.receiver.tolist() == [*range(8)]
+    assert 1 <= len(some.donors.receiver) <= 7
+    values = {case.case_id: np.unique(case.image()) for case in cases}
+    for image, name in zip(carved.donors.image, carved.case_ids, strict=True):
+        assert not np.isin(image, values[name]).all()
+    # A voxel of tumour is in the middle: it is no farther outside than its border.
+    assert (carved.donors.distance.min(axis=(1, 2, 3)) < 0).all()
+    np.testing.assert_array_equal(carved.donors.label > 0, carved.donors.distance < 0)
+
+
+def test_parts_that_are_accumulated_take_their_donors_along(cases: list[PreparedCase]) -> None:
+    train = TrainConfig(patch_vox=(16, 16, 16), batch_per_worker=8, carve_probability=0.5)
+    batch = BatchStream(cases, train, GLIOMA, rank=0, ranks=1).batch(0)
+    assert batch.donors is not None
+    parts = batch.parts(2)
+    assert [len(part["image"]) for part in parts] == [2] * 4
+    receivers = [2 * n + part["donors"]["receiver"] for n, part in enumerate(parts)]
+    np.testing.assert_array_equal(np.concatenate(receivers), batch.donors.receiver)
+    images = np.concatenate([part["donors"]["image"] for part in parts])
+    np.testing.assert_array_equal(images, batch.donors.image)
+
+
+def test_a_dataset_of_before_gives_the_same_batches(
+    cases: list[PreparedCase], tmp_path: Path
+) -> None:
+    train = TrainConfig(patch_vox=(16, 16, 16), batch_per_worker=8, carve_probability=0.5)
+    for case in cases:
+        folder = tmp_path / "before" / case.case_id
+        folder.mkdir(parents=True)
+        for name in (data.IMAGE, data.LABEL):
+            (folder / name).write_bytes((case.folder / name).read_bytes())
+        assert (case.folder / data.LABELLED).exists()
+    before = [
+        PreparedCase(case_id=one.case_id, folder=tmp_path / "before" / one.case_id) for one in cases
     ]
-    assert sum(one.any() for one in foreign) >= 3
-    for one, image, before in zip(foreign, carved.image, plain.image, strict=True):
-        np.testing.assert_array_equal(image[~one.any(-1)], before[~one.any(-1)])
+    new, old = (
+        BatchStream(those, train, GLIOMA, rank=0, ranks=1).batch(0).parts(8)[0]
+        for those in (cases, before)
+    )
+    np.testing.assert_equal(old, new)
+
+
+def test_a_batch_that_is_waited_for_is_told_from_time_to_time(
+    cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "TOLD_SECONDS", 0.05)
+    told: list[float] = []
+    stream = BatchStream(cases, TrainConfig(patch_vox=(8, 8, 8)), GLIOMA, rank=0, ranks=1)
+
+    def slowly(batch: batches.Batch) -> batches.Batch:
+        time.sleep(0.4)
+        return batch
+
+    running = stream.from_step(0, placed=slowly, waits=lambda: told.append(time.monotonic()))
+    next(running)
+    running.close()
+    assert 2 <= len(told) <= 8

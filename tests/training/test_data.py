@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter, namedtuple
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ray_brats.errors import ArtefactError, StageFailed, UsageError
+from ray_brats.errors import ArtefactError, UsageError
 from ray_brats.files import ledger, storage
 from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.tasks import TASKS
 from ray_brats.training import data
 from ray_brats.training.data import Dataset, PreparedCase, read_dataset
-from training.conftest import write_case
 
 PATIENTS = 33
 RECIPE = named.get("smoke")
@@ -136,57 +134,6 @@ def test_a_fold_is_the_same_whatever_the_order_of_the_cases(tmp_path: Path) -> N
 def test_other_folds_are_refused(dataset: str, fold: int) -> None:
     with pytest.raises(UsageError, match="expected 0 to 4"):
         read_dataset(dataset, RECIPE, fold=fold)
-
-
-def test_remote_cases_are_copied_once_and_forgotten(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    write_case(f"{bucket}/dataset/cases/c0", 1)
-    case = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert case.image().shape == (20, 22, 18, 2)
-    storage.delete(f"{bucket}/dataset/cases/c0/image.npy")
-    again = data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert again == case
-    # Another version of the case, by its sidecar, is copied anew.
-    write_case(f"{bucket}/dataset/cases/c0", 2)
-    before = case.label().copy()
-    data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
-    assert (case.label() != before).any()
-    data.forget(f"{bucket}/dataset", run_uri="r")
-    assert not case.folder.exists()
-
-
-def test_copies_that_nobody_holds_go_after_a_day_or_where_room_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    folders = {}
-    for name in ("old", "new", "held"):
-        folders[name] = data.cache_folder("s3://d", name)
-        with data.held("s3://d", run_uri=name):
-            (folders[name] / "c0").mkdir()
-    for name in ("old", "held"):
-        os.utime(folders[name] / data.HELD, (0, 0))
-
-    def left() -> set[str]:
-        return {name for name, folder in folders.items() if (folder / "c0").exists()}
-
-    with data.held("s3://d", run_uri="held"), data.held("s3://d", run_uri="another"):
-        assert left() == {"new", "held"}
-        data.drop_abandoned(folders["held"].parent, older_than_seconds=0)
-        assert left() == {"held"}
-
-
-def test_a_full_disk_is_a_sentence(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    write_case(f"{bucket}/dataset/cases/c0", 1)
-    with pytest.raises(StageFailed, match="TMPDIR"):
-        data.fetch(f"{bucket}/dataset", "c0", run_uri="r")
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 100, 1000])

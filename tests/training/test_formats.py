@@ -14,7 +14,8 @@ import tensorflow as tf
 from ray_brats.files import folders
 from ray_brats.model import bundle
 from ray_brats.recipes import jsonform, named
-from ray_brats.training import data, export, log, loop, run
+from ray_brats.training import export, log, loop, run
+from ray_brats.training.cache import Cache
 from ray_brats.training.step import Trainee
 
 pytestmark = pytest.mark.tf
@@ -96,7 +97,8 @@ def test_a_run_of_before_goes_on_and_is_exported(tmp_path: Path) -> None:
     claimed, newest = run.join(uri, driver.attempt.driver)
     assert newest is not None
     assert (newest.step, claimed.attempt.number, claimed.attempt.driver) == (2, 4, 3)
-    cases = [data.fetch(str(tmp_path / "dataset"), name, run_uri=uri) for name in CASES]
+    cache = Cache(dataset_uri=str(tmp_path / "dataset"), fingerprint="", run_uri=uri)
+    cases = [cache.case(name) for name in CASES]
     shares = loop.Data(
         training=cases, validation=cases[:1], validation_ids=CASES[:1], validation_vox=32**3
     )

@@ -23,7 +23,7 @@ from ray_brats.recipes import jsonform, named
 from ray_brats.recipes.config import NetworkConfig, Recipe
 from ray_brats.training import length, loop, validation
 from ray_brats.training.batches import Batch
-from ray_brats.training.data import fetch
+from ray_brats.training.cache import Cache
 from ray_brats.training.loop import Data, Hooks
 from ray_brats.training.step import StepResult
 
@@ -36,7 +36,7 @@ def tiny(name: named.RecipeName, batch: int) -> Recipe:
     recipe = named.get(name, steps=STEPS)
     network = NetworkConfig(kind="standard", widths=(4, 8), output=recipe.network.output)
     train = dataclasses.replace(
-        recipe.train, patch_vox=(16, 16, 16), batch_per_worker=batch, validations=1
+        recipe.train, patch_vox=(16, 16, 16), batch_per_worker=batch, validations=1, xla=False
     )
     inference = dataclasses.replace(recipe.inference, window_vox=(16, 16, 16))
     return dataclasses.replace(recipe, network=network, train=train, inference=inference)
@@ -63,7 +63,8 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
 
     recipe = jsonform.from_json(Recipe, settings["recipe"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    cases = [fetch(settings["dataset"], f"c{number}", run_uri="") for number in range(4)]
+    cache = Cache(dataset_uri=settings["dataset"], fingerprint="", run_uri="")
+    cases = [cache.case(f"c{number}") for number in range(4)]
     ranks = settings["ranks"]
     validated = cases[2:][-ranks:]
     data = Data(
@@ -84,6 +85,19 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
     weights = [np.asarray(weight.value.numpy()).ravel() for weight in run.trainee.model.weights]
     np.save(settings["out"] + f"/weights{rank}.npy", np.concatenate(weights))
     Path(settings["out"], f"events{rank}.json").write_text(json.dumps([events, kept]))
+    Path(settings["out"], f"collectives{rank}.json").write_text(json.dumps(collectives(run)))
+
+
+def collectives(run: loop.Loop) -> list[int]:
+    """The elements of every sum over ranks in the graph of a step."""
+    graph = run.trainee._fused.function.get_concrete_function().graph
+    definition = graph.as_graph_def(add_shapes=True)
+    functions = (node for one in definition.library.function for node in one.node_def)
+    return [
+        math.prod(side.size for side in node.attr["_output_shapes"].list.shape[0].dim)
+        for node in [*definition.node, *functions]
+        if node.op.startswith("CollectiveReduce")
+    ]
 
 
 def started(ranks: int, code: Callable[[int], str]) -> tuple[list[int], list[str]]:
@@ -128,7 +142,7 @@ def run_ranks(ranks: int, out: Path, **settings: Any) -> tuple[list[np.ndarray],
     return weights, json.loads((out / "events0.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["standard", "baseline"])
+@pytest.mark.parametrize("name", ["standard", "baseline", "large"])
 def test_two_workers_hold_equal_weights_and_equal_one_with_their_batch(
     name: named.RecipeName, tmp_path: Path
 ) -> None:
@@ -146,6 +160,11 @@ def test_two_workers_hold_equal_weights_and_equal_one_with_their_batch(
     losses = [[line["loss"] for line in lines if "event" not in line] for lines in (events, alone)]
     assert len(losses[0]) == STEPS
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    # All sums of the loss in one vector, all gradients in another.
+    (sums, gradients) = sorted(json.loads((tmp_path / "two" / "collectives0.json").read_text()))
+    assert sums <= 32
+    assert gradients == len(two[0])
+    assert json.loads((tmp_path / "one" / "collectives0.json").read_text()) == []
     # Adam moves every weight in the first steps: gradients arrived everywhere.
     assert losses[0][-1] < losses[0][0]
     (validated,) = [line for line in events if line.get("event") == "validation"]
@@ -205,7 +224,9 @@ class Alone:
     waited_seconds = 0.0
     averaged = None
 
-    def from_step(self, _step: int) -> Any:
+    placed = None
+
+    def from_step(self, _step: int, **_: Any) -> Any:
         while True:
             yield None
 

@@ -1,22 +1,25 @@
-"""Samples: patches inside the array, replayable, and tumours carved out of one into another."""
+"""Samples: patches inside the array, and replayable."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 
-from ray_brats import labels
-from ray_brats.recipes.tasks import GLIOMA, TREATED_GLIOMA
+from ray_brats.arrays import PatchLocation
+from ray_brats.recipes.tasks import GLIOMA
 from ray_brats.training import samples
-from ray_brats.training.samples import SampleStream, carve
+from ray_brats.training.samples import SampleStream
+from ray_brats.training.tumour import labelled_voxels
 
 SHAPES = st.tuples(*[st.integers(1, 12)] * 3)
-SIDE = 20
-"""Side of the patches that are carved."""
+
+
+def drawn(label: np.ndarray, size: tuple[int, int, int], **how: Any) -> PatchLocation:
+    return samples.draw_location(labelled_voxels(label), label.shape, size, **how)
 
 
 @given(shape=SHAPES, size=SHAPES, seed=st.integers(0, 999), share=st.sampled_from([0.0, 0.5, 1.0]))
@@ -25,7 +28,7 @@ def test_random_patches_lie_inside_where_the_array_is_large_enough(
 ) -> None:
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 2, shape)
-    location = samples.draw_location(label, size, foreground_share=share, rng=rng)
+    location = drawn(label, size, foreground_share=share, rng=rng)
     assert location.cut(label).shape == size
     for start, limit, side in zip(location.start_vox, shape, size, strict=True):
         if limit >= side:
@@ -40,8 +43,8 @@ def test_a_region_is_drawn_first_where_small_ones_shall_be_seen() -> None:
     rng = np.random.default_rng(0)
 
     def enhancing(foreground: Literal["tumour", "region"], label: np.ndarray = label) -> int:
-        drawn = [
-            samples.draw_location(
+        found = [
+            drawn(
                 label,
                 (3, 3, 3),
                 foreground_share=1.0,
@@ -50,8 +53,8 @@ def test_a_region_is_drawn_first_where_small_ones_shall_be_seen() -> None:
             )
             for _ in range(300)
         ]
-        assert all(location.holds(label > 0) for location in drawn)
-        return sum(location.holds(label == 3) for location in drawn)
+        assert all(location.holds(label > 0) for location in found)
+        return sum(location.holds(label == 3) for location in found)
 
     assert enhancing("tumour") <= 3
     # Two of the three regions are that voxel alone.
@@ -65,7 +68,7 @@ def test_foreground_patches_hold_a_labelled_voxel() -> None:
     label[17, 2, 9] = 3
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        location = samples.draw_location(label, (8, 8, 8), foreground_share=1.0, rng=rng)
+        location = drawn(label, (8, 8, 8), foreground_share=1.0, rng=rng)
         assert location.cut(label).any()
 
 
@@ -77,74 +80,47 @@ def test_the_stream_is_a_function_of_seed_and_index_and_sees_each_case_once_a_pa
     assert stream.draw(11)[1].random() == SampleStream(case_count=7, seed=3).draw(11)[1].random()
 
 
-# --- carving ----------------------------------------------------------------------------
+@pytest.mark.parametrize("count", [samples.LONG - 1, samples.LONG, samples.LONG + 37])
+def test_many_cases_are_dealt_so_that_a_rank_needs_its_share_alone(count: int) -> None:
+    stream = SampleStream(case_count=count, seed=3)
+    dealt = count >= samples.LONG
+    assert stream.lanes == (64 if dealt else 1)
+    # Two passes of the longest lane.
+    length = 2 * -(-count // 64) * 64 if dealt else 2 * count
+    seen = np.array([stream.draw(index)[0] for index in range(length)])
+    per_case = np.bincount(seen, minlength=count)
+    assert per_case.min() >= 1
+    assert per_case.max() - per_case.min() <= 1
+    if not dealt:
+        assert sorted(seen[:count]) == list(range(count))
+        return
+    for ranks in (2, 8):
+        needed = [
+            {int(case) for case in seen[rank::ranks]}
+            | {
+                one
+                for index in range(rank, 4096, ranks)
+                if (one := stream.donor(index, 0.5)) is not None
+            }
+            for rank in range(ranks)
+        ]
+        assert all(len(one) <= count / ranks + 64 for one in needed)
+        assert not needed[0] & needed[1]
 
 
-def patches(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A patch without tumour, and one with a ball of three nested classes."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=(SIDE,) * 3 + (2,)).astype(np.float32)
-    image[:5] = 0
-    donor = rng.normal(10, 1, size=image.shape).astype(np.float32)
-    donor[:, :4] = 0
-    centre = rng.integers(8, 12, 3)
-    distance = np.sqrt(
-        sum((axis - c) ** 2 for axis, c in zip(np.indices((SIDE,) * 3), centre, strict=True))
-    )
-    label = np.select([distance < 2, distance < 3, distance < 6], [1, 3, 2]).astype(np.uint8)
-    label[:, :4] = 0
-    return image, np.zeros((SIDE,) * 3, np.uint8), donor, label
+def test_a_donor_is_another_case_and_as_frequent_as_asked_for() -> None:
+    stream = SampleStream(case_count=5, seed=1)
+    donors = [stream.donor(index, 0.5) for index in range(400)]
+    assert 160 <= sum(one is not None for one in donors) <= 240
+    assert {one for one in donors if one is not None} == set(range(5))
+    assert all(one != stream.draw(index)[0] for index, one in enumerate(donors))
+    assert {stream.donor(index, 0.0) for index in range(50)} == {None}
+    assert SampleStream(case_count=1, seed=1).donor(0, 1.0) == 0
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000))
-def test_every_voxel_comes_whole_from_one_of_the_two(seed: int) -> None:
-    image, label, donor, donor_label = patches(seed)
-    mixed, mask = carve(image, label, donor, donor_label, np.random.default_rng(seed))
-    taken = (mixed != image).any(axis=-1)
-    np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
-    np.testing.assert_array_equal(mask, np.where(taken, donor_label, label))
-    assert not taken[:5].any()
-    assert not taken[:, :4].any()
-    # The middle of the tumour always goes along, and nothing from farther away than its radius.
-    assert taken[np.isin(donor_label, (1, 3)) & image.any(axis=-1)].any()
-    assert ndimage.distance_transform_edt(donor_label == 0)[taken].max() <= 7
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000))
-def test_cavities_go_along_with_their_scan_and_lie_in_no_tumour(seed: int) -> None:
-    image, label, donor, donor_label = patches(seed)
-    # A cavity in the middle of the donor's tumour, and one of the receiver's own.
-    donor_label = np.where(donor_label == 1, 4, donor_label)
-    label[6:12, 6:12, 6:12] = 4
-    mixed, mask = carve(image, label, donor, donor_label, np.random.default_rng(seed))
-    taken = (mixed != image).any(axis=-1)
-    np.testing.assert_array_equal(mask == 4, np.where(taken, donor_label, label) == 4)
-    regions = region_masks(mask)
-    assert not (regions["RC"] & regions["WT"]).any()
-    # What shows the donor's cavity or the receiver's is called so, and nothing else is.
-    seen = np.where(taken, donor_label == 4, label == 4)
-    np.testing.assert_array_equal(regions["RC"], seen)
-
-
-def region_masks(mask: np.ndarray) -> dict[str, np.ndarray]:
-    return {region.name: labels.mask_of(mask, region.classes) for region in TREATED_GLIOMA.regions}
-
-
-def test_a_donor_without_tumour_gives_nothing() -> None:
-    image, label, donor, _ = patches(0)
-    for seed in range(20):
-        mixed, mask = carve(image, label, donor, label, np.random.default_rng(seed))
-        np.testing.assert_array_equal(mixed, image)
-        np.testing.assert_array_equal(mask, label)
-
-
-def test_a_donor_that_is_tumour_throughout_gives_all_of_it() -> None:
-    image, label, donor, _ = patches(0)
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        mixed, mask = carve(image, label, donor, np.ones_like(label), rng)
-        taken = image.any(axis=-1) & donor.any(axis=-1)
-        np.testing.assert_array_equal(mask, taken)
-        np.testing.assert_array_equal(mixed, np.where(taken[..., None], donor, image))
+def test_a_tumour_reaches_inside_as_often_as_outside() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.array([samples.draw_reach(rng) for _ in range(1000)])
+    assert shares.min() >= -0.5
+    assert shares.max() < 1
+    assert 450 <= (shares < 0).sum() <= 550

@@ -37,7 +37,7 @@ def batch(*seeds: int) -> Batch:
 
 def taken(made: Recipe, fed: Batch, decay: float = 0.0) -> tuple[StepResult, np.ndarray, Trainee]:
     trainee = Trainee(tf.distribute.get_strategy(), made)
-    result = trainee.step(fed, learning_rate=1e-3, averaging_decay=decay)
+    result = trainee.step(trainee.placed(fed), learning_rate=1e-3, averaging_decay=decay)
     weights = np.concatenate([w.ravel() for w in trainee.model.get_weights()])
     return result, weights, trainee
 

@@ -162,15 +162,16 @@ def _nodes() -> list[Check]:
     asked = [
         (
             node["NodeManagerAddress"],
+            int(node["Resources"].get("GPU", 0)),
             look.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(),
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
     checks: list[Check] = []
-    for name, task in asked:
+    for name, gpus, task in asked:
         try:
-            checks += node_checks(name, ray.get(task, timeout=NODE_SECONDS))
+            checks += node_checks(name, ray.get(task, timeout=NODE_SECONDS), gpus)
         except ray.exceptions.RayError as error:
             remedy = (
                 "give every node the same image, or submit with --working-dir . and the package "
@@ -202,9 +203,10 @@ def node_facts() -> dict[str, Any]:
     }
 
 
-def node_checks(name: str, facts: dict[str, Any]) -> list[Check]:
-    """A node's facts, judged against this process and against what stages need."""
+def node_checks(name: str, facts: dict[str, Any], gpus: int = 0) -> list[Check]:
+    """A node's facts, judged against this process, what stages need, and GPUs that Ray counts."""
     from ray_brats.engine import cluster as engine
+    from ray_brats.engine import devices as engine_devices
 
     least_shm = engine.object_store_bytes(os.cpu_count() or 1)
     here = {item: importlib.metadata.version(item) for item in PINNED}
@@ -224,10 +226,14 @@ def node_checks(name: str, facts: dict[str, Any]) -> list[Check]:
     devices = ", ".join(
         f"{facts['devices'].count(kind)} {kind}" for kind in sorted({*facts["devices"]})
     )
+    seen = check_row(f"{node}: TensorFlow's devices", "ok", devices or "none")
+    if facts["devices"].count("GPU") < gpus:
+        found = f"{devices or 'none'}, and Ray counts {gpus} GPU"
+        seen = check_row(f"{node}: TensorFlow's devices", "fail", found, engine_devices.REMEDY)
     disk, shm = facts["disk_bytes"], facts["shm_bytes"]
     return [
         same,
-        check_row(f"{node}: TensorFlow's devices", "ok", devices or "none"),
+        seen,
         onednn,
         _room(f"{node}: free in {facts['temporary']}", disk, LEAST_DISK_BYTES, LOW_DISK_BYTES,
               "free some disk, or set TMPDIR and RAY_TMPDIR to a larger one"),

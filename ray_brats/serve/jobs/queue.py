@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 
@@ -26,6 +27,8 @@ from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel
 from ray_brats.serve.telemetry import Telemetry
 
 PAUSES_SECONDS = (1.0, 5.0, 15.0)
+NOTE_SECONDS = 1.0
+"""Between two notes of how far a cohort is: each is some requests to the storage."""
 LOOK_SECONDS = 10.0
 """How often jobs are looked for that others left."""
 TIDY_SECONDS = 3600.0
@@ -263,7 +266,13 @@ class Jobs:
         )
 
     async def _cohort(self, job_id: str, request: JobRequest, lease: Lease) -> Change:
+        clock, told = asyncio.get_running_loop().time, -math.inf
+
         async def note(progress: float) -> None:
+            nonlocal told
+            if clock() - told < NOTE_SECONDS:
+                return
+            told = clock()
             # Whoever lost the job is told so before it writes the next mask.
             with contextlib.suppress(Lost, FileNotFoundError):
                 change = Change(progress=progress)

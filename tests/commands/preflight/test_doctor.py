@@ -58,6 +58,11 @@ def test_what_a_node_lacks_has_a_remedy(changes: dict[str, Any], expected: list[
     assert worst(doctor.node_checks("a", facts(**changes))) == expected
 
 
+def test_a_gpu_that_tensorflow_does_not_see_fails() -> None:
+    assert worst(doctor.node_checks("a", facts(), gpus=2)) == []
+    assert worst(doctor.node_checks("a", facts(), gpus=3)) == ["fail"]
+
+
 def test_a_version_off_its_pin_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["keras==3.15.1", "ray==1.0"])
     rows = {row["check"]: row for row in doctor.versions()}
