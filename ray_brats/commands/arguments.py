@@ -26,6 +26,7 @@ from ray_brats.recipes.config import PreprocessConfig, Recipe
 from ray_brats.recipes.named import RecipeName
 
 if TYPE_CHECKING:
+    from ray_brats.engine.capacity import Workers
     from ray_brats.model.card import Chosen
 
 CohortArgument = Annotated[str, Positional, arg(metavar="COHORT")]
@@ -37,6 +38,7 @@ ReportArgument = Annotated[str, Positional, arg(metavar="REPORT")]
 CsvOption = Annotated[str | None, arg(metavar="CSV")]
 FileOption = Annotated[str | None, arg(metavar="FILE")]
 TaskOption = Annotated[str | None, arg(metavar="TASK", aliases=("--release",))]
+WorkersOption = Annotated[str | None, arg(metavar="N|MIN-MAX")]
 CountOption = Annotated[int | None, arg(metavar="N")]
 SetOption = Annotated[tuple[str, ...], arg(name="set", metavar="PART.FIELD=VALUE …")]
 Rules = Literal["legacy", "lesionwise", "both", "2023", "2026"]
@@ -70,12 +72,16 @@ class RecipeChoice:
     settings: SetOption = ()
     """Fields of the recipe, as train.clip_norm=12 preprocess.modalities=t1ce,flair."""
 
-    def read(
-        self, *, seed: int = 0, minutes: float | None = None, steps: int | None = None
-    ) -> Recipe:
+    def read(self, *, seed: int = 0, length: Length | None = None) -> Recipe:
         """The recipe, with a seed and a length of training."""
+        of = length or Length()
         return named.get(
-            self.recipe, minutes=minutes, steps=steps, seed=seed, settings=self.settings
+            self.recipe,
+            minutes=of.minutes,
+            steps=of.steps,
+            patches=of.patches,
+            seed=seed,
+            settings=self.settings,
         )
 
 
@@ -87,6 +93,24 @@ class Length:
     """Length of training by the clock, validation included."""
     steps: CountOption = None
     """Length of training in optimizer steps."""
+    patches: CountOption = None
+    """Length of training in patches, of all workers: with more of them it ends sooner."""
+
+
+def workers_of(text: str | None) -> Workers | None:
+    """What `--workers` says: a number, or the least and the most.
+
+    Raises:
+        UsageError: it says neither.
+    """
+    if text is None:
+        return None
+    from ray_brats.engine.capacity import Workers
+
+    least, dash, most = text.partition("-")
+    if not least.isdecimal() or not (most if dash else least).isdecimal():
+        raise UsageError(f"--workers {text}: expected a number, or two as 2-8")
+    return Workers(least=int(least), most=int(most or least))
 
 
 @dataclass(frozen=True, kw_only=True)

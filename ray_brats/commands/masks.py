@@ -19,6 +19,7 @@ from ray_brats.commands.arguments import (
     Selection,
     selected,
 )
+from ray_brats.engine.devices import Device
 from ray_brats.errors import UsageError
 from ray_brats.files import ownership, storage
 from ray_brats.files.ledger import Summary
@@ -46,6 +47,8 @@ class ScoreOptions:
     workers: CountOption = None
     """Processes that keep the model loaded; by default one a GPU, else one for two cores. With an
     endpoint: requests side by side, by default 4."""
+    device: Device = "auto"
+    """GPUs where the cluster has any now, or as asked for: a cluster that grows gets them."""
     endpoint: Annotated[str | None, arg(metavar="URL")] = None
     """URL of a running `ray-brats serve`, which segments in place of bundles here; its key is
     taken from RAY_BRATS_API_KEY."""
@@ -97,7 +100,7 @@ def score(options: ScoreOptions) -> Summary:
             cohort,
             target,
             chosen,
-            resources,
+            resources.asked_for(options.device),
             task=task,
             workers=options.workers,
             homes=homes,

@@ -9,12 +9,14 @@ from tyro.conf import arg
 
 from ray_brats.commands.arguments import (
     BundleArgument,
-    CountOption,
     DatasetArgument,
     Length,
     RecipeChoice,
     RunArgument,
+    WorkersOption,
+    workers_of,
 )
+from ray_brats.engine.devices import Device
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
 from ray_brats.progress import silenced
@@ -39,8 +41,11 @@ class TrainOptions:
     run: RunArgument
     """Where the run goes."""
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
-    workers: CountOption = None
-    """Training processes; by default one a GPU, else two where two cores are free."""
+    workers: WorkersOption = None
+    """Training processes; by default one a GPU, else two where two cores are free. Of MIN-MAX as
+    many work as there is room for, others join later, and each step is that of MAX."""
+    device: Device = "auto"
+    """GPUs where the cluster has any now, or as asked for: a cluster that grows gets them."""
     length: Length = field(default_factory=Length)
     fold: Annotated[int | None, arg(metavar="0-4")] = None
     """Validate with this fold of five (0-4) instead of the dataset's split."""
@@ -60,13 +65,13 @@ def train(options: TrainOptions) -> TrainSummary:
     from ray_brats.training import run
     from ray_brats.training.data import read_dataset
 
-    length = options.length
-    recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
+    recipe = options.recipe.read(seed=options.seed, length=options.length)
+    workers = workers_of(options.workers)
     data = read_dataset(storage.absolute(options.dataset), recipe, fold=options.fold)
     run_uri = ownership.output_folder(options.run)
     existing: run.Existing = "extend" if options.resume else "refuse"
     # What is wrong is told before Ray starts, which takes seconds.
-    run.is_finished(run_uri, run.describe(data, recipe, options.workers or 0), existing=existing)
+    run.is_finished(run_uri, run.describe(data, recipe, 0), existing=existing)
     from ray_brats.engine import cluster
     from ray_brats.stages import train as stage
 
@@ -75,8 +80,8 @@ def train(options: TrainOptions) -> TrainSummary:
             data,
             run_uri,
             recipe,
-            cluster=resources,
-            workers=options.workers,
+            cluster=resources.asked_for(options.device),
+            workers=workers,
             existing=existing,
             bounds=stage.Bounds(
                 hang_seconds=options.hang_seconds,

@@ -23,10 +23,13 @@ from ray_brats.commands.arguments import (
     Rules,
     Selection,
     TaskOption,
+    WorkersOption,
     check_inputs,
     found,
     with_splits,
+    workers_of,
 )
+from ray_brats.engine.devices import Device
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
@@ -61,8 +64,11 @@ class RunOptions:
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
     split: CsvOption = None
     """CSV with case_id and split (train, val, test); else a seeded fifth is val."""
-    workers: CountOption = None
-    """Training processes; by default one a GPU, else two where two cores are free."""
+    workers: WorkersOption = None
+    """Training processes; by default one a GPU, else two where two cores are free. Of MIN-MAX as
+    many work as there is room for, others join later, and each step is that of MAX."""
+    device: Device = "auto"
+    """GPUs where the cluster has any, or as asked for: a cluster that grows gets them."""
     length: Length = field(default_factory=Length)
     task: TaskOption = None
     """What the labels mean, where file names do not tell: gli-2021, gli-post, ped …, or a file."""
@@ -76,8 +82,8 @@ class RunOptions:
 
 def run(options: RunOptions) -> RunSummary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
-    length = options.length
-    recipe = options.recipe.read(seed=options.seed, minutes=length.minutes, steps=length.steps)
+    recipe = options.recipe.read(seed=options.seed, length=options.length)
+    asked = workers_of(options.workers)
     task = cohorts.task_of(options.task)
     out = ownership.output_folder(options.out)
     dataset, run_uri, predictions, report = (
@@ -98,12 +104,18 @@ def run(options: RunOptions) -> RunSummary:
 
     with cluster.running() as resources:
         # Before the hours that preprocessing may take.
-        workers = capacity.workers_for(options.workers, resources)
+        capacity.workers_for(asked, cluster.resources(options.device))
         cluster.check_shared(out, resources)
         prepared = datasets.prepare(cohort, dataset, recipe, options.keep_filtered)
         data = read_dataset(dataset, recipe)
+        # Each stage takes the nodes that are there when it begins.
         trained = training.train(
-            data, run_uri, recipe, cluster=resources, workers=workers, existing="resume"
+            data,
+            run_uri,
+            recipe,
+            cluster=cluster.resources(options.device),
+            workers=asked,
+            existing="resume",
         )
         summary = RunSummary(
             out=out,
@@ -117,7 +129,8 @@ def run(options: RunOptions) -> RunSummary:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
         chosen = card.choose([trained.bundle])
-        scored = masks.segment(held_out, predictions, chosen, resources, task=task)
+        there = cluster.resources(options.device)
+        scored = masks.segment(held_out, predictions, chosen, there, task=task)
         raw_3 = recipe.preprocess.raw_3_is_enhancing
         how = Options(task=task, rules=options.rules, raw_3_is_enhancing=raw_3)
         training_log = log.read(run_uri)
@@ -219,7 +232,7 @@ def demo(options: DemoOptions) -> RunSummary:
             cohort=str(folder),
             out=options.out,
             recipe=options.recipe,
-            workers=options.workers,
+            workers=None if options.workers is None else str(options.workers),
             length=options.length,
             seed=options.seed,
             task=options.task,

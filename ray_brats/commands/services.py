@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ray_brats.commands.arguments import CountOption, FileOption, Inference
+from ray_brats.engine.devices import Device
 from ray_brats.errors import UsageError
 from ray_brats.files import storage
 from ray_brats.files.ledger import Summary
@@ -86,6 +87,8 @@ class ServeOptions:
     """Folder or s3:// prefix that keeps jobs."""
     replicas: CountOption = None
     """Processes a model may have; by default one a GPU, else one."""
+    device: Device = "auto"
+    """GPUs where the cluster has any now, or as asked for: a cluster that grows gets them."""
     bounds: Bounds = field(default_factory=Bounds)
     log_names: bool = False
     """Write case names to the log as they are, not as HMACs."""
@@ -106,7 +109,8 @@ def serve(options: ServeOptions) -> Summary:
     deployments.describe(settings)
     tls = (access.tls_cert, access.tls_key) if access.tls_cert and access.tls_key else None
     with cluster.running() as resources:
-        fitted = deployments.fitting(settings, resources, options.replicas)
+        there = resources.asked_for(options.device)
+        fitted = deployments.fitting(settings, there, options.replicas)
         say(f"serve: loading {', '.join(settings.models)}")
         # Until it is up, and again while it drains, Ctrl-C ends it at once.
         serving = deploy.served(fitted, host=access.host, port=port, tls=tls, told=_tell_call)

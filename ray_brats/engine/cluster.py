@@ -6,6 +6,7 @@ The other modules of this layer are thin shells that stand on this one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -21,6 +22,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_brats.engine import jobs, private
+from ray_brats.engine.devices import Device
 from ray_brats.errors import RayBratsError, StageFailed, UsageError
 from ray_brats.files import access, storage
 from ray_brats.progress import say
@@ -30,12 +32,11 @@ WORKER_ENV = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_brats.serve.http.hints:middlewares",
 }
 """The environment of every worker: oneDNN's convolutions (TensorFlow leaves them off on CPUs
 without AVX-512, where they are ten times as fast as its own), no TensorFlow noise, GPU memory
-taken as needed, patience with autoscaling, and proxies that clients do not steer."""
+taken as needed, and proxies that clients do not steer."""
 WATCH = "ray_brats.engine.companion.watch"
 """What every worker does first on a Ray of this machine."""
 WATCHED = "RAY_BRATS_COMPANIONS"
@@ -57,7 +58,7 @@ NODES_SECONDS = 900.0
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the cluster offers, in total and on its largest node."""
+    """What the cluster offers now, in total and on its largest node."""
 
     cpus: int
     gpus: int
@@ -67,6 +68,27 @@ class Resources:
     nodes: int
     shapes: tuple[tuple[int, int], ...]
     """CPUs and GPUs of each node."""
+    joined: bool = False
+    """Whether others decide which nodes there are: more may come."""
+    device: Device = "auto"
+    """What was asked for."""
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether networks run on GPUs, of which there may be none yet."""
+        return self.device == "gpu" or (self.device == "auto" and self.gpus > 0)
+
+    def asked_for(self, device: Device) -> Resources:
+        """The same for networks on a device.
+
+        Raises:
+            UsageError: GPUs are asked for where there are none, and no node can join.
+        """
+        if device == "gpu" and not self.gpus and not self.joined:
+            raise UsageError(
+                "--device gpu: Ray sees no GPU of this machine; `ray-brats doctor` looks for them"
+            )
+        return dataclasses.replace(self, device=device)
 
 
 def object_store_bytes(cpus: int) -> int:
@@ -157,11 +179,12 @@ def _with_nodes(
     look: Callable[[], Resources], patience_seconds: float, pause_seconds: float = 5.0
 ) -> Resources:
     """What the cluster offers once any node offers CPUs."""
-    until, said = time.monotonic() + patience_seconds, False
+    until, asked = time.monotonic() + patience_seconds, None
     while (cluster := look()).cpus == 0 and time.monotonic() < until:
-        if not said:
+        if asked is None:
             say(f"Ray: no node with CPUs has joined yet; waiting up to {patience_seconds:g} s")
-            said = True
+            # A cluster that grows with what is asked of it has to be asked.
+            asked = _ask_for_a_cpu()
         time.sleep(pause_seconds)
     if cluster.cpus == 0 and patience_seconds > 0:
         raise UsageError(
@@ -169,6 +192,14 @@ def _with_nodes(
             f"{patience_seconds:g} s: look at `ray status`, or start the head with --num-cpus"
         )
     return cluster
+
+
+def _ask_for_a_cpu() -> Any:
+    return ray.remote(num_cpus=1)(_nothing).remote() if ray.is_initialized() else True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _let_go(error: BaseException) -> None:
@@ -211,8 +242,8 @@ def _join(address: str, quiet: Mapping[str, Any]) -> None:
         ) from error
 
 
-def resources() -> Resources:
-    """What the cluster offers now."""
+def resources(device: Device = "auto") -> Resources:
+    """What the cluster offers now; raises as `Resources.asked_for`."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     memory = [int(node.get("memory", 0)) for node in nodes]
@@ -224,7 +255,8 @@ def resources() -> Resources:
         memory_bytes=sum(memory),
         nodes=len(nodes),
         shapes=tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes),
-    )
+        joined=bool(os.environ.get("RAY_ADDRESS")),
+    ).asked_for(device)
 
 
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:

@@ -121,22 +121,31 @@ LOSSES = {
 }
 
 
+def sums_of(name: str, label: Tensor, outputs: Sequence[Tensor], targets: Targets) -> Tensor:
+    """The sums of the full-resolution output and of the coarser ones, one after the other.
+
+    The labels of a coarser one are every f-th voxel, f the ratio of the sizes.
+    """
+    sums = []
+    for probabilities in outputs:
+        factor = tf.shape(label)[1] // tf.shape(probabilities)[1]
+        coarse = label[:, ::factor, ::factor, ::factor]
+        sums.append(LOSSES[name].sums(coarse, probabilities, targets))
+    return tf.concat(sums, 0)
+
+
 def supervised(
     name: str, label: Tensor, outputs: Sequence[Tensor], targets: Targets, all_sum: AllSum
 ) -> tuple[Tensor, Tensor]:
     """A loss over the full-resolution output and the coarser ones that are supervised too.
 
-    Level k counts 2^−k, all weights summing to one (Isensee et al. 2021); its labels are every
-    f-th voxel, f the ratio of the sizes. The Dice is that of the full resolution.
+    Level k counts 2^−k, all weights summing to one (Isensee et al. 2021). The Dice is that of the
+    full resolution. `all_sum` makes of this replica's `sums_of` those of the whole batch.
     """
     loss = LOSSES[name]
-    sums = []
-    for probabilities in outputs:
-        factor = tf.shape(label)[1] // tf.shape(probabilities)[1]
-        coarse = label[:, ::factor, ::factor, ::factor]
-        sums.append(loss.sums(coarse, probabilities, targets))
+    sums = all_sum(sums_of(name, label, outputs, targets))
     total, weights, dice = 0.0, 0.0, None
-    for level, share in enumerate(tf.split(all_sum(tf.concat(sums, 0)), len(sums))):
+    for level, share in enumerate(tf.split(sums, len(outputs))):
         value, score = loss.of(share)
         dice = score if dice is None else dice
         total += value * 0.5**level

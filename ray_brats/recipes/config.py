@@ -158,19 +158,24 @@ class TrainConfig:
     """Share of the patches whose channels are raised to a power."""
     loss: Literal["dice_focal", "dice_bce"] = "dice_bce"
     learning_rate: float = 1e-3
-    """The highest learning rate; see `step.learning_rate`."""
+    """The highest learning rate, for steps of `reference_batch`; see `step.learning_rate`."""
+    reference_batch: int = field(default=2, metadata=LATER)
+    """Patches of a step, of all workers, for which the rate and the warm-up are meant."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up, as a function of the global step over the planned steps."""
     warmup_steps: int = 20
+    """Of `reference_batch` patches."""
     weight_decay: float = 0.0
     clip_norm: float | None = None
     """Gradients are scaled down to this global L2 norm; None: never."""
     ema_decay: float | None = None
     """Decay a step of the averaged weights that are validated and exported; None: the raw ones."""
     steps: int | None = 1000
-    """Optimizer steps, or None where `minutes` sets the length."""
+    """Optimizer steps, or None where `patches` or `minutes` sets the length."""
     minutes: float | None = None
     """Length by the clock, validation included; see `length`."""
+    patches: int | None = field(default=None, metadata=LATER)
+    """Length in patches, of all workers: with more of them it ends sooner."""
     validations: int = 2
     """How often the validation cases are scored, evenly spaced, the last time at the end."""
     checkpoint_minutes: float = 5.0
@@ -195,12 +200,16 @@ class TrainConfig:
         for name in (*shares, *(f"{kind}_probability" for kind in AUGMENTATIONS)):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0–1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above zero")
-        if (self.steps is None) == (self.minutes is None):
+        lengths = {"steps": self.steps, "minutes": self.minutes, "patches": self.patches}
+        given = [f"{value} {unit}" for unit, value in lengths.items() if value is not None]
+        if len(given) != 1:
             raise UsageError(
-                f"the length of a training is {self.steps} steps and {self.minutes} minutes: "
-                "expected exactly one of the two (--steps or --minutes)"
+                f"the length of a training is {' and '.join(given) or 'not given'}: expected "
+                "exactly one of --patches, --steps and --minutes"
             )
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "≥ 1")
+        require(self.patches is None or self.patches >= 1, "patches", self.patches, "≥ 1")
+        require(self.reference_batch >= 1, "reference_batch", self.reference_batch, "≥ 1")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
         require(self.validations >= 1, "validations", self.validations, "≥ 1")
         minutes = self.checkpoint_minutes

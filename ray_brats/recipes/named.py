@@ -99,7 +99,8 @@ def standard() -> Recipe:
             gamma_probability=0.2,
             ema_decay=0.98,
             weight_decay=1e-4,
-            steps=4000,
+            steps=None,
+            patches=8000,
         ),
         inference=InferenceConfig(),
     )
@@ -128,7 +129,8 @@ def large() -> Recipe:
             batch_per_worker=2,
             clip_norm=12.0,
             ema_decay=0.999,
-            steps=60_000,
+            reference_batch=16,
+            patches=480_000,
             validations=10,
             xla=True,
         ),
@@ -167,6 +169,7 @@ def get(
     *,
     minutes: float | None = None,
     steps: int | None = None,
+    patches: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
 ) -> Recipe:
@@ -176,6 +179,7 @@ def get(
         name: of the recipe.
         minutes: length by the clock.
         steps: length in optimizer steps.
+        patches: length in patches, of all workers.
         seed: of everything drawn.
         settings: `PART.FIELD=VALUE`, as `jsonform.with_settings` reads them.
 
@@ -186,6 +190,6 @@ def get(
         raise UsageError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
     train = dataclasses.replace(recipe.train, seed=seed)
-    if minutes is not None or steps is not None:
-        train = dataclasses.replace(train, minutes=minutes, steps=steps)
+    if minutes is not None or steps is not None or patches is not None:
+        train = dataclasses.replace(train, minutes=minutes, steps=steps, patches=patches)
     return with_settings(dataclasses.replace(recipe, train=train), settings)

@@ -117,12 +117,13 @@ def fitting(settings: ServeSettings, cluster: Resources, replicas: int | None) -
     """Settings with replicas and cores that the cluster has; raises `UsageError`."""
     models = len(settings.models)
     count = replicas or max(1, cluster.gpus // models)
-    if count < 1 or (cluster.gpus and count * models > cluster.gpus):
+    too_many = cluster.on_gpus and not cluster.joined and count * models > cluster.gpus
+    if count < 1 or too_many:
         raise UsageError(
             f"--replicas {count}: {models} model(s) need as many GPUs, there are {cluster.gpus}"
         )
-    cpus = 1.0 if cluster.gpus else _cpus_of_each(models * count, cluster)
-    gpus = 1.0 if cluster.gpus else 0.0
+    cpus = 1.0 if cluster.on_gpus else _cpus_of_each(models * count, cluster)
+    gpus = 1.0 if cluster.on_gpus else 0.0
     return dataclasses.replace(settings, replicas=count, cpus=cpus, gpus=gpus)
 
 

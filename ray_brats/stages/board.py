@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -62,10 +62,15 @@ def root_cause(error: BaseException) -> str:
 
 
 class Follower:
-    """Shows what the ranks report while the driver waits for the end; a context manager."""
+    """Shows what the ranks report while the driver waits for the end; a context manager.
 
-    def __init__(self, board: Any) -> None:
-        self._board, self._ended = board, threading.Event()
+    Args:
+        board: where they report.
+        moved: called where something was reported.
+    """
+
+    def __init__(self, board: Any, moved: Callable[[], None] = lambda: None) -> None:
+        self._board, self._ended, self._moved = board, threading.Event(), moved
         self._validated = ""
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -84,6 +89,8 @@ class Follower:
                     events = ray.get(self._board.take.remote())
                 except ray.exceptions.RayError:
                     return  # it died, or has no memory; the end of the training says why
+                if events:
+                    self._moved()
                 for event in events:
                     self._show(event, progress)
                 if last:
@@ -114,7 +121,16 @@ class Follower:
             say(f"train: step {step}: no better validation for so long; ends here")
         elif kind == "resume":
             say(f"train: goes on from step {step}")
+            before, now = event.get("batch_before"), event.get("batch")
+            if before and before != now:
+                say(
+                    f"train: steps are of {now} patch(es) now, and were of {before}: the learning "
+                    "rate goes with their square root where the recipe has AdamW, a length in "
+                    "patches stays"
+                )
             progress.starts_at(step)
+        elif kind == "leaving":
+            say(f"train: step {step}: a node is told to leave; the state is kept")
         elif kind == "hang":
             say(f"train: rank {event['rank']} hangs after step {step}: {event['text']}")
             say("train: its process ends now; training goes on from the last checkpoint")

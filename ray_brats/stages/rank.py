@@ -16,7 +16,7 @@ import ray
 import ray.train
 import ray.train.collective
 
-from ray_brats.engine import devices
+from ray_brats.engine import devices, private
 from ray_brats.engine.watchdog import Watchdog
 from ray_brats.errors import RayBratsError
 from ray_brats.files import claims, retry
@@ -55,6 +55,8 @@ class RankSettings:
     """What a case takes, in the mean."""
     threads: int = 1
     """CPUs of one rank."""
+    shares: int = 1
+    """Of a step, whoever takes them."""
     producers: int = 0
     """Processes that make the samples of one rank; 0: a thread of it."""
     began_unix: float = 0.0
@@ -166,6 +168,8 @@ def _run(settings: RankSettings, board: Any) -> None:
             picture=log.picture,
             beat=watchdog.beat,
             waits=waits,
+            report=_report,
+            is_leaving=private.Leaving() if rank == 0 else lambda: False,
         )
         training = loop.Loop(
             strategy,
@@ -175,8 +179,14 @@ def _run(settings: RankSettings, board: Any) -> None:
             rank=rank,
             began_unix=settings.began_unix,
             producers=settings.producers,
+            shares=settings.shares,
         )
         training.run(restore_from)
+
+
+def _report(scores: dict[str, float]) -> None:
+    """Let Ray's own tools show how far the run is; every rank calls it."""
+    ray.train.report(scores)
 
 
 def _prepare_devices(threads: int) -> None:

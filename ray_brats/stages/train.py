@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import ray
 import ray.train
 
 from ray_brats.engine import capacity
+from ray_brats.engine.capacity import Workers
 from ray_brats.engine.cluster import Resources, check_seen, check_shared, on_node, silenced
 from ray_brats.engine.waiting import Waiting
 from ray_brats.errors import StageFailed, UsageError
@@ -34,6 +36,12 @@ from ray_brats.training.run import ClaimedRun, Existing
 HANG_SECONDS = 600.0
 MOST_PRODUCERS = 8
 """Processes that make the samples of one GPU: more than any network here takes."""
+RESIZE_SECONDS = 60.0
+"""So often it is asked whether there is room for more workers, which start from a checkpoint."""
+PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PATIENT_SECONDS, HASTY_SECONDS = 900, 30
+"""So long a group of workers waits for its place before Ray Train looks again how many there can
+be: a cluster that grows takes minutes, and where the number may change it may just have fallen."""
 RESTARTS = 1000
 """Deaths that Ray Train makes good; `claims` ends a run much earlier that makes no progress."""
 
@@ -62,7 +70,7 @@ def train(
     recipe: Recipe,
     *,
     cluster: Resources,
-    workers: int | None = None,
+    workers: Workers | int | None = None,
     existing: Existing = "refuse",
     bounds: Bounds | None = None,
 ) -> run.TrainSummary:
@@ -73,7 +81,8 @@ def train(
         run_uri: where the run goes.
         recipe: what to train, and how long.
         cluster: what there is to train with.
-        workers: training processes, one replica each; by default one a GPU, else two.
+        workers: training processes, one replica each; by default one a GPU, else two. Of a range
+            as many train as there is room for; a step is the same for any number of them.
         existing: what to do where there is a run already; without one, it is started.
         bounds: what it may take.
 
@@ -82,26 +91,27 @@ def train(
         StageFailed: training ended before its last step.
     """
     began_unix = time.time()
-    workers = capacity.workers_for(workers, cluster)
+    asked = capacity.workers_for(workers, cluster)
     check_shared(run_uri, cluster)
     check_seen(description_uri(data.uri), cluster)
     bounds = bounds or Bounds()
     if data.task is not None:
         recipe = dataclasses.replace(recipe, targets=data.task.targets)
-    claimed = run.begin(run_uri, run.describe(data, recipe, workers), existing=existing)
+    claimed = run.begin(run_uri, run.describe(data, recipe, asked.most), existing=existing)
     if claimed is None:
         say(f"train: {run_uri} is finished; nothing to do")
         return run.read(run_uri).summary(skipped=True)
-    _say_plan(data, recipe, workers, cluster)
-    threads = capacity.cpus_of_worker(workers, cluster)
+    _say_plan(data, recipe, asked, cluster)
+    threads = capacity.cpus_of_worker(asked.most, cluster)
     settings = dataclasses.replace(
         _settings(data, recipe, claimed, bounds),
         threads=threads,
+        shares=asked.most,
         # On CPUs the network needs them all, and a sample costs it next to nothing.
-        producers=min(MOST_PRODUCERS, threads - 1) if cluster.gpus else 0,
+        producers=min(MOST_PRODUCERS, threads - 1) if cluster.on_gpus else 0,
         began_unix=began_unix,
     )
-    _fit(settings, claimed, workers, gpus=bool(cluster.gpus))
+    _fit(settings, claimed, asked, gpus=cluster.on_gpus)
     claimed.delete_notes()
     parameters = _export(claimed)["parameters"]
     claimed.finish()
@@ -154,9 +164,13 @@ def _check_cache(data: Dataset, recipe: Recipe, bounds: Bounds) -> int:
     return mean
 
 
-def _say_plan(data: Dataset, recipe: Recipe, workers: int, cluster: Resources) -> None:
+def _say_plan(data: Dataset, recipe: Recipe, workers: Workers, cluster: Resources) -> None:
     settings = recipe.train
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
+    if settings.patches:
+        a_step = workers.most * settings.batch_per_worker * settings.accumulate
+        steps = math.ceil(settings.patches / a_step)
+        length = f"{settings.patches} patches, {steps} steps of {a_step}"
     patch = "×".join(str(side) for side in settings.patch_vox)
     batch = f"batch {settings.batch_per_worker}"
     if settings.accumulate > 1:
@@ -166,13 +180,17 @@ def _say_plan(data: Dataset, recipe: Recipe, workers: int, cluster: Resources) -
         f"train: recipe {recipe.name}, {length}, {workers} worker(s) × {batch} "
         f"of {patch}; {len(data.training)} cases to train on, "
         f"{len(data.validation)} to validate{left_out}; "
-        f"{'GPU' if cluster.gpus else 'CPU'} training"
+        f"{'GPU' if cluster.on_gpus else 'CPU'} training"
     )
-    if not cluster.gpus:
-        say(costs.sentence(recipe, workers, cluster.nodes, cluster.node_memory_bytes))
+    there = cluster.gpus if cluster.on_gpus else cluster.cpus
+    if there < workers.least:
+        kind = "GPU" if cluster.on_gpus else "CPU"
+        say(f"train: begins when there is a {kind} for each of {workers.least}; now for {there}")
+    if not cluster.on_gpus:
+        say(costs.sentence(recipe, workers.most, cluster.nodes, cluster.node_memory_bytes))
 
 
-def _fit(settings: RankSettings, claimed: ClaimedRun, workers: int, *, gpus: bool) -> None:
+def _fit(settings: RankSettings, claimed: ClaimedRun, workers: Workers, *, gpus: bool) -> None:
     """Let Ray Train run all ranks to the last step."""
     with silenced():
         from ray.train.tensorflow import TensorflowTrainer
@@ -189,16 +207,16 @@ def _fit(settings: RankSettings, claimed: ClaimedRun, workers: int, *, gpus: boo
     # Beside this process: no other node's death takes it away.
     here = ray.get_runtime_context().get_node_id()
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=on_node(here)).remote()
+    each = {"CPU": float(settings.threads), **({"GPU": 1.0} if gpus else {})}
+    is_fixed = workers.least == workers.most
     trainer = Trainer(
         rank_main,
         train_loop_config={"settings": jsonform.as_json(settings), "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=workers.most if is_fixed else (workers.least, workers.most),
             use_gpu=gpus,
-            resources_per_worker={
-                "CPU": float(settings.threads),
-                **({"GPU": 1.0} if gpus else {}),
-            },
+            resources_per_worker=each,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         run_config=ray.train.RunConfig(
             name=f"attempt-{claimed.attempt.number:06d}",
@@ -208,14 +226,17 @@ def _fit(settings: RankSettings, claimed: ClaimedRun, workers: int, *, gpus: boo
         ),
     )
     cause: BaseException | None = None
-    with Follower(board), Waiting("train"):
+    # Ray Train asks for nothing that it waits for where the number of workers may change.
+    waiting = Waiting("train", None if is_fixed else each)
+    os.environ.setdefault(PATIENCE, str(PATIENT_SECONDS if is_fixed else HASTY_SECONDS))
+    with Follower(board, waiting.moved), waiting:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             cause = error
     reason = ray.get(board.failure.remote()) or (root_cause(cause) if cause else None)
     if reason is not None:
-        hint = costs.hint(settings.recipe, workers) if "emory" in reason else ""
+        hint = costs.hint(settings.recipe, workers.most) if "emory" in reason else ""
         raise StageFailed(
             f"training ended before its last step: {reason}.{hint} What was saved stays "
             f"in {settings.run_uri}; the same command with --resume goes on from there"

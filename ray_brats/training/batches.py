@@ -108,9 +108,19 @@ class _Sample:
 class BatchStream:
     """Batches of one rank, from a step on, cut ahead of their use.
 
-    Sample `i` of the global stream is the same whatever the number of ranks: step `s` of
-    rank `r` of `R` holds samples `(s·R + r)·N … + N − 1`, and a run that goes on with other
-    ranks takes the next sample first (`goes_on_at`).
+    Sample `i` of the global stream is the same whatever the number of ranks. A step has `S` shares
+    of `N` samples: share `v` of step `s` holds samples `(s·S + v)·N … + N − 1`, and rank `r` of `R`
+    takes the shares `r`, `r + R`, …. A run that goes on with other shares takes the next sample
+    first (`goes_on_at`).
+
+    Args:
+        cases: all of the run.
+        train: what samples are.
+        targets: what is learnt.
+        rank: this one's number.
+        ranks: how many there are.
+        shares: of a step; by default one a rank.
+        ahead: cases whose copies are made before they are needed, at most.
     """
 
     def __init__(
@@ -121,45 +131,52 @@ class BatchStream:
         *,
         rank: int,
         ranks: int,
+        shares: int | None = None,
         ahead: int = MOST_AHEAD,
     ) -> None:
         self._cases, self._ahead = list(cases), ahead
         self._train = train
         self._regions = targets if train.foreground == "region" else None
-        self._rank, self._ranks = rank, ranks
+        self._shares = shares or ranks
+        self._own = range(rank, self._shares, ranks)
         self._stream = SampleStream(case_count=len(self._cases), seed=train.seed)
         self._size = train.batch_per_worker * train.accumulate
+        self.step_samples = self._shares * self._size
+        """How many all ranks together see in a step."""
         self._origin = 0
         self.waited_seconds = 0.0
 
     def goes_on_at(self, step: int, sample: int) -> None:
         """Steps from `step` on hold the samples from `sample` on, whoever took those before."""
-        self._origin = sample - step * self._ranks * self._size
+        self._origin = sample - step * self.step_samples
 
     def first_sample(self, step: int) -> int:
         """Place in the global stream of the first sample of a step, over all ranks."""
-        return self._origin + step * self._ranks * self._size
+        return self._origin + step * self.step_samples
+
+    def _own_samples(self, step: int) -> list[int]:
+        """This rank's samples of a step, share by share."""
+        first = self.first_sample(step)
+        return [first + share * self._size + n for share in self._own for n in range(self._size)]
 
     def case_ids(self, step: int) -> list[str]:
         """The cases that all ranks together see in a step, each before who gave it a tumour."""
         first = self.first_sample(step)
-        samples = (self._sample(first + i) for i in range(self._ranks * self._size))
+        samples = (self._sample(first + i) for i in range(self.step_samples))
         return [name for sample in samples for name in sample.names()]
 
     def cases_of(self, step: int) -> list[PreparedCase]:
         """The cases that this rank reads in a step, in order."""
-        first = self.first_sample(step) + self._rank * self._size
         numbers = []
-        for index in range(first, first + self._size):
+        for index in self._own_samples(step):
             numbers.append(self._stream.draw(index)[0])
             donor = self._stream.donor(index, self._train.carve_probability)
             numbers += [] if donor is None else [donor]
         return [self._cases[number] for number in numbers]
 
     def batch(self, step: int) -> Batch:
-        """This rank's samples of one step, all accumulated batches."""
-        first = self.first_sample(step) + self._rank * self._size
-        samples = [self._sample(index) for index in range(first, first + self._size)]
+        """This rank's samples of one step, all accumulated batches of each share."""
+        samples = [self._sample(index) for index in self._own_samples(step)]
         patches = [sample.patch for sample in samples]
         return Batch(
             image=self._cut(patches, IMAGE_OF),
@@ -233,7 +250,8 @@ class BatchStream:
         voxel_bytes = image.shape[-1] * image.itemsize + 1
         if self._train.carve_probability:
             voxel_bytes = 2 * voxel_bytes + 1
-        return self._size * (math.prod(self._size_vox()) * int(voxel_bytes) + 64)
+        count = self._size * len(self._own)
+        return count * (math.prod(self._size_vox()) * int(voxel_bytes) + 64)
 
     def from_step(
         self,

@@ -65,6 +65,8 @@ def export_run(
     )
     checkpoint.restore({"averaged": [weight.value for weight in model.weights]}, chosen.uri)
     measured = {"step": chosen.step, "validation": _measured(chosen.facts), "cases": source.cases}
+    seen = {name: chosen.facts[name] for name in ("samples", "batch") if name in chosen.facts}
+    measured["patches"] = {"seen": seen.get("samples"), "a_step": seen.get("batch")}
     card = {**source.facts, "measured": measured}
     return write(unet.for_inference(model), recipe, bundle_uri, facts=card, put=put, slim=slim)
 

@@ -42,9 +42,24 @@ def plan_of(values: Mapping[str, int], validations: int) -> Plan:
     )
 
 
+def asked_steps(train: TrainConfig, *, step: int, patches: int, batch: int) -> int | None:
+    """How many steps a run is to have; None where its length is by the clock.
+
+    Args:
+        train: its length.
+        step: how many steps are done.
+        patches: seen in these.
+        batch: patches of each step from now on.
+    """
+    if train.patches is not None:
+        return step + max(0, math.ceil((train.patches - patches) / batch))
+    return train.steps
+
+
 def first_plan(
     train: TrainConfig,
     *,
+    asked: int | None,
     step: int,
     step_seconds: float,
     elapsed_seconds: float,
@@ -53,13 +68,14 @@ def first_plan(
     """The plan of a run whose first steps took so long, as `plan_of` reads it.
 
     Args:
-        train: its length, in steps or minutes.
+        train: its length.
+        asked: as `asked_steps`.
         step: how many steps are done.
         step_seconds: what one takes.
         elapsed_seconds: since the start of training.
         validation_seconds: what one validation will take.
     """
-    total = train.steps
+    total = asked
     if total is None:
         total = steps_by_the_clock(
             train,
@@ -104,19 +120,23 @@ def clock_every(plan: Plan, train: TrainConfig) -> int:
 
 
 def extended(
-    kept: Mapping[str, int], train: TrainConfig, *, step: int, seconds: float
+    kept: Mapping[str, int], train: TrainConfig, *, asked: int | None, step: int, seconds: float
 ) -> dict[str, int]:
     """The plan of a resumed run: the one it had, unless a greater length is asked for now.
 
     Args:
         kept: the plan in the checkpoint.
         train: the length that is asked for.
+        asked: as `asked_steps`, from the checkpoint on.
         step: of the checkpoint.
         seconds: that training had taken until then.
     """
     total = kept["total_steps"]
-    if train.steps is not None:
-        total = max(total, train.steps)
+    if train.patches is not None:
+        assert asked is not None
+        total = asked
+    elif asked is not None:
+        total = max(total, asked)
     elif step >= total and train.minutes is not None:
         speed = seconds / max(step, 1)
         total = max(total, int(train.minutes * 60 / speed))
@@ -133,8 +153,10 @@ class Pace:
     """The plan of a run, the same on every rank: rank 0's clock decides.
 
     Args:
-        train: the length that is asked for, in steps or minutes.
+        train: the length that is asked for.
         broadcast: rank 0's value, on every rank.
+        batch: patches of a step, of all ranks.
+        seen: how many patches come before a step.
         validation_vox: voxels that pass through one rank's network in a validation.
         began_unix: when the command started, from where `minutes` count; by default now.
     """
@@ -144,10 +166,13 @@ class Pace:
         train: TrainConfig,
         broadcast: Callable[[Any], Any],
         *,
+        batch: int,
+        seen: Callable[[int], int],
         validation_vox: float,
         began_unix: float | None = None,
     ) -> None:
         self._train, self._broadcast = train, broadcast
+        self._batch, self._seen = batch, seen
         self._validation_vox = validation_vox
         self.plan: Plan | None = None
         self.step_seconds: list[float] = []
@@ -158,8 +183,16 @@ class Pace:
 
     @property
     def asked(self) -> list[float | None]:
-        """The length that is asked for, as a checkpoint keeps it: steps and minutes."""
-        return [self._train.steps, self._train.minutes]
+        """The length that is asked for, as a checkpoint keeps it: steps, minutes and patches."""
+        lengths = [self._train.steps, self._train.minutes]
+        return lengths if self._train.patches is None else [*lengths, self._train.patches]
+
+    def total_steps(self, step: int) -> int | None:
+        """How many steps there will be, as far as that is known after so many."""
+        return self.plan.total_steps if self.plan else self._asked_steps(step)
+
+    def _asked_steps(self, step: int) -> int | None:
+        return asked_steps(self._train, step=step, patches=self._seen(step), batch=self._batch)
 
     def resumes(
         self,
@@ -178,9 +211,12 @@ class Pace:
         self._seconds_before = seconds
         # What a death under this same command cost counts as well.
         self._counted_from = max(self._began_unix, saved_unix)
-        values = kept
+        values, to_come = kept, self._asked_steps(step)
         if asked != self.asked:
-            values = extended(kept, self._train, step=step, seconds=seconds)
+            values = extended(kept, self._train, asked=to_come, step=step, seconds=seconds)
+        elif self._train.patches is not None and to_come and step < kept["total_steps"]:
+            # Steps may have another number of patches than before.
+            values = {**kept, "total_steps": to_come}
         self.plan = plan_of(values, self._train.validations)
         return self.plan
 
@@ -230,8 +266,8 @@ class Pace:
         train = self._train
         if len(self.step_seconds) >= MEASURED_STEPS:
             return True
-        if train.steps is not None:
-            return step >= train.steps
+        if (asked := self._asked_steps(step)) is not None:
+            return step >= asked
         assert train.minutes is not None
         elapsed, last = self.elapsed_seconds(), self.step_seconds[-1]
         if elapsed <= PLAN_SHARE * train.minutes * 60:
@@ -250,6 +286,7 @@ class Pace:
         speed = self._typical_seconds()
         values = first_plan(
             self._train,
+            asked=self._asked_steps(step),
             step=step,
             step_seconds=speed,
             elapsed_seconds=self.elapsed_seconds(),

@@ -44,6 +44,10 @@ class Hooks:
     """A sign of life."""
     waits: Callable[[], None] = lambda: None
     """Called from time to time while a step waits for its input."""
+    report: Callable[[dict[str, float]], None] = lambda _: None
+    """A validation's step, loss and Dice, for others to show; all ranks call it."""
+    is_leaving: Callable[[], bool] = lambda: False
+    """Whether a node was told to leave since the last call; called on rank 0 alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Loop:
         rank: this one's number.
         began_unix: when the command started, from where `minutes` count; by default now.
         producers: processes that make this rank's samples; 0: a thread of this one.
+        shares: of a batch, as of `BatchStream`.
     """
 
     def __init__(
@@ -84,17 +89,19 @@ class Loop:
         rank: int,
         began_unix: float | None = None,
         producers: int = 0,
+        shares: int | None = None,
     ) -> None:
         self.producers = producers
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
-        self.trainee = Trainee(strategy, recipe)
+        self.trainee = Trainee(strategy, recipe, shares=shares)
         self.stream = BatchStream(
             data.training,
             recipe.train,
             recipe.targets,
             rank=rank,
             ranks=self.ranks,
+            shares=shares,
             ahead=data.ahead,
         )
         self.step = 0
@@ -102,6 +109,8 @@ class Loop:
         self.pace = Pace(
             recipe.train,
             hooks.broadcast,
+            batch=self.stream.step_samples,
+            seen=self.stream.first_sample,
             validation_vox=data.validation_vox / self.ranks,
             began_unix=began_unix,
         )
@@ -150,8 +159,9 @@ class Loop:
     def _one_step(self, parts: list[Part]) -> None:
         began = time.monotonic()
         train = self.recipe.train
-        total = self.plan.total_steps if self.plan else (train.steps or 10**9)
-        rate = learning_rate(self.step, total, train)
+        batch, seen = self.stream.step_samples, self.stream.first_sample(self.step)
+        to_come = (self.pace.total_steps(self.step) or 10**9) - self.step
+        rate = learning_rate(seen, seen + to_come * batch, batch, train)
         self.step += 1
         result = self.trainee.step(
             parts,
@@ -172,7 +182,6 @@ class Loop:
 
     def _report_step(self, result: StepResult, rate: float) -> None:
         seconds = self.pace.step_seconds[-1]
-        patches = self.ranks * self.recipe.train.batch_per_worker * self.recipe.train.accumulate
         self.hooks.event(
             {
                 "step": self.step,
@@ -181,9 +190,9 @@ class Loop:
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": rate,
                 "step_seconds": round(seconds, 4),
-                "patches_per_second": round(patches / seconds, 3),
+                "patches_per_second": round(self.stream.step_samples / seconds, 3),
                 "input_wait_share": self._input_wait_share(),
-                "total_steps": self.plan.total_steps if self.plan else self.recipe.train.steps,
+                "total_steps": self.pace.total_steps(self.step),
             }
         )
 
@@ -207,8 +216,14 @@ class Loop:
             self._end_early_if_stale(scores)
             self._checkpoint(scores)
             self.pace.validation_took(time.monotonic() - began)
+            dice = {f"dice_{region}": value for region, value in scores.get("dice", {}).items()}
+            self.hooks.report({"step": self.step, "loss": self.loss, **dice})
         elif self.step % self.plan.checkpoint_every == 0:
             self._checkpoint({})
+        elif self.rank == 0 and self.hooks.is_leaving():
+            # The others wait in their next step.
+            self.hooks.event({"event": "leaving", "step": self.step})
+            self._save({})
 
     def _validation_is_due(self) -> bool:
         """Whether one is; counted, as a plan that keeps pace may move what is to come."""
@@ -261,24 +276,29 @@ class Loop:
         """Rank 0 keeps the state; the others wait for it, so that none runs far ahead."""
         self._last_checkpoint = checkpoint.folder_name(self.step)
         if self.rank == 0:
-            assert self.plan is not None
-            folder = Path(tempfile.mkdtemp(prefix="ray-brats-checkpoint-"))
-            facts = {
-                **scores,
-                "loss": self.loss,
-                "seconds": self.pace.elapsed_seconds(),
-                "saved_unix": time.time(),
-                "samples": self.stream.first_sample(self.step),
-                "plan": self.plan.as_json(),
-                "asked": self.pace.asked,
-                "best_mean_dice": self.best_mean_dice,
-                "stale_validations": self.stale_validations,
-            }
-            checkpoint.save(self.trainee.variables(), folder, step=self.step, facts=facts)
-            self.hooks.keep(folder, self.step)
-            self.hooks.event({"event": "checkpoint", "step": self.step})
+            self._save(scores)
         self.hooks.broadcast(True)
         self.hooks.beat()
+
+    def _save(self, scores: Mapping[str, Any]) -> None:
+        """Keep the state, and what has been measured with it."""
+        assert self.plan is not None
+        folder = Path(tempfile.mkdtemp(prefix="ray-brats-checkpoint-"))
+        facts = {
+            **scores,
+            "loss": self.loss,
+            "seconds": self.pace.elapsed_seconds(),
+            "saved_unix": time.time(),
+            "samples": self.stream.first_sample(self.step),
+            "batch": self.stream.step_samples,
+            "plan": self.plan.as_json(),
+            "asked": self.pace.asked,
+            "best_mean_dice": self.best_mean_dice,
+            "stale_validations": self.stale_validations,
+        }
+        checkpoint.save(self.trainee.variables(), folder, step=self.step, facts=facts)
+        self.hooks.keep(folder, self.step)
+        self.hooks.event({"event": "checkpoint", "step": self.step})
 
     def _restore(self, uri: str) -> None:
         restored = checkpoint.restore(self.trainee.variables(), uri)
@@ -297,4 +317,5 @@ class Loop:
         )
         self.validated = sum(at <= self.step for at in plan.validate_at)
         if self.rank == 0:
-            self.hooks.event({"event": "resume", "step": self.step})
+            batches = {"batch": self.stream.step_samples, "batch_before": facts.get("batch")}
+            self.hooks.event({"event": "resume", "step": self.step, **batches})

@@ -117,7 +117,8 @@ def describe(data: Dataset, recipe: Recipe, workers: int) -> dict[str, Any]:
     settings = jsonform.as_json(recipe)
     parts = (data.fingerprint, {"fold": data.fold})
     learnt = {**settings, **_named_targets(settings)}
-    timeless = {**learnt, "train": {**settings["train"], "steps": None, "minutes": None}}
+    train = {name: value for name, value in settings["train"].items() if name != "patches"}
+    timeless = {**learnt, "train": {**train, "steps": None, "minutes": None}}
     tumours = (naming.tumour_of(case.case_id) for case in data.training)
     return {
         "identity": jsonform.fingerprint(learnt, *parts),
@@ -222,7 +223,7 @@ def is_finished(run_uri: str, description: Mapping[str, Any], *, existing: Exist
             f"{earlier.uri} holds a run of another length: pass the same length, another folder, "
             "or extend it with `ray-brats train DATASET RUN --resume`"
         )
-    _check_extension(earlier, description["recipe"]["train"]["steps"])
+    _check_extension(earlier, description["recipe"]["train"])
     return False
 
 
@@ -238,12 +239,23 @@ def _check_free(run: Run) -> None:
         )
 
 
-def _check_extension(earlier: Run, steps: int | None) -> None:
+def _check_extension(earlier: Run, train: Mapping[str, Any]) -> None:
     newest = checkpoint.newest(earlier.checkpoints_uri)
-    if newest and steps is not None and steps < newest.facts["plan"]["total_steps"]:
+    if newest is None:
+        return
+    facts, steps, patches = newest.facts, train["steps"], train.get("patches")
+    total = facts["plan"]["total_steps"]
+    if steps is not None and steps < total:
         raise UsageError(
-            f"--steps {steps}: {earlier.uri} goes to step {newest.facts['plan']['total_steps']}; "
-            "a run can be extended, not shortened"
+            f"--steps {steps}: {earlier.uri} goes to step {total}; a run can be extended, not "
+            "shortened"
+        )
+    batch = facts.get("batch") or facts["samples"] / newest.step
+    planned = round(facts["samples"] + (total - newest.step) * batch)
+    if patches is not None and patches + batch <= planned:
+        raise UsageError(
+            f"--patches {patches}: {earlier.uri} goes to {planned} patches; a run can be extended, "
+            "not shortened"
         )
 
 

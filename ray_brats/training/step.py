@@ -3,6 +3,10 @@
 Everything that ranks share happens here: the sums that the loss is made of are added up over them,
 and the gradients are, each in one vector, so N ranks with batch b take the step of one rank with
 N·b.
+
+Where there are fewer ranks than shares of the batch, some take several, one after the other, for
+what memory allows. The loss is no sum over shares, so these first look what its sums are, and then
+once more for the gradients: the same step as of a rank a share, at four thirds of the work.
 """
 
 from __future__ import annotations
@@ -43,13 +47,15 @@ class Trainee:
     Args:
         strategy: the one whose ranks train together.
         recipe: network and training settings; the seed decides the initial weights.
+        shares: of a batch; by default one a rank.
     """
 
-    def __init__(self, strategy: Any, recipe: Recipe) -> None:
+    def __init__(self, strategy: Any, recipe: Recipe, *, shares: int | None = None) -> None:
         self._strategy, self._train = strategy, recipe.train
         self._targets = recipe.targets
         sizes = (len(recipe.preprocess.modalities), len(recipe.outputs))
         self._ranks = int(strategy.num_replicas_in_sync)
+        self._shares = shares or self._ranks
         with strategy.scope():
             self.model = unet.build(recipe.network, *sizes, seed=recipe.train.seed)
             self.optimizer = _optimizer(recipe.train)
@@ -65,6 +71,9 @@ class Trainee:
         self._gradients_of = _Traced(self._gradients)
         self._apply = tf.function(self._update, autograph=False)
         self._fused = _Traced(self._gradients_and_update)
+        self._sums_of = _Traced(self._sums)
+        self._summed_sums = tf.function(self._over_replicas, autograph=False)
+        self._gradients_within = _Traced(self._gradients)
         self._average = tf.function(self._move_average, autograph=False)
 
     def placed(self, batch: Batch) -> list[Part]:
@@ -80,7 +89,9 @@ class Trainee:
     ) -> StepResult:
         """Take one optimizer step with what `placed` gave; all ranks call it."""
         self.optimizer.learning_rate.assign(learning_rate)
-        if len(parts) == 1:
+        if self._shares > self._ranks:
+            measures, norm = self._of_several_shares(parts)
+        elif len(parts) == 1:
             measures, norm = self._fused(parts[0])
         else:
             measures, norm = self._accumulated(parts)
@@ -97,6 +108,21 @@ class Trainee:
         count = float(len(parts))
         return measures / count, self._apply([gradient / count for gradient in total])
 
+    def _of_several_shares(self, parts: list[Any]) -> tuple[Any, Any]:
+        """As `_accumulated`; each share of this rank has one part of each accumulated batch."""
+        count = self._train.accumulate
+        measures: Any = 0.0
+        total: list[Any] = []
+        for together in (parts[at::count] for at in range(count)):
+            sums = self._summed_sums(tf.add_n([self._sums_of(part) for part in together]))
+            found = None
+            for part in together:
+                found, more = self._gradients_within({**part, "sums": sums})
+                total = [a + b for a, b in zip(total, more, strict=True)] if total else more
+            # Equal for all of them: that of the whole batch.
+            measures += found
+        return measures / float(count), self._apply([each / float(count) for each in total])
+
     # --- traced ------------------------------------------------------------------------
 
     def _gradients_and_update(self, part: Any) -> tuple[Any, Any]:
@@ -109,17 +135,40 @@ class Trainee:
         local = self._strategy.experimental_local_results
         return local(measures)[0], [local(gradient)[0] for gradient in gradients]
 
-    def _replica_gradients(self, part: Any) -> tuple[Any, Any]:
+    def _sums(self, part: Any) -> Any:
+        return self._on_replica(self._replica_sums, part)
+
+    def _over_replicas(self, sums: Any) -> Any:
+        return self._on_replica(losses.sum_over_replicas, sums)
+
+    def _on_replica(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        found = self._strategy.run(call, args=(argument,))
+        return self._strategy.experimental_local_results(found)[0]
+
+    def _replica_sums(self, part: Any) -> Any:
         image, label = augment(part, self._train, self._targets)
+        return losses.sums_of(self._train.loss, label, self._outputs(image), self._targets)
+
+    def _outputs(self, image: Any) -> list[Any]:
+        outputs = self._forward(image)
+        return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+    def _replica_gradients(self, part: Any) -> tuple[Any, Any]:
+        """The gradients of the whole batch's loss, as far as they flow through this part.
+
+        With `sums` those of the batch are known, of which this part's are a share; without, the
+        replicas meet here.
+        """
+        image, label = augment(part, self._train, self._targets)
+        all_sum = losses.shared_total
+        if "sums" in part:
+
+            def all_sum(own: Any) -> Any:
+                return own + tf.stop_gradient(part["sums"] - own)
+
         with tf.GradientTape() as tape:
-            outputs = self._forward(image)
-            loss, dice = losses.supervised(
-                self._train.loss,
-                label,
-                outputs if isinstance(outputs, list | tuple) else [outputs],
-                self._targets,
-                losses.shared_total,
-            )
+            outputs = self._outputs(image)
+            loss, dice = losses.supervised(self._train.loss, label, outputs, self._targets, all_sum)
         gradients = tape.gradient(loss, self.model.trainable_variables)
         return tf.concat([loss[None], dice], 0), gradients
 
@@ -217,13 +266,27 @@ def _optimizer(train: TrainConfig) -> Any:
     return _Adam(train.learning_rate, name="adam")
 
 
-def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
-    """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017)."""
-    warm = min(1.0, (step + 1) / (train.warmup_steps + 1))
+def learning_rate(patches: int, total_patches: int, batch: int, train: TrainConfig) -> float:
+    """Linear warm-up, then constant or cosine decay to zero (Loshchilov & Hutter 2017).
+
+    Both are functions of the patches seen, whatever the size of a step. With AdamW the rate goes
+    with the square root of that size (Malladi et al. 2022), from `reference_batch` on; Adam's, the
+    original project's, is as it was written down.
+
+    Args:
+        patches: seen by all ranks before this step.
+        total_patches: of the whole run.
+        batch: patches of this step, of all ranks.
+        train: highest rate, warm-up and schedule.
+    """
+    warm = min(1.0, (patches + batch) / (train.warmup_steps * train.reference_batch + batch))
+    highest = train.learning_rate * warm
+    if train.weight_decay:
+        highest *= math.sqrt(batch / train.reference_batch)
     if train.schedule == "constant":
-        return train.learning_rate * warm
-    progress = min(1.0, step / max(total_steps, 1))
-    return train.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return highest
+    progress = min(1.0, patches / max(total_patches, 1))
+    return highest * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def averaging_decay(step: int, train: TrainConfig) -> float:

@@ -110,8 +110,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Cohort]:
         raise InterruptedError
 
     monkeypatch.setattr(cluster, "running", contextlib.nullcontext)
+    monkeypatch.setattr(cluster, "resources", lambda _: None)
     monkeypatch.setattr(cluster, "check_shared", lambda *_: None)
-    monkeypatch.setattr(capacity, "workers_for", lambda *_: 1)
+    monkeypatch.setattr(capacity, "workers_for", lambda *_: None)
     monkeypatch.setattr(datasets, "prepare", prepare)
     return cohorts_given
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import ray.exceptions
+from ray.cluster_utils import Cluster
 
 from ray_brats.cases import phantom
 from ray_brats.training import log
@@ -351,3 +352,77 @@ def test_chaos_killed_workers_and_driver_change_no_number(
     assert min(resumes) > 0
     cards = [json.loads((run / "bundle/bundle.json").read_text()) for run in (calm, wild)]
     assert cards[0]["measured"]["step"] == cards[1]["measured"]["step"]
+
+
+# --- clusters that grow and shrink --------------------------------------------------------
+
+LOOKS_OFTEN = """
+import os, sys
+if "train" in sys.argv and "RAY_ADDRESS" in os.environ:
+    from ray_brats.stages import train
+    train.RESIZE_SECONDS = 3.0
+"""
+
+
+@pytest.fixture
+def grown() -> Iterator[Cluster]:
+    """A head without CPUs, to which a test adds nodes."""
+    head = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+
+
+def soon(is_so: Callable[[], bool], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_workers_come_and_go_with_the_losses_of_an_undisturbed_run(
+    dataset: Path, tmp_path: Path, grown: Cluster
+) -> None:
+    node = {"num_cpus": 2, "object_store_memory": 100 << 20}
+    often, steps = "train.checkpoint_minutes=0.02", 400
+    (tmp_path / "sitecustomize.py").write_text(LOOKS_OFTEN)
+    environment = {
+        "RAY_ADDRESS": grown.address,
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    first = grown.add_node(**node)
+    changed = tmp_path / "changed"
+
+    def began(attempts: int) -> bool:
+        """Whether the newest of so many groups of workers has made steps."""
+        lines = [line for line in log.read(str(changed))] if changed.exists() else []
+        goes_on = [line for line in lines if line.get("event") == "resume"]
+        steps = [line["step"] for line in lines if "event" not in line]
+        since = goes_on[-1]["step"] if goes_on else 0
+        return len(goes_on) == attempts - 1 and bool(steps) and steps[-1] > since + 5
+
+    with subprocess.Popen(
+        training(dataset, changed, often, steps=steps, workers="1-4"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    ) as process:
+        soon(lambda: began(1))
+        grown.add_node(**node)
+        soon(lambda: began(2))
+        grown.remove_node(first, allow_graceful=False)
+        _, told = process.communicate(timeout=560)
+    assert process.returncode == 0, told
+    undisturbed = finish(
+        training(dataset, tmp_path / "whole", often, steps=steps, workers="1-4"), **environment
+    )
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert len(events(changed, "resume")) >= 2
+    found, expected = losses(changed), losses(tmp_path / "whole")
+    assert sorted(found) == sorted(expected)
+    np.testing.assert_allclose(
+        [found[step] for step in sorted(found)],
+        [expected[step] for step in sorted(expected)],
+        rtol=1e-3,
+    )

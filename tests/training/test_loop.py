@@ -80,7 +80,7 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
         event=events.append,
         keep=lambda folder, _step: kept.append(str(folder)),
     )
-    run = loop.Loop(strategy, recipe, data, hooks, rank=rank)
+    run = loop.Loop(strategy, recipe, data, hooks, rank=rank, shares=settings.get("shares"))
     run.run(settings.get("restore"))
     weights = [np.asarray(weight.value.numpy()).ravel() for weight in run.trainee.model.weights]
     np.save(settings["out"] + f"/weights{rank}.npy", np.concatenate(weights))
@@ -90,6 +90,8 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
 
 def collectives(run: loop.Loop) -> list[int]:
     """The elements of every sum over ranks in the graph of a step."""
+    if run.trainee._fused.function is None:
+        return []
     graph = run.trainee._fused.function.get_concrete_function().graph
     definition = graph.as_graph_def(add_shapes=True)
     functions = (node for one in definition.library.function for node in one.node_def)
@@ -157,9 +159,17 @@ def test_two_workers_hold_equal_weights_and_equal_one_with_their_batch(
     )
     assert (two[0] == two[1]).all()
     np.testing.assert_allclose(two[0], one[0], atol=2e-4)
-    losses = [[line["loss"] for line in lines if "event" not in line] for lines in (events, alone)]
+    # And one that takes the shares of both, one after the other.
+    both, (shared, _) = run_ranks(
+        1, tmp_path / "both", recipe=jsonform.as_json(tiny(name, 1)), shares=2, **common
+    )
+    np.testing.assert_allclose(both[0], two[0], atol=2e-4)
+    losses = [
+        [line["loss"] for line in lines if "event" not in line] for lines in (events, alone, shared)
+    ]
     assert len(losses[0]) == STEPS
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-3)
     # All sums of the loss in one vector, all gradients in another.
     (sums, gradients) = sorted(json.loads((tmp_path / "two" / "collectives0.json").read_text()))
     assert sums <= 32
@@ -183,7 +193,7 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_with_the_same_numbers(tmp_path:
     whole, (events, kept) = run_ranks(1, tmp_path / "whole", **common)
     assert checkpoint.describe(kept[0]).step == 12  # type: ignore[union-attr]
     again, (resumed, _) = run_ranks(1, tmp_path / "again", **common, restore=kept[0])
-    assert resumed[0] == {"event": "resume", "step": 12}
+    assert resumed[0] == {"event": "resume", "step": 12, "batch": 1, "batch_before": 1}
     expected = {line["step"]: line["loss"] for line in events if "event" not in line}
     for line in resumed:
         if "event" not in line:
@@ -210,7 +220,7 @@ class Alone:
         read = types.SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
         monkeypatch.setattr(loop, "time", read)
         monkeypatch.setattr(length, "time", read)
-        monkeypatch.setattr(loop, "Trainee", lambda *_: self)
+        monkeypatch.setattr(loop, "Trainee", lambda *_, **__: self)
         monkeypatch.setattr(loop, "BatchStream", lambda *_, **__: self)
         monkeypatch.setattr(validation, "scores", self.scores)
         monkeypatch.setattr(validation, "summary", self.summary)
@@ -225,6 +235,8 @@ class Alone:
     averaged = None
 
     placed = None
+    step_samples = 2
+    """Patches that both ranks see in a step."""
 
     def from_step(self, _step: int, **_: Any) -> Any:
         while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -90,12 +92,26 @@ def test_optional_forms_of_the_network_take_steps() -> None:
 
 def test_the_learning_rate_is_a_function_of_the_step() -> None:
     train = named.get("standard").train
-    rates = [learning_rate(step, 1000, train) for step in range(1001)]
+    rates = [learning_rate(2 * step, 2000, 2, train) for step in range(1001)]
     assert rates[0] < rates[5] < rates[20]
     assert max(rates) == pytest.approx(train.learning_rate, rel=0.01)
     assert rates[1000] == pytest.approx(0, abs=1e-9)
     constant = named.get("baseline").train
-    assert learning_rate(0, 10, constant) == learning_rate(10, 10, constant) == 1e-4
+    assert learning_rate(0, 10, 1, constant) == learning_rate(10, 10, 8, constant) == 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8, 40])
+def test_larger_steps_go_further_over_the_same_patches(batch: int) -> None:
+    train = named.get("standard").train
+    seen = range(0, 8000, batch)
+    rates = [learning_rate(patches, 8000, batch, train) for patches in seen]
+    # Square root of the size of a step, and with it of their number.
+    highest = train.learning_rate * math.sqrt(batch / train.reference_batch)
+    assert max(rates) == pytest.approx(highest, rel=0.01)
+    reached = next(at for at, rate in zip(seen, rates, strict=True) if rate > 0.98 * highest)
+    warm = train.warmup_steps * train.reference_batch
+    assert warm - batch <= reached <= warm
+    assert rates[len(rates) // 2] == pytest.approx(highest / 2, rel=0.05)
 
 
 def test_weights_are_averaged_over_a_window_that_grows() -> None:

@@ -91,13 +91,14 @@ def plan(options: PlanOptions) -> Summary:
         raise UsageError('--nodes: expected groups of nodes, as "4x(8cpu,1gpu,32GiB)"')
     if (options.cohort is None) == (options.cases is None):
         raise UsageError("expected either COHORT or --cases N, to know how many cases there are")
-    steps = options.length.steps
-    recipe = options.recipe.read(steps=steps, minutes=options.length.minutes)
+    recipe = options.recipe.read(length=options.length)
     cases = _usable(options, recipe) if options.cases is None else options.cases
     if not 1 <= cases <= tables.MOST:
         raise UsageError(f"{cases} case(s): expected 1 to {tables.MOST:,}")
-    if steps is not None and steps > tables.MOST:
-        raise UsageError(f"--steps {steps}: expected at most {tables.MOST:,}")
+    for unit in ("steps", "patches"):
+        count = getattr(options.length, unit)
+        if count is not None and count > tables.MOST:
+            raise UsageError(f"--{unit} {count}: expected at most {tables.MOST:,}")
     table = tables.read(options.rates)
     if sum(group.count for group in groups) > MOST_NODES:
         raise UsageError(f"--nodes: expected at most {MOST_NODES:,} nodes")
@@ -189,24 +190,27 @@ def preprocessing(cases: int, resources: Resources, recipe: Recipe, table: Rates
 def training(
     recipe: Recipe, resources: Resources, table: Rates, workers: int | None = None
 ) -> Estimate:
-    """Every worker makes every step: more workers see more patches in the same time."""
+    """Every worker takes its share of every step."""
     from ray_brats.engine import capacity
 
-    count = capacity.workers_for(workers, resources)
+    count = capacity.workers_for(workers, resources).most
     rate = table.find("train", recipe.name, "gpu" if resources.gpus else "cpu")
     placed = capacity.cpus_of_worker(count, resources)
     cores = 1 if resources.gpus else placed
     settings = recipe.train
     hours: float | None
-    if settings.steps is None:
-        assert settings.minutes is not None
+    if settings.minutes is not None:
         hours, shown = settings.minutes / 60, f"{settings.minutes:g} minutes, validation included"
     else:
         patches = settings.batch_per_worker * settings.accumulate
-        work = f"{settings.steps:,} steps × {patches} patch(es)"
+        steps = settings.steps
+        if settings.patches is not None:
+            steps = math.ceil(settings.patches / (count * patches))
+        assert steps is not None
+        work = f"{steps:,} steps × {patches} patch(es)"
         unit = "GPU-s" if resources.gpus else "core-s"
         per = "GPU" if resources.gpus else "core(s) of a worker"
-        hours, shown = _hours(work, settings.steps * patches, rate, unit, cores, per)
+        hours, shown = _hours(work, steps * patches, rate, unit, cores, per)
     memory = f"{count} worker(s) × {_gib(costs.training_bytes(recipe))}"
     memory += _beyond(-(-count // resources.nodes) * costs.training_bytes(recipe), resources)
     if resources.gpus:
