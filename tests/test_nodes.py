@@ -47,7 +47,8 @@ def lab(folder: Path, **more: str) -> Iterator[Cluster]:
             storage.write_bytes(
                 f"s3://lab/cohort/{path.parent.name}/{path.name}", path.read_bytes()
             )
-        nodes.start(made, 3, folder, {**environment, **more})
+        # A stopped process is ended by its companion, which clusters have where they are told.
+        nodes.start(made, 3, folder, {**environment, "RAY_BRATS_COMPANIONS": "1", **more})
         yield made
 
 

@@ -39,7 +39,7 @@ from ray_brats.progress import say
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import Recipe
 from ray_brats.stages import score as stage
-from ray_brats.stages import steps
+from ray_brats.stages import segmenting
 
 WAYS = ("plain forward", "forward", "ray_brats", "monai")
 KINDS = {
@@ -191,7 +191,7 @@ def ray_brats_seconds(
                 uri=out, identity={}, preprocessing=recipe.preprocess, task=tasks.DEFAULT
             )
             work = [target.work_of(case) for case in cohort]
-            frame = steps.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
+            frame = segmenting.Frame(preprocessing=recipe.preprocess, limit_seconds=1800)
             make = functools.partial(stage.load_predictor, (bundle_uri,), (sha256,), Asked())
             for row in stage.stream(
                 work, frame, capacity.for_scoring(resources, None, len(work)), make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ class RunOptions:
 def run(options: RunOptions) -> RunSummary:
     """All stages in order: preprocess, train, export, score and evaluate. Resumable."""
     recipe = options.recipe.read(seed=options.seed, length=options.length)
-    asked = workers_of(options.workers)
+    team = workers_of(options.workers)
     task = cohorts.task_of(options.task)
     out = ownership.output_folder(options.out)
     dataset, run_uri, predictions, report = (
@@ -97,26 +98,20 @@ def run(options: RunOptions) -> RunSummary:
     # After the arguments are judged: these take seconds to load.
     from ray_brats.engine import capacity, cluster
     from ray_brats.model import card
-    from ray_brats.stages import train as training
+    from ray_brats.stages import train as stage
     from ray_brats.stages.evaluate import Options
     from ray_brats.training import log
     from ray_brats.training.data import read_dataset
 
     with cluster.running() as resources:
+        # Each stage takes the nodes that are there when it begins.
+        now = functools.partial(cluster.resources, options.device)
         # Before the hours that preprocessing may take.
-        capacity.workers_for(asked, cluster.resources(options.device))
+        capacity.workers_for(team, now())
         cluster.check_shared(out, resources)
         prepared = datasets.prepare(cohort, dataset, recipe, options.keep_filtered)
         data = read_dataset(dataset, recipe)
-        # Each stage takes the nodes that are there when it begins.
-        trained = training.train(
-            data,
-            run_uri,
-            recipe,
-            cluster=cluster.resources(options.device),
-            workers=asked,
-            existing="resume",
-        )
+        trained = stage.train(data, run_uri, recipe, cluster=now(), workers=team, existing="resume")
         summary = RunSummary(
             out=out,
             counts=prepared.counts,
@@ -129,8 +124,7 @@ def run(options: RunOptions) -> RunSummary:
             say("no labelled validation case: nothing to segment and evaluate")
             return summary
         chosen = card.choose([trained.bundle])
-        there = cluster.resources(options.device)
-        scored = masks.segment(held_out, predictions, chosen, there, task=task)
+        scored = masks.segment(held_out, predictions, chosen, now(), task=task)
         raw_3 = recipe.preprocess.raw_3_is_enhancing
         how = Options(task=task, rules=options.rules, raw_3_is_enhancing=raw_3)
         training_log = log.read(run_uri)

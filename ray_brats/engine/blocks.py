@@ -3,9 +3,8 @@
 A case can end its process: it runs out of memory, crashes in native code or takes too long. Ray
 then runs the block again elsewhere, for ever and without saying why. A note in the cluster's
 key-value store, which outlives the process, says which case was under way; a block that finds
-one is the successor of a dead process and knows which case that died of. `run` tries such a
-case again at once, the steps of scoring put it off until the others are done; both give it up
-by the same `Block.verdict`.
+one is the successor of a dead process and knows which case that died of, and tries it again at
+once; scoring has blocks of its own (`stages.segmenting`), with the same notes and alarms.
 """
 
 from __future__ import annotations
@@ -13,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import operator
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import pyarrow as pa
 from ray.experimental import internal_kv
@@ -46,17 +48,6 @@ class Frame:
     def forget_notes(self) -> None:
         """Remove every note."""
         internal_kv._internal_kv_del(self.prefix.encode(), del_by_prefix=True)
-
-
-class Keeper:
-    """The actor: keeps one instance of the task's class."""
-
-    def __init__(self, frame: Frame, task: Any, arguments: Sequence[Any]) -> None:
-        self._frame, self._task = frame, task(*arguments)
-
-    def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
-        """A row for each case of the block."""
-        return run(batch, self._frame, self._task, ())
 
 
 def run(batch: pa.Table, frame: Frame, task: Any, arguments: Sequence[Any]) -> dict[str, list[str]]:
@@ -141,24 +132,41 @@ class Block:
 
 
 class Alarm:
-    """Ends this process if the block inside takes longer, and tells the next process so.
+    """Ends this process if what is inside takes longer, and tells the next process so.
 
     By the C thread of faulthandler: it needs no GIL, so it also ends a hang in native code.
     What it writes as it ends is how the successor knows (on another node it does not, and
-    tries again).
+    tries again). Several may be set in the threads of a process.
     """
+
+    _lock: ClassVar = threading.Lock()
+    _set: ClassVar[dict[Alarm, tuple[float, IO[str]]]] = {}
+    """When each of those that are set would ring, and where it would write."""
 
     def __init__(self, name: str, seconds: float) -> None:
         self._path, self._seconds = local.private_folder() / name, seconds
         self.rang = self._path.exists() and self._path.stat().st_size > 0
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+        with self._lock:
+            self._set[self] = (time.monotonic() + self._seconds, self._path.open("w"))
+            self._wind()
 
     def __exit__(self, *_: object) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._file.close()
+        with self._lock:
+            file = self._set.pop(self)[1]
+            self._wind()
+            file.close()
+
+    @classmethod
+    def _wind(cls) -> None:
+        """There is one timer: the first to ring has it."""
+        if not cls._set:
+            faulthandler.cancel_dump_traceback_later()
+            return
+        first = min(cls._set.values(), key=operator.itemgetter(0))
+        left, file = max(0.001, first[0] - time.monotonic()), first[1]
+        faulthandler.dump_traceback_later(left, exit=True, file=file)
 
     def remove(self) -> None:
         """Leave nothing."""

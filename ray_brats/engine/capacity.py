@@ -16,30 +16,22 @@ CPUS_A_GPU = 8
 """More than that a training worker with a GPU has no use for."""
 CPUS_AN_ACTOR = 2
 """Two cores share one forward pass well; more actors need more memory."""
-SEGMENT_SHARE, READ_SHARE, WRITE_SHARE = 0.5, 0.25, 0.25
-"""Parts of the CPUs behind one actor, as Ray counts them; the system shares the cores."""
-RESERVATION = 0.5
-"""Ray Data's own: the share of all resources that it sets aside for the steps, in equal parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """How many actors score, and what each step may take."""
+    """How many actors score, and what each of them gets."""
 
     actors: int
+    """At the start."""
+    most: int | None
+    """At most; None: as many as there is room for."""
     threads: int
-    """Threads of one actor."""
-    read: Mapping[str, float]
-    segment: Mapping[str, float]
-    write: Mapping[str, float]
-    """What Ray gives one task, or one actor, of each step."""
-    reservation: float
-    """Share of all resources that Ray Data sets aside for the steps. The first ones are served
-    first: were a part more than a task of the last step asks for, nothing might be left for that,
-    and no mask be written until every case has been read."""
-    whole_actors: int
-    whole: Mapping[str, float]
-    """The same for actors that take cheap cases through all steps, with one thread each."""
+    """Of the network, in one actor."""
+    readers: int
+    """Cases that one actor reads at a time."""
+    actor: Mapping[str, float]
+    """What Ray gives one: `num_cpus`, `num_gpus` and `memory` in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +112,7 @@ def _units(cluster: Resources) -> tuple[int, str]:
 
 
 def for_scoring(cluster: Resources, workers: int | None, cases: int) -> Capacity:
-    """Actors and resources that fit the cluster, with room left for reading and writing.
+    """Actors that fit the cluster now, and how many there may be later.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
@@ -130,39 +122,36 @@ def for_scoring(cluster: Resources, workers: int | None, cases: int) -> Capacity
         raise UsageError(
             f"--workers {workers}: the cluster has {units} {kind}; one worker needs one"
         )
-    together = ACTOR_BYTES + READ_BYTES + WRITE_BYTES
-    default = max(1, min(cluster.cpus // CPUS_AN_ACTOR, int(cluster.memory_bytes // together)))
+    gpus_each = 1.0 if cluster.on_gpus else 0.0
     if cluster.on_gpus:
-        default = max(1, cluster.gpus)
-    actors = min(workers or default, max(1, cases))
-    cpus = max(1.0, min(cluster.cpus / actors, cluster.node_cpus))
+        # Reading a case costs about as much as a GPU's work on it, on one CPU.
+        room, cpus = max(1, cluster.gpus), float(cpus_of_worker(max(1, cluster.gpus), cluster))
+        readers, threads = max(1, int(cpus) - 1), max(1, int(cpus))
+    else:
+        alone = memory_of_actor(1)
+        room = max(1, min(cluster.cpus // CPUS_AN_ACTOR, int(cluster.memory_bytes // alone)))
+        readers = 1
+    actors = min(workers or room, max(1, cases), max(room, units, 1))
+    if not cluster.on_gpus:
+        cpus = max(1.0, min(cluster.cpus / actors, cluster.node_cpus))
+        threads = max(1, int(cpus))
+    asked = memory_of_actor(readers)
     # What no node has would be waited for for ever.
-    share = min(1.0, 0.9 * cluster.node_memory_bytes / together)
-    if share < 1:
+    memory = min(asked, int(0.9 * cluster.node_memory_bytes)) if cluster.nodes else asked
+    if memory < asked:
         say(
-            f"warning: a worker may take {together / 2**30:.1f} GiB, the largest node offers "
+            f"warning: a worker may take {asked / 2**30:.1f} GiB, the largest node offers "
             f"{cluster.node_memory_bytes / 2**30:.1f} GiB: cases may run out of memory"
         )
-    # A GPU takes the work: more than a whole CPU is of no use to a step beside it.
-    most = 1.0 if cluster.on_gpus else cpus
-    held, read_cpus, write_cpus = (
-        min(most, share * cpus) for share in (SEGMENT_SHARE, READ_SHARE, WRITE_SHARE)
-    )
-    together = int(share * together)
-    whole_actors = actors
-    if workers is None and not cluster.on_gpus:
-        whole_actors = max(1, min(cluster.cpus, int(cluster.memory_bytes // together)))
     return Capacity(
-        whole_actors=whole_actors,
-        whole={"num_cpus": 1.0, "num_gpus": 1.0 if cluster.on_gpus else 0.0, "memory": together},
         actors=actors,
-        reservation=min(RESERVATION, 3 * min(read_cpus, write_cpus) / max(1, cluster.cpus)),
-        threads=max(1, int(cpus)),
-        read={"num_cpus": read_cpus, "memory": int(share * READ_BYTES)},
-        segment={
-            "num_cpus": held,
-            "num_gpus": 1.0 if cluster.on_gpus else 0.0,
-            "memory": int(share * ACTOR_BYTES),
-        },
-        write={"num_cpus": write_cpus, "memory": int(share * WRITE_BYTES)},
+        most=min(workers or actors, max(1, cases)) if workers or not cluster.joined else None,
+        threads=threads,
+        readers=readers,
+        actor={"num_cpus": cpus, "num_gpus": gpus_each, "memory": memory},
     )
+
+
+def memory_of_actor(readers: int) -> int:
+    """The most bytes that an actor of scoring takes, which reads so many cases at a time."""
+    return ACTOR_BYTES + readers * READ_BYTES + WRITE_BYTES

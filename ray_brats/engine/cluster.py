@@ -290,3 +290,22 @@ def check_seen(file_uri: str, cluster: Resources) -> None:
             f"{storage.parent_of(file_uri)} is a path that {seen.count(False)} of the cluster's "
             f"{len(seen)} nodes do not see: pass s3://, or a folder on storage that all nodes share"
         )
+
+
+class Leaving:
+    """Whether a node was told to leave (a spot machine that ends) since this was last asked.
+
+    Ray Train's own question meets all ranks each time; this one is rank 0's alone, and asks the
+    cluster at most every `period_seconds`.
+    """
+
+    def __init__(self, period_seconds: float = 5.0) -> None:
+        self._period, self._next, self._told = period_seconds, 0.0, frozenset[str]()
+
+    def __call__(self) -> bool:
+        """Ask."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._period
+        before, self._told = self._told, private.draining_nodes()
+        return not self._told <= before

@@ -38,13 +38,11 @@ class Tasks:
     """What is done with each case, and what Ray gives those who do it."""
 
     task: Any
-    """A `retry.Task`, or with `actors` a class whose instances are such."""
+    """A `retry.Task`."""
     options: Mapping[str, Any]
-    """Ray's resources for each task or actor: `memory` in bytes, `num_cpus`, …."""
-    actors: int | None = None
-    """How many instances of the class stay alive."""
+    """Ray's resources for each task: `memory` in bytes, `num_cpus`, …."""
     arguments: Sequence[Any] = ()
-    """What the function gets after the work, or the class when an instance is made."""
+    """What the function gets after the work."""
 
 
 def map_cases(
@@ -80,7 +78,7 @@ def map_cases(
     results: dict[str, CaseRow] = {}
     tasks = _stated(title, len(work), tasks)
     frame = blocks.Frame(limit_seconds=limit_seconds, timed=timed)
-    needed = {} if tasks.actors else {"CPU": tasks.options.get("num_cpus", 1)}
+    needed = {"CPU": tasks.options.get("num_cpus", 1)}
     with (
         Progress(title, len(work)) as progress,
         Waiting(title, needed) as waiting,
@@ -103,11 +101,7 @@ def stream_cases(work: Sequence[Work], tasks: Tasks, frame: blocks.Frame) -> Ite
     packed = [_table(work[at : at + size]) for at in range(0, len(work), size)]
     rows = ray.data.from_arrow(packed)
     arguments = [frame, tasks.task, list(tasks.arguments)]
-    if tasks.actors:
-        pool = ray.data.ActorPoolStrategy(size=min(tasks.actors, len(packed)))
-        done = rows.map_batches(blocks.Keeper, fn_constructor_args=arguments, compute=pool, **how)
-    else:
-        done = rows.map_batches(blocks.run, fn_args=arguments, **how)
+    done = rows.map_batches(blocks.run, fn_args=arguments, **how)
     try:
         for item in done.iter_rows():
             yield CaseRow.from_json(json.loads(item["row"]))
@@ -152,7 +146,7 @@ def _stated(title: str, cases: int, tasks: Tasks) -> Tasks:
     memory = min(asked, int(0.9 * resources.node_memory_bytes))
     cpus = tasks.options.get("num_cpus", 1)
     fitting = int(min(resources.cpus / max(cpus, 1e-9), resources.memory_bytes / max(memory, 1)))
-    at_a_time = max(1, min(cases, tasks.actors or fitting))
+    at_a_time = max(1, min(cases, fitting))
     say(
         f"{title}: {cases} case(s), {at_a_time} at a time with {cpus} CPU(s) and "
         f"{asked / 2**30:.1f} GiB each ({resources.memory_bytes / 2**30:.1f} GiB free)"

@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -133,22 +132,9 @@ def waited_for(job_id: str) -> list[Amounts]:
     return places
 
 
-class Leaving:
-    """Whether a node was told to leave (a spot machine that ends) since this was last asked.
-
-    The cluster is asked at most every `period_seconds`.
-    """
-
-    def __init__(self, period_seconds: float = 5.0) -> None:
-        self._period, self._next, self._told = period_seconds, 0.0, frozenset[str]()
-
-    def __call__(self) -> bool:
-        """Ask."""
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + self._period
-        before, self._told = self._told, frozenset(state.state.get_draining_nodes())
-        return not self._told <= before
+def draining_nodes() -> frozenset[str]:
+    """Ids of the nodes that were told to leave."""
+    return frozenset(state.state.get_draining_nodes())
 
 
 def _accessor() -> Any:

@@ -53,14 +53,17 @@ class Tried(Generic[T]):
     effort: Effort
 
 
-def patiently(do: Callable[[int], T], *, earlier: int = 0) -> Tried[T]:
+def patiently(
+    do: Callable[[int], T], *, earlier: int = 0, clock: Callable[[], float] = time.monotonic
+) -> Tried[T]:
     """Do it, again where it may pass; no `Exception` gets out.
 
     Args:
         do: gets the number of the attempt, which is `MAX_ATTEMPTS` at most.
         earlier: attempts whose process died.
+        clock: seconds, of which what it takes is counted.
     """
-    began, attempt = time.monotonic(), earlier
+    began, attempt = clock(), earlier
     while True:
         attempt += 1
         result, error = None, None
@@ -69,7 +72,7 @@ def patiently(do: Callable[[int], T], *, earlier: int = 0) -> Tried[T]:
         except Exception as raised:  # noqa: BLE001 - one case must never end the cohort
             error = raised
         if error is None or attempt >= MAX_ATTEMPTS or not may_pass(error):
-            effort = Effort(attempts=attempt, seconds=time.monotonic() - began)
+            effort = Effort(attempts=attempt, seconds=clock() - began)
             return Tried(result=result, error=error, effort=effort)
         time.sleep(PAUSES_SECONDS[attempt - 1])
 
@@ -80,7 +83,7 @@ def complete(
     *,
     earlier: int = 0,
     timed: bool = False,
-    spent: Effort = Effort(),
+    clock: Callable[[], float] = time.monotonic,
 ) -> CaseRow:
     """Do one case and write its sidecar; never raises an `Exception`.
 
@@ -89,25 +92,25 @@ def complete(
         task: does it; its exceptions become the row's status and reason.
         earlier: attempts whose process died.
         timed: put `attempts` and `seconds` into the row, and so into the sidecar.
-        spent: on the case before, and part of these.
+        clock: as of `patiently`.
     """
-    began = time.monotonic()
+    began = clock()
 
     def once(attempt: int) -> CaseRow:
         clear(item)
         row, files = task(item)
         if timed:
-            effort = Effort(attempts=attempt, seconds=time.monotonic() - began)
-            row = with_effort(row, spent + effort)
+            effort = Effort(attempts=attempt, seconds=clock() - began)
+            row = with_effort(row, effort)
         ledger.finish(item, row, files)
         return row
 
-    tried = patiently(once, earlier=earlier)
+    tried = patiently(once, earlier=earlier, clock=clock)
     if tried.result is not None:
         return tried.result
     assert tried.error is not None
     row = failed_row(item.case_id, tried.error)
-    return give_up(item, with_effort(row, spent + tried.effort) if timed else row)
+    return give_up(item, with_effort(row, tried.effort) if timed else row)
 
 
 def with_effort(row: CaseRow, effort: Effort) -> CaseRow:

@@ -16,7 +16,8 @@ import ray
 import ray.train
 import ray.train.collective
 
-from ray_brats.engine import devices, private
+from ray_brats.engine import devices
+from ray_brats.engine.cluster import Leaving
 from ray_brats.engine.watchdog import Watchdog
 from ray_brats.errors import RayBratsError
 from ray_brats.files import claims, retry
@@ -169,18 +170,10 @@ def _run(settings: RankSettings, board: Any) -> None:
             beat=watchdog.beat,
             waits=waits,
             report=_report,
-            is_leaving=private.Leaving() if rank == 0 else lambda: False,
+            is_leaving=Leaving() if rank == 0 else lambda: False,
         )
-        training = loop.Loop(
-            strategy,
-            settings.recipe,
-            data,
-            hooks,
-            rank=rank,
-            began_unix=settings.began_unix,
-            producers=settings.producers,
-            shares=settings.shares,
-        )
+        began = settings.began_unix
+        training = loop.Loop(strategy, settings.recipe, data, hooks, rank=rank, began_unix=began)
         training.run(restore_from)
 
 
@@ -213,6 +206,8 @@ def _data(settings: RankSettings) -> Any:
         validation_ids=settings.validation,
         validation_vox=settings.validation_vox,
         ahead=depth_of(settings.cache_bytes, settings.case_bytes, beside),
+        producers=settings.producers,
+        shares=settings.shares,
     )
 
 

@@ -1,39 +1,50 @@
-"""`score`: a cohort to masks; CPU tasks read, actors that keep the model segment, tasks write.
+"""`score`: a cohort to masks, by actors that keep the model and take cases from file to file.
 
-`model.predictions` says what lies in the folder afterwards.
+What an actor does stands in `segmenting`; `model.predictions` says what lies in the folder
+afterwards. All cases are one execution of Ray Data: some cases to a block, and actors that become
+more where nodes join and fewer towards the end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import statistics
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import pyarrow as pa
+import ray
 import ray.data
 
 from ray_brats.cases.case import Cohort
 from ray_brats.engine import capacity as capacities
 from ray_brats.engine import devices, mapping
 from ray_brats.engine.capacity import Capacity
-from ray_brats.engine.cluster import Resources
+from ray_brats.engine.cluster import Resources, on_node
 from ray_brats.engine.waiting import Waiting
 from ray_brats.files.ledger import CaseRow, Work
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.progress import Progress, say
-from ray_brats.stages import steps
-from ray_brats.stages.steps import Frame, MakeSegmenter, Parcel
+from ray_brats.stages.segmenting import (
+    SIDE_BY_SIDE,
+    Entry,
+    Frame,
+    MakeSegmenter,
+    Segment,
+    Tally,
+)
 
 LIMIT_SECONDS = 1800.0
-CHUNK, CHEAP_CHUNK = 4096, 25_000
-"""Cases that pass through Ray Data at once: its bookkeeping for a block stays until the end."""
-LONG = 1024
-PROBE = 64
-"""A cohort of more than `LONG` cases starts with so many, which tell how dear its cases are."""
-CHEAP_SECONDS = 0.05
-"""Cases that take less share blocks, and one actor takes them through all steps; in three steps a
-block costs Ray some 20 ms, and no real case is as cheap."""
+MOST_TOGETHER = 8
+"""Cases of a block, which costs Ray Data some 15 ms."""
+BLOCKS_AN_ACTOR = 8
+"""At least so many blocks has each actor, or blocks of one case: the last ones end together."""
+BUSY, IDLE = 0.9, 0.4
+"""Shares of what actors can have with them: above the pool grows, below it shrinks."""
 
 
 def score(
@@ -52,7 +63,7 @@ def score(
         target: where the masks go, and what they depend on.
         make_segmenter: called once in each actor.
         cluster: what it offers.
-        workers: actors; by default one a GPU, else one for two cores.
+        workers: actors at most; by default one a GPU, else one for two cores.
         limit_seconds: the longest one step may take over a case.
 
     Raises:
@@ -61,7 +72,11 @@ def score(
     """
     finished, todo = target.split_finished(cohort)
     capacity = capacities.for_scoring(cluster, workers, len(todo))
-    frame = Frame(preprocessing=target.preprocessing, limit_seconds=limit_seconds)
+    frame = Frame(
+        preprocessing=target.preprocessing,
+        limit_seconds=limit_seconds,
+        readers=capacity.readers,
+    )
     done = segment_all(todo, frame, capacity, make_segmenter)
     return target.conclude(cohort, finished, done)
 
@@ -72,98 +87,114 @@ def segment_all(
     """A row for every case, in the order they finish."""
     if not work:
         return []
-    held, read = capacities.ACTOR_BYTES / 2**30, capacities.READ_BYTES / 2**30
+    held = capacity.actor["memory"] / 2**30
+    more = "" if capacity.most == capacity.actors else ", more where nodes join"
     say(
         f"score: {len(work)} case(s), {capacity.actors} worker(s) of {capacity.threads} "
-        f"thread(s), each up to {held:.0f} GiB, and {read:.0f} GiB a case being read"
+        f"thread(s){more}, each up to {held:.1f} GiB with {frame.readers} case(s) being read"
     )
-    rows: list[CaseRow] = []
-    failed = 0
+    here = ray.get_runtime_context().get_node_id()
+    tally = ray.remote(num_cpus=0)(Tally).options(scheduling_strategy=on_node(here)).remote()
     with (
         Progress("score", len(work)) as progress,
+        _followed(tally, progress),
         Waiting("score"),
         mapping.stopped_by_ray("score"),
     ):
-        for row in stream(work, frame, capacity, make_segmenter):
-            rows.append(row)
-            failed += row.status != "ok"
-            progress.update(len(rows), note=f"{failed} failed" if failed else "")
+        rows = list(stream(work, frame, capacity, make_segmenter, tally))
+        failed = sum(row.status != "ok" for row in rows)
+        progress.update(len(rows), note=f"{failed} failed" if failed else "")
     return rows
 
 
+@contextlib.contextmanager
+def _followed(tally: Any, progress: Progress) -> Iterator[None]:
+    """Show what the tally hears; the rows of a block come together and late."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(1.0):
+            # Without it the rows still come.
+            with contextlib.suppress(ray.exceptions.RayError):
+                done, failed, last = ray.get(tally.counts.remote())
+                progress.update(done, note=f"{failed} failed, last {last}" if failed else "")
+
+    thread = threading.Thread(target=follow, daemon=True, name="ray-brats-tally")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
 def stream(
-    work: Sequence[Work], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
+    work: Sequence[Work],
+    frame: Frame,
+    capacity: Capacity,
+    make_segmenter: MakeSegmenter,
+    tally: Any = None,
 ) -> Iterator[CaseRow]:
-    """A row for every case as it finishes: long cohorts in chunks, cheap cases in shared blocks."""
-    first, cheap = 0, False
-    put_off: list[Parcel] = []
-    while first < len(work):
-        probing = first == 0 and len(work) > LONG
-        chunk = work[first : first + (PROBE if probing else CHEAP_CHUNK if cheap else CHUNK)]
-        first += len(chunk)
-        way = _shared_blocks if cheap else _pipeline
-        spent: list[float] = []
-        for done in way([Parcel(work=item) for item in chunk], frame, capacity, make_segmenter):
-            if isinstance(done, Parcel):
-                put_off.append(done)
-                continue
-            if done.status == "ok" and done.seconds is not None:
-                spent.append(done.seconds)
-            yield done
-        # What cannot be read costs nothing and says nothing of the others.
-        dear = not spent or statistics.fmean(spent) >= CHEAP_SECONDS
-        cheap = (probing or cheap) and not dear
-    if put_off:
-        say(f"score: {len(put_off)} case(s), whose process died, once more")
-    while put_off:
-        again, put_off = put_off, []
-        for done in _pipeline(again, frame, capacity, make_segmenter):
-            if isinstance(done, Parcel):
+    """A row for every case, as blocks of them finish; those whose process died come last."""
+    put_off: list[Entry] = []
+    entries = [Entry(work=item) for item in work]
+    while entries:
+        for done in _one_pass(entries, frame, capacity, make_segmenter, tally):
+            if isinstance(done, Entry):
                 put_off.append(done)
             else:
                 yield done
+        entries, put_off = put_off, []
+        if entries:
+            say(f"score: {len(entries)} case(s), whose process died, once more")
+            frame = dataclasses.replace(frame, alone=True)
 
 
-def _shared_blocks(
-    parcels: Sequence[Parcel], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
-) -> Iterator[CaseRow | Parcel]:
-    """Cheap cases: each from its files to its mask in one actor, many to a block."""
-    tasks = mapping.Tasks(
-        task=steps.Whole,
-        options=capacity.whole,
-        actors=capacity.whole_actors,
-        arguments=(frame.preprocessing, make_segmenter, 1),
-    )
-    return mapping.stream_cases([parcel.work for parcel in parcels], tasks, frame)
-
-
-def _pipeline(
-    parcels: Sequence[Parcel], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
-) -> Iterator[CaseRow | Parcel]:
-    """One Ray Data pipeline: read, segment, write; a case a block.
-
-    A row for each case, or its parcel where it was put off.
-    """
+def _one_pass(
+    entries: Sequence[Entry],
+    frame: Frame,
+    capacity: Capacity,
+    make_segmenter: MakeSegmenter,
+    tally: Any,
+) -> Iterator[CaseRow | Entry]:
+    """One execution of Ray Data: a row for each case, or its entry where it was put off."""
     mapping.quiet_data()
-    ray.data.DataContext.get_current().op_resource_reservation_ratio = capacity.reservation
-    how = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    # Two blocks an actor: one in work, the next one there when it is done.
-    pool = ray.data.ActorPoolStrategy(size=capacity.actors, max_tasks_in_flight_per_actor=2)
-    actor = {"fn_constructor_args": [frame, make_segmenter, capacity.threads], "compute": pool}
-    done = (
-        ray.data.from_arrow([parcel.as_table() for parcel in parcels])
-        .map_batches(steps.read, fn_args=[frame], **how, **capacity.read)
-        .map_batches(steps.Segment, **actor, **how, **capacity.segment)
-        .map_batches(steps.write, fn_args=[frame], **how, **capacity.write)
+    scaling = ray.data.DataContext.get_current().autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = BUSY
+    scaling.actor_pool_util_downscaling_threshold = IDLE
+    size = 1 if frame.alone else together(len(entries), capacity.actors)
+    tables = [
+        pa.table({"entry": [entry.as_json() for entry in entries[at : at + size]]})
+        for at in range(0, len(entries), size)
+    ]
+    pool = ray.data.ActorPoolStrategy(
+        min_size=capacity.actors if capacity.most == capacity.actors else 1,
+        max_size=capacity.most,
+        initial_size=capacity.actors,
+        max_tasks_in_flight_per_actor=SIDE_BY_SIDE,
+        max_concurrent_calls_per_actor=1 if frame.alone else SIDE_BY_SIDE,
+    )
+    done = ray.data.from_arrow(tables).map_batches(
+        Segment,
+        fn_constructor_args=[frame, make_segmenter, capacity.threads, tally],
+        compute=pool,
+        batch_size=size,
+        batch_format="pyarrow",
+        **capacity.actor,
     )
     try:
         for item in done.iter_rows():
             if item["row"]:
                 yield CaseRow.from_json(json.loads(item["row"]))
             else:
-                yield steps.resumed(item["parcel"])
+                yield Entry.from_json(item["again"])
     finally:
         frame.forget_notes()
+
+
+def together(cases: int, actors: int) -> int:
+    """How many of so many cases are a block for so many actors."""
+    return max(1, min(MOST_TOGETHER, cases // (actors * BLOCKS_AN_ACTOR)))
 
 
 def load_predictor(

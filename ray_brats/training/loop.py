@@ -63,6 +63,10 @@ class Data:
     """Voxels that pass through the network for the validation cases of all ranks."""
     ahead: int = MOST_AHEAD
     """Cases whose copies are made before they are needed, at most."""
+    producers: int = 0
+    """Processes that make this rank's samples; 0: a thread of this one."""
+    shares: int | None = None
+    """Of a batch, as of `BatchStream`."""
 
 
 class Loop:
@@ -75,8 +79,6 @@ class Loop:
         hooks: the surroundings.
         rank: this one's number.
         began_unix: when the command started, from where `minutes` count; by default now.
-        producers: processes that make this rank's samples; 0: a thread of this one.
-        shares: of a batch, as of `BatchStream`.
     """
 
     def __init__(
@@ -88,20 +90,17 @@ class Loop:
         *,
         rank: int,
         began_unix: float | None = None,
-        producers: int = 0,
-        shares: int | None = None,
     ) -> None:
-        self.producers = producers
         self.recipe, self.data, self.hooks = recipe, data, hooks
         self.rank, self.ranks = rank, int(strategy.num_replicas_in_sync)
-        self.trainee = Trainee(strategy, recipe, shares=shares)
+        self.trainee = Trainee(strategy, recipe, shares=data.shares)
         self.stream = BatchStream(
             data.training,
             recipe.train,
             recipe.targets,
             rank=rank,
             ranks=self.ranks,
-            shares=shares,
+            shares=data.shares,
             ahead=data.ahead,
         )
         self.step = 0
@@ -137,7 +136,7 @@ class Loop:
         batches = self.stream.from_step(
             self.step,
             placed=self.trainee.placed,
-            processes=self.producers,
+            processes=self.data.producers,
             waits=self.hooks.waits,
         )
         try:

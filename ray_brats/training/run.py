@@ -250,9 +250,11 @@ def _check_extension(earlier: Run, train: Mapping[str, Any]) -> None:
             f"--steps {steps}: {earlier.uri} goes to step {total}; a run can be extended, not "
             "shortened"
         )
+    if patches is None:
+        return
     batch = facts.get("batch") or facts["samples"] / newest.step
     planned = round(facts["samples"] + (total - newest.step) * batch)
-    if patches is not None and patches + batch <= planned:
+    if patches + batch <= planned:
         raise UsageError(
             f"--patches {patches}: {earlier.uri} goes to {planned} patches; a run can be extended, "
             "not shortened"

@@ -155,3 +155,21 @@ def test_the_token_of_a_local_ray_is_its_users_alone(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     private.keep_token()
     assert not token.exists()
+
+
+def test_a_node_that_is_told_to_leave_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draining: set[str] = set()
+    monkeypatch.setattr(private, "draining_nodes", lambda: frozenset(draining))
+    leaving = cluster.Leaving(period_seconds=0)
+    assert not leaving()
+    draining.add("a")
+    assert leaving()
+    assert not leaving()
+    draining.add("b")
+    assert leaving()
+    draining.clear()
+    assert not leaving()
+    seldom = cluster.Leaving(period_seconds=60)
+    assert not seldom()
+    draining.add("c")
+    assert not seldom(), "asked a moment ago"

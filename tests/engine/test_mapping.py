@@ -15,7 +15,7 @@ import pytest
 
 from ray_brats.engine import blocks, cluster, mapping
 from ray_brats.engine.mapping import Tasks
-from ray_brats.errors import CaseRejected, StageFailed, UsageError
+from ray_brats.errors import CaseRejected
 from ray_brats.files import ledger, retry
 from ray_brats.files.ledger import CaseRow, Work
 
@@ -65,37 +65,19 @@ def nothing(item: Work) -> tuple[CaseRow, list[str]]:
     return CaseRow(case_id=item.case_id), []
 
 
-class Troubled:
-    """The same in an actor."""
-
-    def __init__(self, first: str) -> None:
-        self.first = first
-
-    def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
-        return troubled(item)
-
-
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("actors", "max_blocks"), [(None, 3), (2, 1024)], ids=["tasks-shared-blocks", "actors"]
-)
 def test_deaths_and_hangs_are_rows_and_the_others_are_done_once(
-    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actors: int | None, max_blocks: int
+    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(mapping, "MAX_BLOCKS", max_blocks)
+    monkeypatch.setattr(mapping, "MAX_BLOCKS", 3)
     work = cases(tmp_path, "good", "dies_once", "bad", "hang", "fine", "poison", "last")
     rows = by_case(
         mapping.map_cases(
             work,
-            Tasks(
-                task=Troubled if actors else troubled,
-                options=OPTIONS,
-                actors=actors,
-                arguments=("first",),
-            ),
+            Tasks(task=troubled, options=OPTIONS, arguments=("first",)),
             title="test",
             limit_seconds=6,
             timed=True,
@@ -150,21 +132,6 @@ def test_a_long_manifest_costs_little_a_case(
     work = cases(tmp_path, *[f"case{n:04}" for n in range(1000)])
     rows = mapping.map_cases(work, Tasks(task=nothing, options=OPTIONS), title="test")
     assert [row.case_id for row in rows] == [item.case_id for item in work]
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("error", [UsageError("--bundle x: no such bundle"), ValueError("a bug")])
-def test_an_actor_that_cannot_start_stops_the_stage_with_its_reason(
-    ray: None, tmp_path: Path, error: Exception
-) -> None:
-    class Broken:
-        def __init__(self) -> None:
-            raise error
-
-    with pytest.raises((UsageError, StageFailed), match=str(error)):
-        mapping.map_cases(
-            cases(tmp_path, "a"), Tasks(task=Broken, options=OPTIONS, actors=1), title="test"
-        )
 
 
 @pytest.mark.ray

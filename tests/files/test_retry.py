@@ -11,7 +11,6 @@ import pytest
 from ray_brats.errors import CaseFailed, CaseFiltered, CaseRejected
 from ray_brats.files import ledger, retry, storage
 from ray_brats.files.ledger import CaseRow, Work
-from ray_brats.files.retry import Effort
 
 
 @pytest.fixture(autouse=True)
@@ -137,9 +136,13 @@ def test_work_survives_the_trip_through_arrow(tmp_path: Path) -> None:
     assert (back.payload, list(back.stale), back.folder) == ({"x": [1]}, ["b"], "u")
 
 
-def test_what_was_spent_before_is_part_of_the_row_and_costs_no_patience(tmp_path: Path) -> None:
-    spent = Effort(attempts=5, seconds=100)
-    row = retry.complete(work(tmp_path), Failing(CaseFailed("no")), timed=True, spent=spent)
-    assert (row.status, row.attempts) == ("ok", 7)
-    assert row.seconds is not None
-    assert 100 <= row.seconds < 101
+def test_only_what_the_clock_counts_is_in_the_row(tmp_path: Path) -> None:
+    now = [100.0]
+
+    class Waits(Failing):
+        def __call__(self, item: Work) -> tuple[CaseRow, list[str]]:
+            now[0] += 7.0
+            return super().__call__(item)
+
+    row = retry.complete(work(tmp_path), Waits(), timed=True, clock=lambda: now[0])
+    assert (row.status, row.attempts, row.seconds) == ("ok", 1, 7.0)

@@ -15,17 +15,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_brats import arrays
 from ray_brats.cases import cohort
-from ray_brats.engine import capacity, cluster, mapping
+from ray_brats.engine import capacity, cluster
 from ray_brats.engine.cluster import Resources
-from ray_brats.errors import UsageError
+from ray_brats.errors import StageFailed, UsageError
 from ray_brats.files import ledger
-from ray_brats.files.ledger import CaseRow
 from ray_brats.model.predictions import Predictions, ScoreSummary
 from ray_brats.recipes import named, tasks
-from ray_brats.stages import score, steps
+from ray_brats.stages import score
 
 PREPROCESSING = named.get("smoke").preprocess
 FIRST_SIDE = 10
@@ -144,98 +145,15 @@ def test_deaths_hangs_and_bad_files_are_rows_and_the_others_are_done(
 
 
 @pytest.mark.ray
-def test_cheap_cases_share_blocks_and_long_cohorts_go_in_chunks(
-    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [f"case{number:02d}" for number in range(30)]
-    write_cases(tmp_path / "cohort", names)
-    for name, value in (
-        ("LONG", 14),
-        ("CHUNK", 14),
-        ("CHEAP_CHUNK", 14),
-        ("PROBE", 4),
-        ("CHEAP_SECONDS", 1e9),
-    ):
-        monkeypatch.setattr(score, name, value)
-    taken: list[tuple[str, int]] = []
-
-    def watched(name: str) -> Any:
-        real = getattr(score, name)
-
-        def spy(work: Any, *rest: Any) -> Any:
-            taken.append((name, len(work)))
-            return real(work, *rest)
-
-        return spy
-
-    for name in ("_pipeline", "_shared_blocks"):
-        monkeypatch.setattr(score, name, watched(name))
-    summary = run(tmp_path / "cohort", tmp_path / "out", names)
-    assert summary.counts == {"ok": 30}
-    assert taken == [("_pipeline", 4), ("_shared_blocks", 14), ("_shared_blocks", 12)]
-    assert sorted(table(tmp_path / "out")) == names
-    masks = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.nii.gz")}
-    monkeypatch.setattr(score, "CHEAP_SECONDS", 0)
-    run(tmp_path / "cohort", tmp_path / "again", names)
-    assert taken[3:] == [("_pipeline", 4), ("_pipeline", 14), ("_pipeline", 12)]
-    for name, mask in masks.items():
-        assert (tmp_path / "again" / name).read_bytes() == mask
-
-
-@pytest.mark.parametrize(
-    ("row", "ways"),
-    [
-        (CaseRow(case_id="", seconds=0.01), ["_pipeline", "_shared_blocks", "_shared_blocks"]),
-        (CaseRow(case_id="", seconds=5.0), ["_pipeline", "_pipeline", "_pipeline"]),
-        (
-            CaseRow(case_id="", status="rejected", seconds=0.0),
-            ["_pipeline", "_pipeline", "_pipeline"],
-        ),
-    ],
-)
-def test_only_what_was_segmented_tells_how_dear_a_case_is(
-    monkeypatch: pytest.MonkeyPatch, row: CaseRow, ways: list[str]
-) -> None:
-    taken: list[str] = []
-
-    def stand_in(name: str) -> Any:
-        def way(parcels: Any, *_: Any) -> Any:
-            taken.append(name)
-            return (dataclasses.replace(row, case_id=parcel.work.case_id) for parcel in parcels)
-
-        return way
-
-    for name in ("_pipeline", "_shared_blocks"):
-        monkeypatch.setattr(score, name, stand_in(name))
-    for name in ("LONG", "CHUNK", "CHEAP_CHUNK"):
-        monkeypatch.setattr(score, name, 10)
-    monkeypatch.setattr(score, "PROBE", 4)
-    work = [
-        ledger.Work(case_id=f"{n:02d}", sidecar_uri=f"/x/{n}.json", key="k", payload={})
-        for n in range(20)
-    ]
-    plan = capacity.for_scoring(resources(), None, len(work))
-    frame = steps.Frame(preprocessing=PREPROCESSING, limit_seconds=1)
-    rows = list(score.stream(work, frame, plan, lambda threads: Troubled([], Path())))
-    assert [row.case_id for row in rows] == [item.case_id for item in work]
-    assert taken == ways
-
-
-@pytest.mark.ray
-def test_in_shared_blocks_a_death_costs_one_case(
+def test_cases_share_blocks_and_a_death_costs_those_in_work(
     ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"case{number:02d}" for number in range(12)]
     names[6], names[8], names[10] = "dies_once", "poison", "raises"
     write_cases(tmp_path / "cohort", names)
-    monkeypatch.setattr(score, "LONG", 4)
-    monkeypatch.setattr(score, "PROBE", 2)
-    monkeypatch.setattr(score, "CHEAP_SECONDS", 1e9)
-    monkeypatch.setattr(mapping, "MAX_BLOCKS", 1)
-    # The cohort is sorted by name: what is in trouble is in the shared block, behind others.
-    order = sorted(names)
+    monkeypatch.setattr(score, "BLOCKS_AN_ACTOR", 2)
+    assert score.together(12, 1) == 6
     summary = run(tmp_path / "cohort", tmp_path / "out", names)
-    assert order[:2] == ["case00", "case01"]
     assert summary.counts == {"error": 2, "ok": 10}
     rows = table(tmp_path / "out")
     assert "died 2 times" in rows["poison"]["reason"]
@@ -246,6 +164,37 @@ def test_in_shared_blocks_a_death_costs_one_case(
     assert calls == attempts, "what was finished is not done again"
     again = run(tmp_path / "cohort", tmp_path / "out", ["fine"] * len(names))
     assert (again.processed, again.skipped) == (2, 10)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("error", [UsageError("--bundle x: no such bundle"), ValueError("a bug")])
+def test_an_actor_that_cannot_start_stops_the_stage_with_its_reason(
+    ray: None, tmp_path: Path, error: Exception
+) -> None:
+    def fails(_: int) -> Any:
+        raise error
+
+    write_cases(tmp_path / "cohort", ["a"])
+    target = Predictions(
+        uri=str(tmp_path / "out"),
+        identity={},
+        preprocessing=PREPROCESSING,
+        task=tasks.TASKS["gli-2020"],
+    )
+    with pytest.raises((UsageError, StageFailed), match=str(error)):
+        score.score(
+            cohort.find(str(tmp_path / "cohort"), task=tasks.TASKS["gli-2020"]),
+            target,
+            make_segmenter=fails,
+            cluster=cluster.resources(),
+        )
+
+
+@given(cases=st.integers(1, 10**6), actors=st.integers(1, 1000))
+def test_blocks_are_small_enough_that_all_actors_end_together(cases: int, actors: int) -> None:
+    size = score.together(cases, actors)
+    assert 1 <= size <= score.MOST_TOGETHER
+    assert size == 1 or cases // size >= actors * score.BLOCKS_AN_ACTOR
 
 
 def resources(**values: int) -> Resources:
@@ -270,33 +219,27 @@ def resources(**values: int) -> Resources:
 def test_a_worker_and_the_tasks_beside_it_fit_a_node(there: Resources, workers: int | None) -> None:
     plan = capacity.for_scoring(there, workers, 1000)
     assert plan.actors >= 1
-    one = [plan.read, plan.segment, plan.write]
-    assert sum(step["memory"] for step in one) <= there.node_memory_bytes
-    assert sum(step["num_cpus"] for step in one) <= there.node_cpus
-    assert plan.actors * plan.segment["num_cpus"] < there.cpus, "room for reading is left"
-    assert plan.whole["memory"] <= there.node_memory_bytes
-    assert 1 <= plan.whole_actors <= there.cpus
-    assert plan.whole_actors * plan.whole["memory"] <= max(there.memory_bytes, plan.whole["memory"])
+    assert plan.most == plan.actors, "nobody joins a Ray of one machine"
+    assert plan.actor["memory"] <= there.node_memory_bytes
+    assert plan.actor["num_cpus"] <= there.node_cpus
+    assert plan.actors * plan.actor["num_cpus"] <= there.cpus
     assert plan.threads >= 1
+    assert plan.readers >= 1
     if there.gpus and not workers:
         assert plan.actors == there.gpus
     if there.cpus == 64 and not workers:
         assert plan.actors == 32
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("workers", [None, 1])
-def test_what_ray_data_sets_aside_leaves_cpus_for_writing(cpus: int, workers: int | None) -> None:
-    """By the rule of its ReservationOpResourceAllocator, which serves the first steps first."""
-    there = resources(cpus=cpus, node_cpus=cpus, memory_bytes=1 << 40, node_memory_bytes=1 << 40)
-    plan = capacity.for_scoring(there, workers, 1000)
-    read, write = plan.read["num_cpus"], plan.write["num_cpus"]
-    held = plan.actors * plan.segment["num_cpus"]
-    # After some seconds the cluster counts for what the steps ask for, and no more.
-    for limit in (cpus, read + held + write):
-        part = plan.reservation * limit / 3
-        left = limit - max(read, part) - max(held, part)
-        assert left >= max(write, part) - 1e-9
+def test_where_nodes_may_join_the_pool_grows_with_them() -> None:
+    there = dataclasses.replace(resources(), joined=True)
+    plan = capacity.for_scoring(there, None, 1000)
+    assert (plan.actors, plan.most) == (1, None)
+    # As many as were asked for, and as there is room for now at the start.
+    plan = capacity.for_scoring(there, 8, 1000)
+    assert (plan.actors, plan.most) == (2, 8)
+    plan = capacity.for_scoring(there.asked_for("gpu"), None, 1000)
+    assert (plan.actors, plan.most, plan.actor["num_gpus"]) == (1, None, 1.0)
 
 
 def test_more_workers_than_cores_are_refused() -> None:
@@ -304,15 +247,3 @@ def test_more_workers_than_cores_are_refused() -> None:
         capacity.for_scoring(resources(), 3, 10)
     assert capacity.for_scoring(resources(), 2, 10).actors == 2
     assert capacity.for_scoring(resources(), 2, 1).actors == 1
-
-
-def test_a_parcel_crosses_as_it_is() -> None:
-    payload = {"p": [1]}
-    work = ledger.Work(case_id="a", sidecar_uri="/x/a.json", key="k", payload=payload, stale=["b"])
-    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)[:, ::-1]
-    parcel = steps.Parcel(work=work, array=array, attempts=2, seconds=1.5)
-    empty = steps.Parcel(work=work, row=CaseRow(case_id="a", status="error", reason="r"))
-    back = steps.Parcel.from_table(parcel.as_table())
-    assert (back.array == array).all()
-    assert (back.work, back.attempts, back.seconds) == (work, 2, 1.5)
-    assert steps.Parcel.from_table(empty.as_table()) == empty

@@ -396,7 +396,7 @@ def test_workers_come_and_go_with_the_losses_of_an_undisturbed_run(
 
     def began(attempts: int) -> bool:
         """Whether the newest of so many groups of workers has made steps."""
-        lines = [line for line in log.read(str(changed))] if changed.exists() else []
+        lines = list(log.read(str(changed))) if changed.exists() else []
         goes_on = [line for line in lines if line.get("event") == "resume"]
         steps = [line["step"] for line in lines if "event" not in line]
         since = goes_on[-1]["step"] if goes_on else 0

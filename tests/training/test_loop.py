@@ -72,6 +72,7 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
         validation=validated[rank::ranks],
         validation_ids=[case.case_id for case in validated],
         validation_vox=8000,
+        shares=settings.get("shares"),
     )
     events: list[dict[str, Any]] = []
     kept: list[str] = []
@@ -80,7 +81,7 @@ def worker(rank: int, settings: dict[str, Any]) -> None:
         event=events.append,
         keep=lambda folder, _step: kept.append(str(folder)),
     )
-    run = loop.Loop(strategy, recipe, data, hooks, rank=rank, shares=settings.get("shares"))
+    run = loop.Loop(strategy, recipe, data, hooks, rank=rank)
     run.run(settings.get("restore"))
     weights = [np.asarray(weight.value.numpy()).ravel() for weight in run.trainee.model.weights]
     np.save(settings["out"] + f"/weights{rank}.npy", np.concatenate(weights))
@@ -226,7 +227,15 @@ class Alone:
         monkeypatch.setattr(validation, "summary", self.summary)
         self.saved: list[loop.checkpoint.Checkpoint] = []
         monkeypatch.setattr(loop.checkpoint, "save", self.save)
-        hooks = Hooks(broadcast=lambda value: value, event=self.events.append, keep=lambda *_: None)
+        self.reported: list[dict[str, float]] = []
+        self.leaves_at: int | None = None
+        hooks = Hooks(
+            broadcast=lambda value: value,
+            event=self.events.append,
+            keep=lambda *_: None,
+            report=self.reported.append,
+            is_leaving=lambda: self.loop.step == self.leaves_at,
+        )
         strategy = types.SimpleNamespace(num_replicas_in_sync=2)
         data = Data(training=[], validation=[], validation_ids=["0", "1"], validation_vox=0)
         self.loop = loop.Loop(strategy, self.recipe, data, hooks, rank=0, began_unix=990.0)
@@ -279,6 +288,42 @@ class Alone:
     def run(self) -> list[dict[str, Any]]:
         self.loop.run(None)
         return [line for line in self.events if "event" in line]
+
+
+def test_the_state_is_kept_when_a_node_is_told_to_leave_and_validations_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = Alone(monkeypatch, steps=40)
+    alone.leaves_at = 23
+    told = alone.run()
+    assert [one.step for one in alone.saved] == [20, 23, 40]
+    assert [line["step"] for line in told if line["event"] == "leaving"] == [23]
+    assert [(one["step"], one["loss"]) for one in alone.reported] == [(20, 0.5), (40, 0.5)]
+
+
+@pytest.mark.parametrize(("workers", "steps"), [(1, 60), (2, 30), (5, 12)])
+def test_a_run_of_so_many_patches_is_shorter_for_more_workers_and_as_long_on_resume(
+    monkeypatch: pytest.MonkeyPatch, workers: int, steps: int
+) -> None:
+    monkeypatch.setattr(Alone, "step_samples", workers)
+    monkeypatch.setattr(Alone, "first_sample", lambda _, step: workers * step)
+    alone = Alone(monkeypatch, patches=60)
+    assert alone.run()[-1]["step"] == steps
+    last = alone.saved[-1].facts
+    assert (last["samples"], last["batch"], last["asked"]) == (60, workers, [None, None, 60])
+    # The middle of it was kept; another number of workers goes on from there.
+    first = alone.saved[0]
+    monkeypatch.setattr(Alone, "step_samples", 6)
+    monkeypatch.setattr(
+        Alone, "first_sample", lambda _, step: first.facts["samples"] + 6 * (step - first.step)
+    )
+    again = Alone(monkeypatch, patches=60)
+    monkeypatch.setattr(loop.checkpoint, "restore", lambda *_: first)
+    again.loop.run("uri")
+    assert again.saved[-1].facts["samples"] >= 60
+    assert again.saved[-1].facts["samples"] < 66
+    (resume,) = [line for line in again.events if line.get("event") == "resume"]
+    assert (resume["batch"], resume["batch_before"]) == (6, workers)
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.02, 3.0, 0.5])
