@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray_brats.errors import StageFailed, UsageError
 from ray_brats.labels import Task
 from ray_brats.progress import say
 from ray_brats.serve import replica
+from ray_brats.serve.counts import Counts, Exchange, keep_told
 from ray_brats.serve.handles import RemoteJobs, segment_by
 from ray_brats.serve.http.access import Keys, Pseudonyms, deployment_key
 from ray_brats.serve.http.app import build
@@ -75,6 +77,7 @@ class JobsReplica:
         described: Mapping[str, ServedModel],
         handles: Mapping[str, Any],
     ) -> None:
+        self._exchange = Exchange()
         self._jobs = Jobs(
             JobsStore(settings.state),
             described,
@@ -86,6 +89,10 @@ class JobsReplica:
     async def check_health(self) -> None:
         """Serve asks for this from the start, so it also begins what was left."""
         await self._jobs.start()
+
+    async def tell(self, who: str, counts: Counts) -> Counts:
+        """As of `Exchange`."""
+        return self._exchange.tell(who, counts)
 
     async def __del__(self) -> None:
         """Serve calls this when it ends the process in peace."""
@@ -143,6 +150,21 @@ class Ingress:
             missing=lambda: not_up([*map(model_deployment, described), JOBS]),
         )
 
+        self._jobs, self._several = jobs, settings.ingresses > 1
+        self._telling: asyncio.Task[None] | None = None
+
+    async def check_health(self) -> None:
+        """Serve asks for this from the start, so it also begins to meet the other ingresses."""
+        if self._several and self._telling is None:
+            me = uuid.uuid4().hex
+
+            async def tell(counts: Counts) -> Counts:
+                others: Counts = await self._jobs.tell.remote(me, counts)
+                return others
+
+            service = self._service
+            self._telling = asyncio.create_task(keep_told(tell, service.held, service.hear))
+
     def __serve_build_asgi_app__(self) -> Callable[..., Any]:
         return build(self._service, self._gate)
 
@@ -159,8 +181,8 @@ def application(args: Mapping[str, Any] | ServeSettings) -> Any:
     """The Serve application of some settings, or of the `args` of a configuration file."""
     settings = args if isinstance(args, ServeSettings) else from_args(args)
     scaled: dict[str, Any] = {"num_replicas": 1}
-    if settings.replicas > 1:
-        scaling = {"min_replicas": 1, "max_replicas": settings.replicas}
+    if settings.replicas > 1 or settings.min_replicas != 1:
+        scaling = {"min_replicas": settings.min_replicas, "max_replicas": settings.replicas}
         scaled = {"autoscaling_config": {**scaling, "target_ongoing_requests": 1}}
     drained = {
         "graceful_shutdown_timeout_s": settings.drain_seconds,
@@ -181,13 +203,25 @@ def application(args: Mapping[str, Any] | ServeSettings) -> Any:
         ).bind(settings, name, model.bundles, model.task)
         for name, model in described.items()
     }
-    light = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": INGRESS_ONGOING}
+    light: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": settings.light_cpus},
+        "max_ongoing_requests": INGRESS_ONGOING,
+    }
     jobs = serve.deployment(
         JobsReplica, name=JOBS, health_check_period_s=2, **light, **drained
     ).bind(settings, described, models)
+    several = {}
+    if settings.ingresses > 1:
+        # Spread over the nodes; of an update's old and new ones a node may have two.
+        several = {"num_replicas": settings.ingresses, "max_replicas_per_node": 2}
     # An update starts new ones before it ends the old.
     ingress = serve.deployment(
-        serve.ingress()(Ingress), name="ingress", max_surge_percent=100, **light, **drained
+        serve.ingress()(Ingress),
+        name="ingress",
+        max_surge_percent=100,
+        **several,
+        **light,
+        **drained,
     )
     return ingress.bind(settings, described, models, jobs)
 

@@ -12,12 +12,15 @@ from typing import Protocol
 
 from fastapi import Request
 
+from ray_brats.serve.counts import Counts
 from ray_brats.serve.jobs.records import Job, JobRequest
 from ray_brats.serve.limits import Limits, Refusal
 from ray_brats.serve.models import Answer, Segment, Segmentation, ServedModel, Submission
 from ray_brats.serve.telemetry import Telemetry
 
 LOOK_SECONDS = 1.0
+_PENDING, _UPLOADS = "pending ", "uploads "
+"""What the names of places begin with: a model's, and those of a key's bodies."""
 ENDING_SECONDS = 10.0
 """How long after the last word that it ends the service takes nothing."""
 
@@ -77,6 +80,7 @@ class Service:
         self._looked_at = -math.inf
         self._pending = dict.fromkeys(models, 0)
         self._uploads: Counter[str] = Counter()
+        self._elsewhere: Counts = {}
         self._ending_until = 0.0
         self._mean_seconds = 5.0
 
@@ -113,7 +117,8 @@ class Service:
         self._check_free(model)
 
     def _check_free(self, model: ServedModel) -> None:
-        if self._pending[model.name] >= model.capacity + self.limits.waiting:
+        pending = self._pending[model.name] + self._elsewhere.get(_PENDING + model.name, 0)
+        if pending >= model.capacity + self.limits.waiting:
             wait = self._mean_seconds * self.limits.waiting / model.capacity / 2
             raise Refusal(
                 429, "all places are taken: try again later", "", max(1, min(60, round(wait)))
@@ -128,13 +133,24 @@ class Service:
         """
         self._check_open()
         most = self.limits.uploads_a_key if caller else self.limits.uploads
-        if self._uploads.total() >= self.limits.uploads or self._uploads[caller] >= most:
+        own = self._uploads[caller] + self._elsewhere.get(_UPLOADS + caller, 0)
+        others = sum(n for name, n in self._elsewhere.items() if name.startswith(_UPLOADS))
+        if self._uploads.total() + others >= self.limits.uploads or own >= most:
             raise Refusal(429, "too many uploads at a time: try again later", "", 5)
         self._uploads[caller] += 1
         try:
             yield
         finally:
             self._uploads[caller] -= 1
+
+    def held(self) -> Counts:
+        """The places that this process has given away; see `counts`."""
+        pending = {_PENDING + name: count for name, count in self._pending.items()}
+        return pending | {_UPLOADS + name: count for name, count in self._uploads.items()}
+
+    def hear(self, counts: Counts) -> None:
+        """Those that the other ingresses have given away."""
+        self._elsewhere = counts
 
     def end(self) -> int:
         """Take no more cases for a while; how many of those accepted still wait for their answer.

@@ -49,11 +49,18 @@ class ServeSettings:
     overlap: float | None = None
     allow_skull: bool = False
     replicas: int = 1
-    """Most processes of each model; the least is one."""
+    """Most processes of each model."""
+    min_replicas: int = 1
+    """The least, which also wait where nobody asks."""
+    ingresses: int = 1
+    """Processes that take calls, each on a node of its own; they admit as one would."""
     cpus: float = 1.0
     """CPUs of one replica."""
     gpus: float = 0.0
     """GPUs of one replica."""
+    light_cpus: float = 0.0
+    """CPUs of an ingress, and of the queue of jobs. Without any Ray may put them on a head that is
+    to do no work."""
     drain_seconds: float = 120.0
     limits: Limits = field(default_factory=Limits)
 
@@ -83,6 +90,11 @@ def from_args(args: Mapping[str, Any]) -> ServeSettings:
         settings = ServeSettings(**values, limits=Limits(**limits))
     except TypeError as error:
         raise UsageError(f"serve: a setting is unknown or missing ({error})") from error
+    if not 0 <= settings.min_replicas <= settings.replicas or settings.ingresses < 1:
+        raise UsageError(
+            f"serve: min_replicas {settings.min_replicas}, replicas {settings.replicas}, ingresses "
+            f"{settings.ingresses}: expected 0 to replicas, and at least one ingress"
+        )
     if bool(settings.api_keys) == settings.no_auth:
         # Which address Serve listens on is not known here.
         raise UsageError(
