@@ -15,13 +15,12 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import local, ownership, storage
+from ray_brats.files import compact, local, ownership, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -284,28 +283,27 @@ def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow],
     output_uri = output.uri
     if not storage.is_remote(output_uri):
         local.check_folder(Path(output_uri.removeprefix("file://")))
-    sizes = {file.uri: file.size_bytes for file in storage.list_files(output_uri)}
-    candidates = [item for item in work if item.sidecar_uri in sizes]
-    with ThreadPoolExecutor(16) as pool:
-        found = pool.map(storage.read_json_or_none, (item.sidecar_uri for item in candidates))
-        sidecars = {
-            item.case_id: sidecar
-            for item, sidecar in zip(candidates, found, strict=True)
-            if sidecar and ownership.is_sidecar(sidecar)
-        }
-    rows = {
-        item.case_id: CaseRow.from_json(sidecars[item.case_id]["row"])
-        for item in candidates
-        if item.case_id in sidecars and _holds(sidecars[item.case_id], item, sizes)
-    }
-    left = {case_id: tuple(sidecar["files"]) for case_id, sidecar in sidecars.items()}
+    files = {file.uri: file for file in storage.list_files(output_uri)}
+    sizes = {uri: file.size_bytes for uri, file in files.items()}
+    candidates = {item.sidecar_uri: item for item in work if item.sidecar_uri in sizes}
+    rows: dict[str, CaseRow] = {}
+    # Of the cases that are to be done.
+    sidecars: dict[str, Mapping[str, Any]] = {}
+    for uri, sidecar in compact.read(output_uri, [*candidates], files):
+        if not ownership.is_sidecar(sidecar):
+            continue
+        item = candidates[uri]
+        if _holds(sidecar, item, sizes):
+            rows[item.case_id] = CaseRow.from_json(sidecar["row"])
+        else:
+            sidecars[item.case_id] = sidecar
     todo = [
-        _with_stale(item, left.get(item.case_id, ()), sizes)
+        _with_stale(item, tuple(sidecars.get(item.case_id, {}).get("files", ())), sizes)
         for item in work
         if item.case_id not in rows
     ]
     if todo or storage.join(output_uri, output.description) not in sizes:
-        _begin(todo, output, sizes, sidecars)
+        _begin(todo, output, sizes, sidecars, is_known=bool(rows or sidecars))
     if not storage.is_remote(output_uri):
         local.remove_remains(Path(uri) for uri in sizes)
     return list(rows.values()), todo
@@ -316,8 +314,18 @@ def _begin(
     output: Output,
     sizes: Mapping[str, int],
     sidecars: Mapping[str, Mapping[str, Any]],
+    *,
+    is_known: bool,
 ) -> None:
-    """Note the work as begun, where it may be done."""
+    """Note the work as begun, where it may be done.
+
+    Args:
+        todo: the work.
+        output: where it goes.
+        sizes: of the files that are there.
+        sidecars: of what is to be done anew.
+        is_known: whether any sidecar is there.
+    """
     prefix = output.uri.rstrip("/") + "/"
     uris = {
         uri
@@ -336,7 +344,7 @@ def _begin(
     description = storage.join(output.uri, output.description)
     tables = {description, *(storage.join(output.uri, name) for name in output.tables)}
     # A description that is lost alone is written again: the folder is known by its sidecars.
-    if (description not in sizes and sidecars) or (
+    if (description not in sizes and is_known) or (
         description in sizes and _describes(storage.read_json_or_none(description))
     ):
         vouched |= tables
