@@ -178,6 +178,8 @@ class TrainConfig:
     """Length in patches, of all workers: with more of them it ends sooner."""
     validations: int = 2
     """How often the validation cases are scored, evenly spaced, the last time at the end."""
+    validation_cases: int = field(default=200, metadata=LATER)
+    """Of more validation cases so many are scored each time, the same ones, and all at the end."""
     checkpoint_minutes: float = 5.0
     """The state is saved about so often: by steps, as fast as the first ones were."""
     patience: int | None = None
@@ -212,6 +214,7 @@ class TrainConfig:
         require(self.reference_batch >= 1, "reference_batch", self.reference_batch, "≥ 1")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above zero")
         require(self.validations >= 1, "validations", self.validations, "≥ 1")
+        require(self.validation_cases >= 1, "validation_cases", self.validation_cases, "≥ 1")
         minutes = self.checkpoint_minutes
         require(minutes > 0, "checkpoint_minutes", minutes, "above zero")
         require(self.seed >= 0, "seed", self.seed, "≥ 0")

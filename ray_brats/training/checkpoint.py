@@ -38,7 +38,7 @@ class Checkpoint:
     @property
     def mean_dice(self) -> float | None:
         """Score of the validation made at this step, if one was."""
-        value = self.facts.get("mean_dice")
+        value = self.facts.get("sample_dice", self.facts.get("mean_dice"))
         return None if value is None else float(value)
 
 

@@ -110,7 +110,7 @@ class Loop:
             hooks.broadcast,
             batch=self.stream.step_samples,
             seen=self.stream.first_sample,
-            validation_vox=data.validation_vox / self.ranks,
+            validation_vox=data.validation_vox / self.ranks * self._sampled_share(),
             began_unix=began_unix,
         )
         self.best_mean_dice = -1.0
@@ -212,7 +212,8 @@ class Loop:
             began = time.monotonic()
             scores = self._validate()
             self.validated += 1
-            self._end_early_if_stale(scores)
+            if self._end_early_if_stale(scores) and self._sampled_share() < 1:
+                scores = self._validate()
             self._checkpoint(scores)
             self.pace.validation_took(time.monotonic() - began)
             dice = {f"dice_{region}": value for region, value in scores.get("dice", {}).items()}
@@ -230,39 +231,51 @@ class Loop:
         at = self.plan.validate_at
         return self.step >= at[-1] or self.step >= at[min(self.validated, len(at) - 1)]
 
-    def _end_early_if_stale(self, scores: Mapping[str, Any]) -> None:
+    def _end_early_if_stale(self, scores: Mapping[str, Any]) -> bool:
         """Let this step be the last after `patience` validations without a better mean Dice."""
         assert self.plan is not None
         if "mean_dice" not in scores:
-            return
-        better = scores["mean_dice"] > self.best_mean_dice
-        self.best_mean_dice = max(self.best_mean_dice, scores["mean_dice"])
+            return False
+        # Of the same cases each time, also where the last one is of all.
+        dice = scores.get("sample_dice", scores["mean_dice"])
+        better = dice > self.best_mean_dice
+        self.best_mean_dice = max(self.best_mean_dice, dice)
         self.stale_validations = 0 if better else self.stale_validations + 1
         patience = self.recipe.train.patience
-        if patience and self.stale_validations >= patience and self.step < self.plan.total_steps:
-            self.pace.ends_at(self.step)
-            if self.rank == 0:
-                self.hooks.event({"event": "early stop", "step": self.step})
+        if not patience or self.stale_validations < patience or self.step >= self.plan.total_steps:
+            return False
+        self.pace.ends_at(self.step)
+        if self.rank == 0:
+            self.hooks.event({"event": "early stop", "step": self.step})
+        return True
 
     def _validate(self) -> dict[str, Any]:
-        """Scores of the validation cases, each rank its share of them; {} without any."""
-        case_ids = self.data.validation_ids
-        if not case_ids:
+        """Scores of validation cases, each rank its share of them; {} without any."""
+        assert self.plan is not None
+        sampled = self._sampled()
+        if not sampled:
             return {}
+        is_last = self.step >= self.plan.total_steps
+        numbers = range(len(self.data.validation_ids)) if is_last else sampled
+        case_ids = [self.data.validation_ids[number] for number in numbers]
+        own = [at for at, number in enumerate(numbers) if number % self.ranks == self.rank]
+        cases = [self.data.validation[numbers[at] // self.ranks] for at in own]
         began = time.monotonic()
-        with Ahead(self.data.validation, min(self.data.ahead, CONNECTIONS)) as copies:
+        with Ahead(cases, min(self.data.ahead, CONNECTIONS)) as copies:
 
             def beat() -> None:
                 copies.used(1)
                 self.hooks.beat()
 
-            rows, example = validation.scores(
-                self.trainee.averaged, self.data.validation, self.recipe, beat
-            )
+            rows, example = validation.scores(self.trainee.averaged, cases, self.recipe, beat)
         table = np.zeros((len(case_ids), rows.shape[1]))
-        table[self.rank :: self.ranks] = rows
+        table[own] = rows
         table = self.trainee.all_sum(table.ravel().tolist()).reshape(table.shape)
         scores = validation.summary(self.recipe, case_ids, table)
+        if len(sampled) < len(case_ids):
+            ids = [self.data.validation_ids[number] for number in sampled]
+            of_sample = validation.summary(self.recipe, ids, table[sampled])
+            scores["sample_dice"] = of_sample["mean_dice"]
         if self.rank == 0:
             seconds = round(time.monotonic() - began, 2)
             event = {"event": "validation", "step": self.step, "cases": len(case_ids)}
@@ -270,6 +283,14 @@ class Loop:
             if example is not None:
                 self.hooks.picture(self.step, example)
         return scores
+
+    def _sampled(self) -> list[int]:
+        """Numbers of the validation cases that are scored before the last time."""
+        train = self.recipe.train
+        return validation.sample(len(self.data.validation_ids), train.validation_cases, train.seed)
+
+    def _sampled_share(self) -> float:
+        return len(self._sampled()) / max(1, len(self.data.validation_ids))
 
     def _checkpoint(self, scores: Mapping[str, Any]) -> None:
         """Rank 0 keeps the state; the others wait for it, so that none runs far ahead."""

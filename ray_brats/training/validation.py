@@ -37,6 +37,12 @@ def forward_of(model: Any) -> Callable[[Any], Any]:
     return lambda batch: np.asarray(compiled(tf.constant(batch)).numpy(), np.float32)
 
 
+def sample(count: int, most: int, seed: int) -> list[int]:
+    """Which of so many cases are scored while training goes on: the same ones each time."""
+    drawn = np.random.default_rng((seed, 3)).permutation(count)[:most]
+    return sorted(int(number) for number in drawn)
+
+
 def score_names(recipe: Recipe) -> list[str]:
     """What `scores` measures of each case: Dice of the regions, and the original's figures."""
     soft = recipe.network.output == "classes"

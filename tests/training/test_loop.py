@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -112,21 +115,34 @@ def started(ranks: int, code: Callable[[int], str]) -> tuple[list[int], list[str
     for one in sockets:
         one.close()
     processes = []
-    for rank in range(ranks):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code(rank)],
-                cwd=Path(__file__).parent,
-                env={**os.environ, "TF_CONFIG": json.dumps(task)},
-                stderr=subprocess.PIPE,
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(ranks)]
+        for rank, log in enumerate(logs):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code(rank)],
+                    cwd=Path(__file__).parent,
+                    env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                    stderr=log,
+                )
             )
-        )
-    try:
-        errors = [process.communicate(timeout=240)[1].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+        until = time.monotonic() + 240
+        try:
+            while any(process.poll() is None for process in processes):
+                if time.monotonic() > until or any(process.poll() for process in processes):
+                    # Whoever is left would wait for it; what it says has a moment to come.
+                    time.sleep(10)
+                    break
+                time.sleep(0.1)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait(10)
+        errors = []
+        for log in logs:
+            log.seek(0)
+            errors.append(log.read().decode())
     return [process.returncode for process in processes], errors
 
 
@@ -210,6 +226,7 @@ class Alone:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **train: Any) -> None:
         self.now, self.events = 1000.0, []  # type: ignore[var-annotated]
+        self.scored = []
         self.step_seconds: Callable[[int], float] = lambda _: 1.0
         self.validation_seconds = 0.0
         self.mean_dice: list[float] = []
@@ -237,13 +254,19 @@ class Alone:
             is_leaving=lambda: self.loop.step == self.leaves_at,
         )
         strategy = types.SimpleNamespace(num_replicas_in_sync=2)
-        data = Data(training=[], validation=[], validation_ids=["0", "1"], validation_vox=0)
+        ids = [str(number) for number in range(self.cases)]
+        own: Any = ids[::2]
+        data = Data(training=[], validation=own, validation_ids=ids, validation_vox=0)
         self.loop = loop.Loop(strategy, self.recipe, data, hooks, rank=0, began_unix=990.0)
 
     waited_seconds = 0.0
     averaged = None
 
     placed = None
+    cases = 2
+    """To validate with."""
+    scored: list[list[str]]
+    """Those of rank 0 that were, each time."""
     step_samples = 2
     """Patches that both ranks see in a step."""
 
@@ -263,13 +286,14 @@ class Alone:
         self.now += self.step_seconds(number)
         return StepResult(loss=self.loss(number), dice=(0.1, 0.2, 0.3), gradient_norm=1.0)
 
-    def scores(self, *_: Any) -> tuple[np.ndarray[Any, Any], None]:
+    def scores(self, _: Any, cases: list[str], *__: Any) -> tuple[np.ndarray[Any, Any], None]:
         self.now += self.validation_seconds
-        return np.ones((1, 3)), None
+        self.scored.append(list(cases))
+        return np.ones((len(cases), 3)), None
 
-    def summary(self, *_: Any) -> dict[str, Any]:
+    def summary(self, _: Any, case_ids: list[str], __: Any) -> dict[str, Any]:
         dice = self.mean_dice.pop(0) if self.mean_dice else 0.5
-        return {"mean_dice": dice, "dice": {}}
+        return {"mean_dice": dice, "dice": {}, "count": len(case_ids)}
 
     def all_sum(self, values: list[float]) -> np.ndarray[Any, Any]:
         return np.asarray(values)
@@ -299,6 +323,32 @@ def test_the_state_is_kept_when_a_node_is_told_to_leave_and_validations_are_repo
     assert [one.step for one in alone.saved] == [20, 23, 40]
     assert [line["step"] for line in told if line["event"] == "leaving"] == [23]
     assert [(one["step"], one["loss"]) for one in alone.reported] == [(20, 0.5), (40, 0.5)]
+
+
+def test_of_many_validation_cases_some_are_scored_each_time_and_all_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Alone, "cases", 41)
+    alone = Alone(monkeypatch, steps=40, validations=4, validation_cases=10)
+    told = [line for line in alone.run() if line["event"] == "validation"]
+    assert [line["cases"] for line in told] == [10, 10, 10, 41]
+    first, second, third, last = alone.scored
+    assert first == second == third
+    assert set(first) < set(last) == {str(number) for number in range(0, 41, 2)}
+    # The last one is also known by the cases of the others, by which the best is chosen.
+    assert [one.facts.get("sample_dice") for one in alone.saved] == [None, None, None, 0.5]
+
+
+def test_a_run_that_ends_early_is_scored_by_all_cases_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Alone, "cases", 41)
+    alone = Alone(monkeypatch, steps=40, validations=4, validation_cases=10, patience=1)
+    alone.mean_dice = [0.7, 0.6, 0.65, 0.55]
+    told = [line for line in alone.run() if line["event"] == "validation"]
+    assert [(line["step"], line["cases"]) for line in told] == [(10, 10), (20, 10), (20, 41)]
+    assert alone.saved[-1].facts["count"] == 41
+    assert alone.saved[-1].mean_dice == 0.55
 
 
 @pytest.mark.parametrize(("workers", "steps"), [(1, 60), (2, 30), (5, 12)])
