@@ -19,7 +19,8 @@ from ray_brats.model import card as modelcard
 from ray_brats.model import unet
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
-from ray_brats.model.windows import Forward, Probabilities
+from ray_brats.model.stitching import Stitcher
+from ray_brats.model.windows import STITCHED, Forward, Probabilities
 from ray_brats.recipes import jsonform
 from ray_brats.recipes.config import Recipe
 from ray_brats.recipes.costs import lanes_for
@@ -45,6 +46,13 @@ def forward_of(loaded: Any) -> Forward:
         return np.asarray(output.numpy(), np.float32)
 
     forward.__dict__["keeps_alive"] = loaded
+    if gpus := tf.config.list_logical_devices("GPU"):
+
+        def network(batch: Any) -> Any:
+            (output,) = serve(image=batch).values()
+            return output
+
+        forward.__dict__[STITCHED] = Stitcher(network, gpus[0].name)
     return forward
 
 

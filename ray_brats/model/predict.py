@@ -217,6 +217,9 @@ class Predictor:
         inference = self.recipe.inference
         if image[..., 0].size <= inference.whole_limit_vox:
             return windows.whole_pass(forward, image, self.recipe.network.divisor_vox)
+        stitched = getattr(forward, windows.STITCHED, None)
+        if stitched is not None:
+            return stitched(image, inference, brain)  # type: ignore[no-any-return]
         return windows.sliding_window(
             forward, image, inference, brain=brain, batch=self.batch, lanes=self.lanes
         )

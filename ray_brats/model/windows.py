@@ -24,6 +24,8 @@ Probabilities = npt.NDArray[np.float32]
 Forward = Callable[[npt.NDArray[np.float32]], Probabilities]
 """A batch of patches `(N, H, W, D, C)` to probabilities `(N, H, W, D, K)`."""
 
+STITCHED = "stitched"
+"""Attribute of a `Forward` that takes whole images by itself, as `stitching.Stitcher`."""
 SLABS = 2
 """Slabs worked on side by side: as many as an actor has cores by default."""
 
