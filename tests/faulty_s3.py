@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +37,10 @@ class FaultyS3:
     delay_seconds: float = 0.0
     private: bool = False
     """Refuse what is not signed."""
+    renamed: Callable[[str], str] = str
+    """What is read in place of a path: a few objects can stand for many."""
+    read: Counter[str] = field(default_factory=Counter)
+    """Path of an object to how often it was asked for."""
     _under_way: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,6 +79,8 @@ class FaultyS3:
         kind = "LIST" if "list-type" in request.path else request.command
         with self._lock:
             self.requests[kind] += 1
+            if kind == "GET":
+                self.read[request.path] += 1
             self.signed.add("Authorization" in request.headers)
             self._under_way += 1
             self.at_once = max(self.at_once, self._under_way)
@@ -104,7 +110,8 @@ class FaultyS3:
             self._send(request, int(fault), {"Content-Type": "application/xml"}, text)
             return
         backend = http.client.HTTPConnection(*self.backend)
-        backend.request(request.command, request.path, body, dict(request.headers))
+        path = self.renamed(request.path) if request.command in ("GET", "HEAD") else request.path
+        backend.request(request.command, path, body, dict(request.headers))
         response = backend.getresponse()
         content = response.read()
         headers = {name: value for name, value in response.getheaders() if name not in _HOP}

@@ -9,13 +9,16 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import faulty_s3
+import httpx
 import nibabel as nib
 import numpy as np
 import pytest
@@ -466,43 +469,57 @@ def test_the_version_is_told() -> None:
     assert re.fullmatch(r"ray-brats \d+\.\d+\.\d+\n", ray_brats("--version").stdout)
 
 
+@contextlib.contextmanager
+def cluster_for_jobs(ray: Path) -> Iterator[str]:
+    """The address that takes jobs of a cluster, whose ports are its own, whoever else has one."""
+    ports = []
+    for _ in range(3):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            ports.append(one.getsockname()[1])
+    gcs, dashboard, agent = ports
+    start = (
+        *(ray, "start", "--head", "--block", f"--port={gcs}", "--num-cpus=2"),
+        *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+        *(f"--object-store-memory={200 << 20}", "--dashboard-host=127.0.0.1"),
+    )
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            # What takes jobs starts after the cluster, and later on a machine with work to do.
+            until = time.monotonic() + 120
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"http://127.0.0.1:{agent}/api/local_raylet_healthz").is_success:
+                        break
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
 @pytest.mark.ray
 @pytest.mark.tf
 @pytest.mark.slow
 def test_a_submitted_job_gives_the_same_files(
     finished: tuple[Path, Any], cohort_folder: Path, tmp_path: Path
 ) -> None:
-    import ray
-
     out, _ = finished
     bin_folder = Path(sys.executable).parent
-    ray.init(
-        num_cpus=2,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=8267,
-        object_store_memory=200 << 20,
-        log_to_driver=False,
-    )
     entry = ("python", "jobs/pipeline.py", *map(str, run_arguments(cohort_folder, tmp_path)[1:]))
-    submit = (bin_folder / "ray", "job", "submit", "--address", "http://127.0.0.1:8267")
-    try:
-        # What takes jobs in Ray starts after its cluster, and later on a machine with work to do.
-        for _ in range(20):
-            done = subprocess.run(
-                [*submit, "--working-dir", ".", "--", *entry],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=500,
-                env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
-            )
-            if "No available agent to submit job" not in done.stdout + done.stderr:
-                break
-            time.sleep(3)
-    finally:
-        ray.shutdown()
+    with cluster_for_jobs(bin_folder / "ray") as address:
+        submit = (bin_folder / "ray", "job", "submit", "--address", address)
+        done = subprocess.run(
+            [*submit, "--working-dir", ".", "--", *entry],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+            env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
     def names(folder: Path) -> set[str]:

@@ -86,7 +86,7 @@ def command(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "ray_brats.cli", name, *map(str, arguments)]
 
 
-def training(dataset: Path, run: Path, *settings: str, **options: object) -> list[str]:
+def training(dataset: object, run: object, *settings: str, **options: object) -> list[str]:
     flags = [item for name, value in options.items() for item in (f"--{name}", value)]
     chosen = [*TINY, *settings]
     return command("train", dataset, run, "--recipe", "smoke", "--set", *chosen, *flags)
