@@ -25,7 +25,9 @@ ENV RAY_BRATS_EXTRA="tensorflow[and-cuda]==2.21.0" \
 FROM ${VARIANT}
 ARG BUNDLE=ray_brats/starter
 COPY --from=wheel /wheels /wheels
-RUN pip install --no-cache-dir /wheels/*.whl ${RAY_BRATS_EXTRA} && rm -rf /wheels && \
+COPY cluster/constraints.txt /wheels/
+RUN pip install --no-cache-dir --constraint /wheels/constraints.txt /wheels/*.whl ${RAY_BRATS_EXTRA} && \
+    rm -rf /wheels && \
     useradd --create-home --uid 1000 brats
 COPY ${BUNDLE} /bundle
 USER brats

@@ -6,12 +6,15 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import ray_brats
 from ray_brats import cli
@@ -28,8 +31,25 @@ CHALLENGE = (FOLDER / "challenge.Dockerfile").read_text()
 APPTAINER = (FOLDER / "challenge.def").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
-# Fields of ray.io/v1, from KubeRay's API reference (docs.ray.io, KubeRay CRD API reference) and
-# ray-operator/apis/ray/v1/*_types.go.
+# Fields of ray.io/v1 as of KubeRay 1.6, from its API reference (docs.ray.io, KubeRay CRD API
+# reference) and ray-operator/apis/ray/v1/*_types.go.
+AUTOSCALER_FIELDS = frozenset(
+    [
+        "env",
+        "envFrom",
+        "idleTimeoutSeconds",
+        "image",
+        "imagePullPolicy",
+        "resources",
+        "securityContext",
+        "upscalingMode",
+        "version",
+        "volumeMounts",
+    ]
+)
+FAULT_TOLERANCE_FIELDS = frozenset(
+    ["externalStorageNamespace", "redisAddress", "redisPassword", "redisUsername"]
+)
 CLUSTER_FIELDS = frozenset(
     [
         "authOptions",
@@ -95,6 +115,7 @@ SERVICE_FIELDS = frozenset(
 # Of a Kubernetes 1.30 pod and its containers, what these files use (kubernetes.io, Pod v1 core).
 POD_FIELDS = frozenset(
     [
+        "affinity",
         "containers",
         "restartPolicy",
         "serviceAccountName",
@@ -110,23 +131,11 @@ CONTAINER_FIELDS = frozenset(
         "args",
         "env",
         "image",
-        "livenessProbe",
         "name",
         "ports",
-        "readinessProbe",
         "resources",
         "securityContext",
         "volumeMounts",
-    ]
-)
-PROBE_FIELDS = frozenset(
-    [
-        "exec",
-        "httpGet",
-        "failureThreshold",
-        "initialDelaySeconds",
-        "periodSeconds",
-        "timeoutSeconds",
     ]
 )
 
@@ -183,9 +192,12 @@ def test_aws_workers_are_spot_with_roles_and_tokens() -> None:
     assert not [
         name for name, kind in kinds.items() if "IamInstanceProfile" not in kind["node_config"]
     ]
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "gpu", "gpu8"):
         assert kinds[name]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-    assert kinds["gpu"]["resources"]["GPU"] == 1
+    assert "InstanceMarketOptions" not in kinds["gpu_on_demand"]["node_config"]
+    assert kinds["gpu_on_demand"]["resources"] == kinds["gpu"]["resources"]
+    assert [kinds[name]["resources"]["GPU"] for name in ("gpu", "gpu8")] == [1, 8]
+    assert {kind.get("min_workers", 0) for kind in kinds.values()} == {0}, "none before a job asks"
     commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     starts = [command for command in commands if "ray start" in command]
     assert len(starts) == 2
@@ -217,9 +229,10 @@ def test_kuberay_fields_are_known(name: str) -> None:
     for pod in pods(name):
         assert set(pod["spec"]) <= POD_FIELDS
     for container in containers(name):
+        # No probes: those that KubeRay gives know of its tokens.
         assert set(container) <= CONTAINER_FIELDS
-        for probe in ("readinessProbe", "livenessProbe"):
-            assert set(container[probe]) <= PROBE_FIELDS
+    assert set(cluster.get("autoscalerOptions", {})) <= AUTOSCALER_FIELDS
+    assert set(cluster.get("gcsFaultToleranceOptions", {})) <= FAULT_TOLERANCE_FIELDS
 
 
 @pytest.mark.parametrize("name", KUBERAY)
@@ -234,7 +247,13 @@ def test_kuberay_clusters_are_safe_and_bounded(name: str) -> None:
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         for container in pod["spec"]["containers"]:
             assert container["securityContext"]["runAsNonRoot"]
-            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+            limits = container["resources"]["limits"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(limits)
+            # Kubernetes evicts a pod that writes more than it asked for.
+            room = volumes["tmp"]["emptyDir"]["sizeLimit"]
+            assert int(room.removesuffix("Gi")) < int(
+                limits["ephemeral-storage"].removesuffix("Gi")
+            )
             mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             assert set(mounts.values()) <= set(volumes)
             assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
@@ -254,7 +273,7 @@ def test_serve_accepts_its_configurations() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     (alone,) = documents("serve.yaml")
-    (service,) = documents("rayservice.yaml")
+    (service, *_) = documents("rayservice.yaml")
     inside = yaml.safe_load(service["spec"]["serveConfigV2"])
     assert inside == alone, "one application, deployed in two ways"
     parsed = ServeDeploySchema.model_validate(alone)
@@ -262,6 +281,66 @@ def test_serve_accepts_its_configurations() -> None:
     assert hasattr(importlib.import_module(module), name)
     mounts = {m["mountPath"] for c in containers("rayservice.yaml") for m in c["volumeMounts"]}
     assert str(Path(alone["applications"][0]["args"]["api_keys"]).parent) in mounts
+
+
+def test_the_service_outlives_its_head() -> None:
+    service, *redis = documents("rayservice.yaml")
+    options = service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]
+    names = {one["kind"]: one for one in redis}
+    host, _, port = options["redisAddress"].partition(":")
+    assert host == names["Service"]["metadata"]["name"]
+    assert int(port) == names["Service"]["spec"]["ports"][0]["port"]
+    pod = names["StatefulSet"]["spec"]["template"]
+    assert names["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    assert container["env"][0]["valueFrom"] == options["redisPassword"]["valueFrom"]
+    assert "--appendonly yes" in container["command"][-1]
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_a_head_is_large_enough_and_does_no_work(name: str) -> None:
+    head = cluster_of(name)["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    (container,) = head["template"]["spec"]["containers"]
+    assert container["resources"]["requests"].items() >= {"cpu": "8", "memory": "32Gi"}.items()
+
+
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob-train.yaml", "rayjob-score.yaml"])
+def test_jobs_ask_for_nodes_and_clusters_begin_without_any(name: str) -> None:
+    cluster = cluster_of(name)
+    assert cluster["enableInTreeAutoscaling"]
+    assert {group["minReplicas"] for group in cluster["workerGroupSpecs"]} == {0}
+    calls = [call for file, call in called() if file == name]
+    assert calls
+    for call in calls:
+        assert "--device gpu" in " ".join(call)
+
+
+def test_a_machine_of_eight_gpus_has_room_for_eight_ranks() -> None:
+    for name in ("raycluster.yaml", "rayjob-train.yaml"):
+        groups = {group["groupName"]: group for group in cluster_of(name)["workerGroupSpecs"]}
+        pod = groups["gpu8"]["template"]["spec"]
+        volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
+        shared = int(volumes["shm"]["sizeLimit"].removesuffix("Gi"))
+        store = int(groups["gpu8"]["rayStartParams"]["object-store-memory"])
+        assert (shared << 30) - store >= 8 * (4 << 30)
+    call = next(call for file, call in called() if file == "rayjob-train.yaml")
+    cache = int(call[call.index("--cache-gib") + 1])
+    assert cache < int(volumes["tmp"]["sizeLimit"].removesuffix("Gi"))
+
+
+def test_images_are_installed_from_one_list_of_versions() -> None:
+    text = (FOLDER / "constraints.txt").read_text()
+    pins = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+!-]+", pin) for pin in pins)
+    versions = dict(pin.split("==") for pin in pins)
+    project = tomllib.loads(PYPROJECT)["project"]
+    for needed in map(Requirement, project["dependencies"]):
+        assert versions[canonicalize_name(needed.name)] in needed.specifier, needed
+    assert {"boto3", "nvidia-cudnn-cu12"} <= set(versions)
+    for dockerfile in (DOCKERFILE, CHALLENGE):
+        assert "--constraint /wheels/constraints.txt" in dockerfile
 
 
 def test_images_are_the_ones_that_the_dockerfile_builds() -> None:
