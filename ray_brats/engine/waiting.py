@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 import ray
 
@@ -47,12 +46,7 @@ class Waiting:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(timeout=10)
 
