@@ -44,7 +44,9 @@ class Room:
 
 ROOMS: Mapping[str, Room] = {
     "recipes": Room(doors="config jsonform named costs tasks"),
-    "files": Room(doors="storage ledger folders retry claims local ownership channels access"),
+    "files": Room(
+        doors="storage ledger folders retry claims local ownership channels access packed"
+    ),
     "cases": Room(
         doors="cohort case volume geometry preprocess background phantom splits naming inspection "
         "nifti anatomy datasetjson phantom_head manifest raw/studies raw/patient raw/preparation "

@@ -16,6 +16,7 @@ from ray_brats.errors import UsageError
 from ray_brats.files import channels, local, storage
 from ray_brats.files.ledger import CaseRow
 from ray_brats.files.local import FileInfo
+from ray_brats.files.packed import Packed
 from ray_brats.labels import Task
 from ray_brats.recipes import tasks
 
@@ -112,7 +113,8 @@ class Cohort:
     """Cases, and a row for each one that cannot be used."""
 
     uri: str
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
+    """Kept packed (`files.packed`), whatever sequence is given: what is read are copies."""
     rejected: tuple[CaseRow, ...] = ()
     """Among their facts is `split`, where the cohort itself tells it."""
     notes: tuple[str, ...] = ()
@@ -120,6 +122,10 @@ class Cohort:
     """Every image file below a folder or prefix that is part of no case; none of a CSV."""
     told: DatasetJson | None = None
     """What a `dataset.json` says of all cases, where the cohort has one that describes them."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cases, Packed):
+            object.__setattr__(self, "cases", Packed(self.cases))
 
     def files(self) -> Iterator[str]:
         """URI of every file of every case, and of the cohort itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ray_brats.cases.raw import elements
 from ray_brats.errors import UsageError
 from ray_brats.files import local, storage
 from ray_brats.files.local import FileInfo
+from ray_brats.files.packed import Packed, Table, uncollected
 from ray_brats.labels import Task
 from ray_brats.recipes import tasks
 from ray_brats.recipes.config import PreprocessConfig
@@ -36,6 +37,7 @@ _LOOKED_AT = 100
 _SKULL = "preprocess.allow_skull=true"
 
 
+@uncollected()
 def find(
     uri: str,
     *,
@@ -56,19 +58,24 @@ def find(
             cannot be meant.
     """
     uri = storage.absolute(uri)
-    files: list[FileInfo] = []
+    files = Table[FileInfo]()
     if uri.lower().endswith(manifest.ENDINGS):
         cohort = manifest.read_cohort(uri, guard)
     else:
-        files = [file for file in storage.list_files(uri) if not _is_hidden(file.uri, uri)]
+        files = storage.listing(uri, lambda place: not _is_hidden(place, uri), with_lost=True)
         if not files:
             raise UsageError(
                 f"{uri}: no such folder or prefix, or nothing in it; "
                 "expected a BraTS cohort, for example a folder of case folders"
             )
-        cohort = _from_names(uri, files, guard)
+        cohort = _from_names(uri, files.values(), guard)
     if not cohort.cases and not cohort.rejected:
-        lines = (*_hint(uri), *_raw_hint(files, guard), *cohort.notes, *passed_over_lines(cohort))
+        lines = (
+            *_hint(uri),
+            *_raw_hint([*files.values()], guard),
+            *cohort.notes,
+            *passed_over_lines(cohort),
+        )
         raise UsageError(
             f"{uri}: no file is named as a BraTS release names them (<case>_t1ce.nii.gz, "
             "<case>-t2f.nii.gz …); rename the files or describe the cohort in a CSV with the "
@@ -185,7 +192,7 @@ def _is_hidden(uri: str, root: str) -> bool:
     return naming.is_hidden(uri.removeprefix(root))
 
 
-def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
+def _from_names(uri: str, files: Collection[FileInfo], guard: Guard) -> Cohort:
     described = layouts.find(files, uri)
     joined = described.joined if described else joining.join(files)
     if guard.opens_images and any(joined.twins()):
@@ -194,8 +201,10 @@ def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
 
         twins.settle(joined)
     grades = _mapped_grades(files)
-    cases, rejected = [], []
-    for name, kinds in sorted(joined.cases.items()):
+    cases, rejected, escaped = Packed[Case](), [], []
+    for name, kinds in joined.by_name():
+        if naming.id_of_name(name) != name:
+            escaped.append(name)
         problem = (
             naming.problem_of_name(name) or _several_files(kinds) or _odd_folder(kinds.values())
         )
@@ -207,15 +216,30 @@ def _from_names(uri: str, files: Sequence[FileInfo], guard: Guard) -> Cohort:
         grade = _grade(next(iter(infos.values())).uri) or grades.get(name)
         case = case_of(naming.id_of_name(name), infos, grade=grade)
         cases.append(_as_told(case, described.told) if described else case)
-    notes = (*joined.notes, *naming.notes_on_names(joined.cases))
+    notes = (*joined.notes, *naming.notes_on_names(escaped), *_lost_notes(files))
     return Cohort(
         uri=uri,
-        cases=tuple(cases),
+        cases=cases,
         rejected=tuple(rejected),
         notes=notes,
         passed_over=tuple(joined.passed_over),
         told=described.told if described else None,
     )
+
+
+def _lost_notes(files: Iterable[FileInfo]) -> list[str]:
+    """What to say of links that lead nowhere; those of images are a matter of their case."""
+    lost = [
+        file.uri
+        for file in files
+        if not file.etag and not naming.image_format(storage.name_of(file.uri))
+    ]
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} link(s) lead nowhere, and what is behind them is not looked at: "
+        f"{storage.name_of(lost[0])} leads to {local.readable(str(Path(lost[0]).readlink()))}"
+    ]
 
 
 def _as_told(case: Case, told: DatasetJson) -> Case:
@@ -264,7 +288,8 @@ def _mapped_grades(files: Iterable[FileInfo]) -> dict[str, str]:
 
 def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
     """The cohort with the task that is asked for, else the one that its names tell."""
-    named = {case.task.name for case in cohort.cases if case.task and task}
+    there = _tasks_of(cohort)
+    named = {own.name: own for own in there if own}
     others = sorted(name for name in named if task and not task.means_as(tasks.TASKS[name]))
     if task and others:
         note = (
@@ -275,17 +300,36 @@ def _with_task(cohort: Cohort, task: Task | None) -> Cohort:
     if task is None and cohort.told:
         task = described.task_of(cohort.told)
     if task is None:
-        told = {case.task.name: case.task for case in cohort.cases if case.task}
-        _check_mixture(cohort, told)
-        if not told:
+        _check_mixture(cohort, named)
+        if not named:
             return cohort
-        task = told[min(told)]
-        if len(told) > 1:
+        task = named[min(named)]
+        if len(named) > 1:
             # Of several with one meaning each case keeps its own.
             own = (dataclasses.replace(case, task=case.task or task) for case in cohort.cases)
-            return dataclasses.replace(cohort, cases=tuple(own))
-    cases = tuple(dataclasses.replace(case, task=task) for case in cohort.cases)
+            return dataclasses.replace(cohort, cases=Packed(own))
+    if all(own and _is_same(own, task) for own in there):
+        return cohort
+    cases = Packed(dataclasses.replace(case, task=task) for case in cohort.cases)
     return dataclasses.replace(cohort, cases=cases)
+
+
+def _tasks_of(cohort: Cohort) -> list[Task | None]:
+    """Every task that cases have, once; None where one has none."""
+    found: list[Task | None] = []
+    last: Task | None = None
+    for case in cohort.cases:
+        if (case.task is not last or not found) and not any(
+            _is_same(own, case.task) for own in found
+        ):
+            found.append(case.task)
+        last = case.task
+    return found
+
+
+def _is_same(one: Task | None, other: Task | None) -> bool:
+    """Not ==, which leaves out what a task says besides the meaning of labels."""
+    return one is other or (bool(one and other) and vars(one) == vars(other))
 
 
 def _check_mixture(cohort: Cohort, told: Mapping[str, Task]) -> None:

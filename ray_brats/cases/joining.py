@@ -8,7 +8,10 @@ Names alone decide; no image is opened here.
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
 import itertools
+import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +24,7 @@ from ray_brats.cases.naming import MODALITIES, SEGMENTATION, Meaning
 from ray_brats.cases.spelling import NOT_TUMOUR
 from ray_brats.files import channels, storage
 from ray_brats.files.local import FileInfo
+from ray_brats.files.packed import Table
 
 PAIR = (
     "a header and voxels in two files (.hdr, .img) are not read: make one file of them, "
@@ -55,12 +59,27 @@ Kinds = dict[str, list[FileInfo]]
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """All image files of a folder, each in one of two places."""
+    """All image files of a folder, each in one place: of a case, or passed over."""
 
     cases: dict[str, Kinds] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    """Original name of a case to its files."""
+    """Original name of a case to its files; without those of `plain`."""
+    plain: Table[dict[str, FileInfo]] = field(default_factory=Table)
+    """The same of cases that have a folder of their own and no doubt about any name in it."""
     passed_over: list[PassedOver] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def names(self) -> Iterable[str]:
+        """Original names of all cases."""
+        return itertools.chain(self.cases, self.plain)
+
+    def by_name(self) -> Iterator[tuple[str, Kinds]]:
+        """All cases, sorted by their original names."""
+        plain = (
+            (name, {kind: [file] for kind, file in kinds.items()})
+            for name, kinds in self.plain.items()
+        )
+        others = sorted(self.cases.items(), key=operator.itemgetter(0))
+        yield from heapq.merge(plain, others, key=operator.itemgetter(0))
 
     def leave(self, files: Iterable[FileInfo], why: str) -> None:
         """Pass files over."""
@@ -103,12 +122,90 @@ class _Left:
     named: dict[str, Named] = field(default_factory=lambda: defaultdict(Named))
     """Folder to what the names of the others tell."""
 
+    def names(self) -> set[str]:
+        """Cases that any of it may be of."""
+        return {*self.spelled, *self.of_bids, *((naming.CASE_355,) if self.of_355 else ())}
 
-def join(files: Sequence[FileInfo]) -> Joined:
-    """Sort the files of a folder into cases; what is no image is left out."""
+
+def join(files: Iterable[FileInfo]) -> Joined:
+    """Sort the files of a folder, sorted by URI, into cases; what is no image is left out.
+
+    Most cases of a release have a folder each, and names without a doubt: they are packed as they
+    come. All others are looked at together, with those whose name one of them has too.
+    """
+    rest: list[FileInfo] = []
+    plain = Table(_plain_cases(files, rest))
+    while True:
+        joined, mentioned = _join(rest)
+        both = mentioned and mentioned.intersection(plain)
+        if not both:
+            return dataclasses.replace(joined, plain=plain)
+        for name, kinds in plain.items():
+            rest += kinds.values() if name in both else ()
+        rest.sort(key=lambda file: file.uri)
+        plain = Table((name, kinds) for name, kinds in plain.items() if name not in both)
+
+
+def _plain_cases(
+    files: Iterable[FileInfo], rest: list[FileInfo]
+) -> Iterator[tuple[str, dict[str, FileInfo]]]:
+    """Cases that have a folder of their own, by name; all other images go to `rest`."""
+    known: set[str] = set()
+    images = (file for file in files if naming.image_format(storage.name_of(file.uri)))
+    for together in _each_folder(images):
+        name, kinds = _plain_case(together)
+        if name and name not in known:
+            known.add(name)
+            yield name, kinds
+        else:
+            # A second case of the name takes the first one along: see `join`.
+            rest += together
+    rest.sort(key=lambda file: file.uri)
+
+
+def _each_folder(files: Iterable[FileInfo]) -> Iterator[list[FileInfo]]:
+    """The files right in each folder, of files that are sorted by URI."""
+    opened: list[tuple[str, list[FileInfo]]] = []
+    for file in files:
+        folder = storage.parent_of(file.uri)
+        if not opened or opened[-1][0] != folder:
+            while opened and not f"{folder}/".startswith(f"{opened[-1][0]}/"):
+                yield opened.pop()[1]
+            if not opened or opened[-1][0] != folder:
+                opened.append((folder, []))
+        opened[-1][1].append(file)
+    while opened:
+        yield opened.pop()[1]
+
+
+def _plain_case(images: Sequence[FileInfo]) -> tuple[str | None, dict[str, FileInfo]]:
+    """The one case that the images of a folder are of beyond doubt, one file a kind; or None."""
+    nothing: tuple[None, dict[str, FileInfo]] = None, {}
+    # What lies alone in a folder may be told by the folder's name.
+    if len(images) < 2:
+        return nothing
+    kinds: dict[str, FileInfo] = {}
+    case = None
+    for file in images:
+        name = storage.name_of(file.uri)
+        meaning = naming.meaning_of(name)
+        if (
+            meaning is None
+            or case not in (None, meaning.case)
+            or meaning.kind in kinds
+            or (meaning.kind == SEGMENTATION and meaning.spelling != SEGMENTATION)
+            or bids.meaning_of(name)
+        ):
+            return nothing
+        case, kinds[meaning.kind] = meaning.case, file
+    assert case is not None
+    return nothing if _holds_modality(case) else (case, kinds)
+
+
+def _join(images: Sequence[FileInfo]) -> tuple[Joined, set[str]]:
+    """Sort images into cases; with the names of all cases that they may be of."""
     joined, left = Joined(), _Left()
     by_folder = 0
-    images = [file for file in files if naming.image_format(storage.name_of(file.uri))]
     alone = Counter(storage.parent_of(file.uri) for file in images)
     for file in images:
         by_place = _meaning_of_place(file, alone)
@@ -118,12 +215,14 @@ def join(files: Sequence[FileInfo]) -> Joined:
         _place(joined, left, file, by_place)
     if by_folder:
         joined.notes.append(f"{by_folder} file(s) lie each in a folder that tells what they are")
+    mentioned = {*joined.cases, *left.names()}
     _recover_355(joined, left.of_355)
     _take_untold(joined, left)
     _take_bids(joined, left.of_bids)
     orphans = _take_spelled(joined, left.spelled)
+    mentioned |= set(joined.cases)
     _take_orphans(joined, orphans)
-    return joined
+    return joined, mentioned | set(joined.cases)
 
 
 def problem_of_format(name: str) -> str | None:
@@ -160,11 +259,12 @@ def _place(joined: Joined, left: _Left, file: FileInfo, by_place: Meaning | None
 
 
 def _is_doubtful(meaning: Meaning) -> bool:
-    return (
-        meaning.kind != SEGMENTATION
-        and bool(spelling.modalities_in(meaning.case))
-        and not naming.tasks_of(naming.id_of_name(meaning.case))
-    )
+    return meaning.kind != SEGMENTATION and _holds_modality(meaning.case)
+
+
+def _holds_modality(case: str) -> bool:
+    """Whether the name of a case may be a modality's, as of `FLAIR_to` in `FLAIR_to_T1`."""
+    return bool(spelling.modalities_in(case)) and not naming.tasks_of(naming.id_of_name(case))
 
 
 def _place_by_name(joined: Joined, left: _Left, meaning: Meaning, file: FileInfo) -> None:
@@ -335,8 +435,8 @@ def _take_orphans(joined: Joined, spelled: Mapping[str, list[FileInfo]]) -> None
     plain = {
         name: kinds[SEGMENTATION] for name, kinds in joined.cases.items() if set(kinds) == {"seg"}
     }
-    masks = _by_folder({**plain, **spelled})
-    scans = _by_folder(
+    masks = _folders_of({**plain, **spelled})
+    scans = _folders_of(
         {
             name: [file for files in kinds.values() for file in files]
             for name, kinds in joined.cases.items()
@@ -358,7 +458,7 @@ def _take_orphans(joined: Joined, spelled: Mapping[str, list[FileInfo]]) -> None
     _rename(joined, matched, spelled)
 
 
-def _by_folder(files: Mapping[str, Sequence[FileInfo]]) -> dict[str, str]:
+def _folders_of(files: Mapping[str, Sequence[FileInfo]]) -> dict[str, str]:
     """Case to the folder of all its files; without those that lie in several."""
     folders = {
         name: {storage.parent_of(file.uri) for file in items} for name, items in files.items()

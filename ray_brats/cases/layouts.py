@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_brats.cases import datasetjson, joining, naming
@@ -56,7 +56,7 @@ class _Folder:
         return {_stem(file) for pair in PARTS for file in self.parts.get(pair[column], ())}
 
 
-def find(files: Sequence[FileInfo], uri: str) -> Described | None:
+def find(files: Collection[FileInfo], uri: str) -> Described | None:
     """The cases of a folder with a description; None where there is none, or names tell more.
 
     Args:
@@ -102,7 +102,7 @@ def _channels_in_words(told: DatasetJson) -> str:
     return f"read as {whose} lays cases out; of the channels in {datasetjson.NAME}, {names}"
 
 
-def _described(files: Sequence[FileInfo]) -> list[_Folder]:
+def _described(files: Collection[FileInfo]) -> list[_Folder]:
     """Folders with a `dataset.json` and images whose names alone do not tell what they are."""
     roots = {
         storage.parent_of(file.uri)

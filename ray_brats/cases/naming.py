@@ -17,6 +17,7 @@ like that already is written `_u005f_`, so that no two names share an id and eac
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import unicodedata
@@ -56,6 +57,7 @@ _ENDING = re.compile(
     r"\.(?:(?P<nifti>nii)(?:\.gz)?|(?P<pair>hdr|img)(?:\.gz)?|mgz|mgh|mha|mhd|nrrd|nhdr|mnc|dcm)\Z",
     re.IGNORECASE,
 )
+_MAY_BE_HIDDEN = re.compile(r"(?:^|[\\/])[._]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]|_(?=u[0-9a-f]{4,6}[^A-Za-z0-9.-])")
 """What is escaped in an id: other characters, and what would be read as an escape."""
 _ESCAPE = re.compile(r"_u([0-9a-f]{4,6})_")
@@ -139,6 +141,8 @@ def is_hidden(path: str) -> bool:
 
     So is what macOS adds to archives: `._name`, and all in `__MACOSX`.
     """
+    if not _MAY_BE_HIDDEN.search(path):
+        return False
     parts = path.replace("\\", "/").split("/")
     return any(part == "__MACOSX" or (part.startswith(".") and part != ".") for part in parts)
 
@@ -151,11 +155,13 @@ def image_format(file_name: str) -> str | None:
     return (match.lastgroup or "other") if match else None
 
 
+@functools.lru_cache(maxsize=1024)
 def id_of_name(name: str) -> str:
     """The `case_id` of a case's original name; `name_of_id` is the inverse."""
     return _UNSAFE.sub(lambda match: f"_u{ord(match[0]):04x}_", name)
 
 
+@functools.lru_cache(maxsize=1024)
 def name_of_id(case_id: str) -> str:
     """The original name of a case."""
     return _ESCAPE.sub(lambda match: _character(match[1]) or match[0], case_id)
@@ -165,6 +171,10 @@ def _character(digits: str) -> str:
     code = int(digits, 16)
     is_one = code <= sys.maxunicode and not 0xD800 <= code < 0xE000
     return chr(code) if is_one else ""
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and what Python puts for bytes that are no UTF-8."""
 
 
 def find_id(name: str, case_ids: Collection[str]) -> str | None:
@@ -180,7 +190,7 @@ def find_id(name: str, case_ids: Collection[str]) -> str | None:
 
 def problem_of_name(name: str) -> tuple[str, str] | None:
     """Why an original name can be no case's, or None."""
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    if _UNPRINTABLE.search(name):
         return (
             "the name holds a control character or is not in UTF-8: rename the case",
             "",

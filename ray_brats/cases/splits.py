@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ray_brats.cases import manifest, naming
 from ray_brats.cases.case import Case, Cohort
 from ray_brats.errors import UsageError
+from ray_brats.files.packed import Packed
 
 
 def read(uri: str, known: Collection[str] = ()) -> dict[str, str]:
@@ -31,21 +32,20 @@ def read(uri: str, known: Collection[str] = ()) -> dict[str, str]:
     return given
 
 
-def assign(cases: Iterable[Case], given: Mapping[str, str] | None, seed: int) -> list[Case]:
+def assign(cases: Sequence[Case], given: Mapping[str, str] | None, seed: int) -> Sequence[Case]:
     """Every case with its split: the given one, the cohort's own, or a seeded fifth as `val`.
 
     With a given split, cases it does not name are left without one: neither trained on nor
     validated. The seeded fifth never divides a patient; see `divided` for the others.
     """
-    cases = list(cases)
     if given is not None:
-        return [dataclasses.replace(case, split=given.get(case.case_id)) for case in cases]
+        return Packed(dataclasses.replace(case, split=given.get(case.case_id)) for case in cases)
     if any(case.split for case in cases):
         return cases
-    return [
+    return Packed(
         dataclasses.replace(case, split=split)
         for case, split in zip(cases, _seeded_fifth(cases, seed), strict=True)
-    ]
+    )
 
 
 def unknown(cohort: Cohort, given: Mapping[str, str]) -> list[str]:
@@ -88,7 +88,7 @@ def select(cohort: Cohort, given: Mapping[str, str] | None, subset: str | None) 
         raise UsageError(
             f"--subset {subset} needs --split CSV, or a cohort CSV with a split column"
         )
-    cases = tuple(case for case in cohort.cases if splits.get(case.case_id) == subset)
+    cases = Packed(case for case in cohort.cases if splits.get(case.case_id) == subset)
     rejected = tuple(row for row in cohort.rejected if splits.get(row.case_id) == subset)
     if not cases and not rejected:
         raise UsageError(f"no case of {cohort.uri} belongs to the subset {subset!r} of the split")

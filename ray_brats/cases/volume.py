@@ -10,6 +10,7 @@ import contextlib
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -117,10 +118,14 @@ def _named(uri: str) -> Iterator[None]:
 
 
 def _hint(uri: str) -> str:
-    """What to say of a name that seems to mean a channel and names none."""
+    """What to say of a name that seems to mean a channel and names none, or of a lost link."""
     file, mark, _ = uri.rpartition("#")
     is_meant = mark and channels.split(uri)[1] is None and file.lower().endswith(_ENDINGS)
-    return "; a channel of a 4-D file is a number, as in SCAN.nii.gz#0" if is_meant else ""
+    if is_meant:
+        return "; a channel of a 4-D file is a number, as in SCAN.nii.gz#0"
+    place = Path(channels.file_of(uri))
+    is_lost = not storage.is_remote(uri) and place.is_symlink()
+    return f": it is a link to {place.readlink()}, which is not there" if is_lost else ""
 
 
 def from_array(voxels: Array, affine: Floats) -> Volume:

@@ -191,7 +191,7 @@ def with_splits(cohort: Cohort, split: str | None, seed: int) -> Cohort:
             f"warning: the split divides {len(divided)} patient(s), {divided[0]} among them, whose "
             "other scans the network will know: its scores will be too good"
         )
-    return dataclasses.replace(cohort, cases=tuple(cases))
+    return dataclasses.replace(cohort, cases=cases)
 
 
 def selected(uri: str, selection: Selection) -> Cohort:

@@ -27,6 +27,7 @@ from ray_brats.commands.arguments import (
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import Summary
+from ray_brats.files.packed import Packed
 from ray_brats.progress import Progress, say, say_done
 from ray_brats.recipes import tasks
 from ray_brats.recipes.config import Recipe
@@ -61,14 +62,14 @@ def check(options: CheckOptions) -> Summary:
     for note in (cohorts.sentence(cohort), *cohort.notes, *cohorts.passed_over_lines(cohort)):
         say(f"check: {note}")
     check_inputs(cohort, config)
-    rows = [*cohort.rejected]
+    looked = [*cohort.rejected]
     threads = CHECK_THREADS if storage.is_remote(cohort.uri) else os.cpu_count() or 2
     with Progress("check", len(cohort.cases)) as progress, ThreadPoolExecutor(threads) as pool:
         look = functools.partial(check_case, config=config, deep=options.deep)
         for number, row in enumerate(pool.map(look, cohort.cases), 1):
-            rows.append(row)
+            looked.append(row)
             progress.update(number)
-    rows = ledger.in_order(rows)
+    rows = ledger.in_order(looked)
     task = cohort.task_or(None)
     outlines = anatomy.of_rows(rows)
     warnings = anatomy.warnings(outlines, "masks", task) if task else []
@@ -139,7 +140,7 @@ def as_before(cohort: Cohort, dataset: str) -> Cohort:
     if task is None:
         return cohort
     say(f"labels as in {task.name}, by {description_uri(dataset)}: nothing else tells them")
-    cases = tuple(dataclasses.replace(case, task=task) for case in cohort.cases)
+    cases = Packed(dataclasses.replace(case, task=task) for case in cohort.cases)
     return dataclasses.replace(cohort, cases=cases)
 
 

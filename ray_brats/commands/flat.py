@@ -51,16 +51,16 @@ def score(cohort: Cohort, folder: str, chosen: Chosen, task: Task) -> ScoreSumma
     check_place(folder, task)
     targets = {case.case_id: storage.join(folder, mask_name(case.case_id)) for case in cohort.cases}
     ownership.check_files({storage.name_of(uri): uri for uri in targets.values()}, cohort.files())
-    rows: list[CaseRow] = []
+    done: list[CaseRow] = []
     with _scratch(Path(folder)), Progress("score", len(cohort.cases)) as progress:
         predictor = _loaded(chosen)
         for case, read in _read_ahead(cohort.cases, chosen.recipe.preprocess):
             row = read
             if not isinstance(row, CaseRow):
                 row = _segmented(case, row, predictor, task, targets[case.case_id])
-            rows.append(row)
-            progress.update(len(rows))
-    rows = ledger.in_order([*rows, *cohort.rejected])
+            done.append(row)
+            progress.update(len(done))
+    rows = ledger.in_order(done, cohort.rejected)
     return ScoreSummary(
         predictions=folder,
         task=task.name,

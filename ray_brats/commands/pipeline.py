@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +34,7 @@ from ray_brats.engine.devices import Device
 from ray_brats.errors import UsageError
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.files.packed import Packed
 from ray_brats.labels import Task
 from ray_brats.progress import say
 
@@ -151,11 +152,11 @@ def _check_places(run_uri: str, predictions: str, cohort: Cohort, task: Task | N
 
 def _held_out(cohort: Cohort) -> Cohort:
     """The validation cases that have a reference; rejected ones are reported by preprocessing."""
-    cases = tuple(case for case in cohort.cases if case.split == "val" and case.segmentation)
+    cases = Packed(case for case in cohort.cases if case.split == "val" and case.segmentation)
     return dataclasses.replace(cohort, cases=cases, rejected=())
 
 
-def _once_each(*stages: Summary) -> list[CaseRow]:
+def _once_each(*stages: Summary) -> Sequence[CaseRow]:
     """The first failure of each case, over all stages."""
     failures: dict[str, CaseRow] = {}
     for stage in stages:

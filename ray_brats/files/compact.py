@@ -9,78 +9,113 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ray_brats.files import storage
 from ray_brats.files.local import FileInfo
+from ray_brats.files.packed import TOGETHER, Packed, Table
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 FILE: Final = "finished.parquet"
 MANY: Final = 1000
 """Fewer sidecars that had to be read one by one are not worth a file."""
 CONNECTIONS: Final = 32
 _COLUMNS = ("name", "etag", "text")
+_ROW_GROUP = 8192
+_Told = tuple[str, str]
+"""Etag and text of a sidecar."""
 
 
-def read(
-    folder_uri: str, wanted: Sequence[str], files: Mapping[str, FileInfo]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """URI and content of those of the wanted sidecars that can be read.
+class Sidecars:
+    """The sidecars of a folder, to be read some at a time.
 
     Args:
         folder_uri: where they are.
-        wanted: their URIs.
         files: all that is in the folder, from one listing.
     """
-    place, prefix = storage.join(folder_uri, FILE), folder_uri.rstrip("/") + "/"
-    known = _known(place) if place in files else {}
-    texts = {
-        uri: text
-        for uri in wanted
-        for etag, text in [(known or {}).get(uri.removeprefix(prefix), ("", ""))]
-        if text and etag == files[uri].etag
-    }
-    missing = [uri for uri in wanted if uri not in texts]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for uri, text in zip(missing, pool.map(_text_or_none, missing), strict=True):
-            if text is not None:
-                texts[uri] = text
-    if len(missing) >= MANY and known is not None:
-        names = [uri.removeprefix(prefix) for uri in texts]
-        # Without it nothing is lost but time.
-        with contextlib.suppress(OSError):
-            _write(place, names, [files[uri].etag for uri in texts], [*texts.values()])
-    for uri, text in texts.items():
-        with contextlib.suppress(ValueError):
-            content = json.loads(text)
-            if isinstance(content, dict):
-                yield uri, content
+
+    def __init__(self, folder_uri: str, files: Mapping[str, FileInfo]) -> None:
+        self._folder, self._files = folder_uri, files
+        self._place = storage.join(folder_uri, FILE)
+        self._prefix = folder_uri.rstrip("/") + "/"
+        known = _known(self._place) if self._place in files else Table[_Told]()
+        self._is_ours, self._known = known is not None, known or Table[_Told]()
+        self._read = Packed[tuple[str, _Told]]()
+        self._singly = 0
+
+    def read(self, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """URI and content of those of the wanted sidecars, each there, that can be read."""
+        told = {uri: self._as_before(uri) for uri in wanted}
+        missing = [uri for uri, text in told.items() if text is None]
+        self._singly += len(missing)
+        if missing:
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                told |= zip(missing, pool.map(_text_or_none, missing), strict=True)
+        texts = [(uri, text) for uri, text in told.items() if text is not None]
+        alone = set(missing)
+        self._read.extend(
+            (uri.removeprefix(self._prefix), (self._files[uri].etag, text))
+            for uri, text in texts
+            if uri in alone
+        )
+        for uri, text in texts:
+            with contextlib.suppress(ValueError):
+                content = json.loads(text)
+                if isinstance(content, dict):
+                    yield uri, content
+
+    def _as_before(self, uri: str) -> str | None:
+        etag, text = self._known.get(uri.removeprefix(self._prefix), ("", None))
+        return text if etag == self._files[uri].etag else None
+
+    def keep(self) -> None:
+        """Write the file, where many that it does not hold were read."""
+        if self._singly >= MANY and self._is_ours:
+            # Without it nothing is lost but time.
+            with contextlib.suppress(OSError):
+                _write(self._place, Packed(itertools.chain(self._unchanged(), self._read)))
+
+    def _unchanged(self) -> Iterator[tuple[str, _Told]]:
+        for name, told in self._known.items():
+            file = self._files.get(self._prefix + name)
+            if file and file.etag == told[0]:
+                yield name, told
 
 
-def _known(uri: str) -> dict[str, tuple[str, str]] | None:
+def _known(uri: str) -> Table[_Told] | None:
     """Name to etag and text; None where the file is none of ours, and to be left alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # With threads, a process that ends soon afterwards aborts (pyarrow 26).
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)), use_threads=False)
-        names, etags, texts = (table[column].to_pylist() for column in _COLUMNS)
-    except (pa.ArrowException, OSError, KeyError):
+        return Table(_rows(pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))))
+    except (pa.ArrowException, OSError, KeyError, TypeError):
         return None
-    return dict(zip(names, zip(etags, texts, strict=True), strict=True))
 
 
-def _write(uri: str, names: list[str], etags: list[str], texts: list[str]) -> None:
+def _rows(file: pq.ParquetFile) -> Iterator[tuple[str, _Told]]:
+    # With threads, a process that ends soon afterwards aborts (pyarrow 26).
+    for batch in file.iter_batches(TOGETHER, use_threads=False):
+        names, etags, texts = (batch[column].to_pylist() for column in _COLUMNS)
+        yield from zip(names, zip(etags, texts, strict=True), strict=True)
+
+
+def _write(uri: str, rows: Packed[tuple[str, _Told]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    buffer = io.BytesIO()
-    table = pa.table(dict(zip(_COLUMNS, (names, etags, texts), strict=True)))
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write_bytes(uri, buffer.getvalue())
+    buffer, schema = io.BytesIO(), pa.schema(dict.fromkeys(_COLUMNS, pa.string()))
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for group in rows.groups(_ROW_GROUP):
+            columns = zip(*((name, *told) for name, told in group), strict=True)
+            writer.write_batch(pa.record_batch([*map(pa.array, columns)], schema))
+    storage.write_bytes(uri, buffer.getbuffer())
 
 
 def _text_or_none(uri: str) -> str | None:

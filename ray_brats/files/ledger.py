@@ -10,29 +10,34 @@ from __future__ import annotations
 import dataclasses
 import glob
 import io
+import itertools
 import json
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_brats.errors import ArtefactError
-from ray_brats.files import compact, local, ownership, storage
+from ray_brats.files import compact, local, ownership, packed, storage
+from ray_brats.files.local import FileInfo
+from ray_brats.files.packed import Packed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = dict[str, Any]
 """Column to value, as tables and JSON hold it."""
+_ROWS = 2048
+"""Of a table, or of the work, that are looked at together."""
 _NUMBER = re.compile(r"(?<![A-Za-z])-?\d[\d.]*(e[+-]?\d+)?")
 RETRIED = ("error",)
 """Statuses that are tried again although nothing changed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class CaseRow:
     """What became of one case."""
 
@@ -133,7 +138,8 @@ class Summary:
 def _as_json(value: Any) -> Any:
     if isinstance(value, CaseRow | Summary):
         return value.as_json()
-    return list(map(_as_json, value)) if isinstance(value, list | tuple) else value
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(map(_as_json, value)) if is_list else value
 
 
 # --- tables ----------------------------------------------------------------------------
@@ -147,15 +153,18 @@ class HasColumns(Protocol):
         ...
 
 
-def write_table(uri: str, rows: Sequence[HasColumns], columns: Mapping[str, pa.DataType]) -> None:
+def write_table(uri: str, rows: Iterable[HasColumns], columns: Mapping[str, pa.DataType]) -> None:
     """Write rows as Parquet with exactly these columns; absent values are null."""
     # In here, for rows and summaries do without, and it takes long to load.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = {name: [row.get(name) for row in rows] for name in columns}
+    schema, left, tables = pa.schema(list(columns.items())), iter(rows), []
+    while some := list(itertools.islice(left, _ROWS)):
+        data = {name: [row.get(name) for row in some] for name in columns}
+        tables.append(pa.table(data, schema=schema))
     buffer = io.BytesIO()
-    pq.write_table(pa.table(data, schema=pa.schema(list(columns.items()))), buffer)
+    pq.write_table(pa.concat_tables([schema.empty_table(), *tables]).combine_chunks(), buffer)
     storage.write_if_changed(uri, buffer.getvalue())
 
 
@@ -271,8 +280,13 @@ class Output:
     """What the note of begun work says besides; see `ownership.begin`."""
 
 
-def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow], list[Work]]:
+@packed.uncollected()
+def split_finished(
+    work: Iterable[Work], output: Output
+) -> tuple[Sequence[CaseRow], Sequence[Work]]:
     """Rows of the finished cases, and the work left to do; one listing of the output.
+
+    The work is looked at once, some at a time, so that its memory does not follow its number.
 
     What a killed process left half-written is removed. Where something is to be written, that is
     noted as begun: `ownership.end` belongs to the end of the stage.
@@ -283,37 +297,37 @@ def split_finished(work: Sequence[Work], output: Output) -> tuple[list[CaseRow],
     output_uri = output.uri
     if not storage.is_remote(output_uri):
         local.check_folder(Path(output_uri.removeprefix("file://")))
-    files = {file.uri: file for file in storage.list_files(output_uri)}
-    sizes = {uri: file.size_bytes for uri, file in files.items()}
-    candidates = {item.sidecar_uri: item for item in work if item.sidecar_uri in sizes}
-    rows: dict[str, CaseRow] = {}
+    files = storage.listing(output_uri)
+    sidecars = compact.Sidecars(output_uri, files)
+    rows, todo = Packed[CaseRow](), Packed[Work]()
     # Of the cases that are to be done.
-    sidecars: dict[str, Mapping[str, Any]] = {}
-    for uri, sidecar in compact.read(output_uri, [*candidates], files):
-        if not ownership.is_sidecar(sidecar):
-            continue
-        item = candidates[uri]
-        if _holds(sidecar, item, sizes):
-            rows[item.case_id] = CaseRow.from_json(sidecar["row"])
-        else:
-            sidecars[item.case_id] = sidecar
-    todo = [
-        _with_stale(item, tuple(sidecars.get(item.case_id, {}).get("files", ())), sizes)
-        for item in work
-        if item.case_id not in rows
-    ]
-    if todo or storage.join(output_uri, output.description) not in sizes:
-        _begin(todo, output, sizes, sidecars, is_known=bool(rows or sidecars))
+    vouching: dict[str, Sequence[str]] = {}
+    left = iter(work)
+    while some := list(itertools.islice(left, _ROWS)):
+        there = {item.sidecar_uri for item in some if item.sidecar_uri in files}
+        contents = dict(sidecars.read(sorted(there)))
+        for item in some:
+            sidecar = contents.get(item.sidecar_uri)
+            if sidecar is None or not ownership.is_sidecar(sidecar):
+                todo.append(_with_stale(item, (), files))
+            elif _holds(sidecar, item, files):
+                rows.append(CaseRow.from_json(sidecar["row"]))
+            else:
+                vouching[item.case_id] = tuple(sidecar["files"])
+                todo.append(_with_stale(item, vouching[item.case_id], files))
+    sidecars.keep()
+    if todo or storage.join(output_uri, output.description) not in files:
+        _begin(todo, output, files, vouching, is_known=bool(rows or vouching))
     if not storage.is_remote(output_uri):
-        local.remove_remains(Path(uri) for uri in sizes)
-    return list(rows.values()), todo
+        local.remove_remains(Path(uri) for uri in files if uri.endswith(local.REMAINS))
+    return rows, todo
 
 
 def _begin(
     todo: Sequence[Work],
     output: Output,
-    sizes: Mapping[str, int],
-    sidecars: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, FileInfo],
+    vouching: Mapping[str, Sequence[str]],
     *,
     is_known: bool,
 ) -> None:
@@ -322,8 +336,8 @@ def _begin(
     Args:
         todo: the work.
         output: where it goes.
-        sizes: of the files that are there.
-        sidecars: of what is to be done anew.
+        files: that are there.
+        vouching: case to the files that the sidecar of what is to be done anew names.
         is_known: whether any sidecar is there.
     """
     prefix = output.uri.rstrip("/") + "/"
@@ -338,20 +352,19 @@ def _begin(
     }
     vouched = set()
     for item in todo:
-        if sidecar := sidecars.get(item.case_id):
-            files = (storage.join(item.folder, name) for name in sidecar["files"])
-            vouched |= {item.sidecar_uri, *files}
+        if (names := vouching.get(item.case_id)) is not None:
+            vouched |= {item.sidecar_uri, *(storage.join(item.folder, name) for name in names)}
     description = storage.join(output.uri, output.description)
     tables = {description, *(storage.join(output.uri, name) for name in output.tables)}
     # A description that is lost alone is written again: the folder is known by its sidecars.
-    if (description not in sizes and is_known) or (
-        description in sizes and _describes(storage.read_json_or_none(description))
+    if (description not in files and is_known) or (
+        description in files and _describes(storage.read_json_or_none(description))
     ):
         vouched |= tables
     ownership.begin(
         output.uri,
         (uri.removeprefix(prefix) for uri in uris | tables),
-        there=sizes.keys(),
+        there=files.keys(),
         vouched=vouched,
         inputs=output.inputs,
         told=output.told,
@@ -366,21 +379,21 @@ def _describes(content: Mapping[str, Any] | None) -> bool:
     return marker or isinstance(content.get("versions"), dict)
 
 
-def _with_stale(item: Work, left: Sequence[str], sizes: Mapping[str, int]) -> Work:
+def _with_stale(item: Work, left: Sequence[str], files: Mapping[str, FileInfo]) -> Work:
     """The work, with what is there of `left`, the files of an earlier version, and of its own."""
     names = dict.fromkeys((storage.name_of(item.sidecar_uri), *item.outputs, *left))
-    stale = tuple(name for name in names if storage.join(item.folder, name) in sizes)
+    stale = tuple(name for name in names if storage.join(item.folder, name) in files)
     return dataclasses.replace(item, stale=stale) if stale else item
 
 
-def _holds(sidecar: Mapping[str, Any], item: Work, sizes: Mapping[str, int]) -> bool:
-    """Whether a sidecar is of this work, and the files of `sizes` are as it says."""
+def _holds(sidecar: Mapping[str, Any], item: Work, files: Mapping[str, FileInfo]) -> bool:
+    """Whether a sidecar is of this work, and the files are as it says."""
     if sidecar.get("key") != item.key:
         return False
     if sidecar["row"].get("status") in RETRIED or not isinstance(sidecar["files"], dict):
         return False
-    files = {storage.join(item.folder, name): size for name, size in sidecar["files"].items()}
-    return all(uri in sizes and size in (None, sizes[uri]) for uri, size in files.items())
+    there = ((files.get(f"{item.folder}/{name}"), size) for name, size in sidecar["files"].items())
+    return all(file and size in (None, file.size_bytes) for file, size in there)
 
 
 def remarked(remarks: Sequence[str]) -> Row:
@@ -393,19 +406,25 @@ def remark_lines(rows: Iterable[CaseRow]) -> list[str]:
 
     Remarks that differ in their numbers alone are of one kind: a cohort has a few lines of them.
     """
-    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    first: dict[str, tuple[str, str]] = {}
+    count: Counter[str] = Counter()
     for row in rows:
         for remark in filter(None, (row.get("remarks") or "").split("; ")):
-            kinds[_NUMBER.sub("#", remark)].append((remark, row.case_id))
+            kind = _NUMBER.sub("#", remark)
+            first.setdefault(kind, (remark, row.case_id))
+            count[kind] += 1
     return [
-        f"{remark} ({case_id}" + (f", and {len(more)} more like it)" if more else ")")
-        for (remark, case_id), *more in kinds.values()
+        f"{remark} ({case_id}"
+        + (f", and {count[kind] - 1} more like it)" if count[kind] > 1 else ")")
+        for kind, (remark, case_id) in first.items()
     ]
 
 
-def in_order(rows: Iterable[CaseRow]) -> list[CaseRow]:
+def in_order(*rows: Iterable[CaseRow]) -> Packed[CaseRow]:
     """Rows sorted by case, so that equal work gives equal tables."""
-    return sorted(rows, key=lambda row: row.case_id)
+    filled = [some for some in rows if not (isinstance(some, Sequence) and not some)]
+    together = filled[0] if len(filled) == 1 else itertools.chain(*filled)
+    return packed.in_order(together, lambda row: row.case_id)
 
 
 def counts(rows: Iterable[CaseRow]) -> dict[str, int]:

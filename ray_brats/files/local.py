@@ -40,30 +40,38 @@ def readable(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def list_local(path: str, *, depth: int | None = None) -> list[FileInfo]:
-    """Every regular file below a folder, sorted; a file's own path lists that file.
+def each_local(
+    path: str, *, depth: int | None = None, with_lost: bool = False
+) -> Iterator[FileInfo]:
+    """Every regular file below a folder; a file's own path lists that file.
 
-    Links are followed, but no folder is entered twice; those that lead nowhere are no files.
-    fsspec's own walk leaves a folder that cannot be opened out without a word.
+    Folder by folder, by name, but links come last. Links are followed, but no folder is entered
+    twice; those that lead nowhere are no files, or `with_lost` some without an etag. fsspec's own
+    walk leaves a folder that cannot be opened out without a word.
 
     Raises:
         OSError: nothing there, or a folder that may not be opened.
     """
     status = Path(path).stat()
     if stat.S_ISREG(status.st_mode):
-        return [_info(path, status)]
-    files = _below(path, depth, {(status.st_dev, status.st_ino)})
-    return sorted(files, key=lambda file: file.uri)
+        yield _info(path, status)
+    else:
+        yield from _below(path, depth, with_lost, {(status.st_dev, status.st_ino)})
 
 
-def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
+def _below(
+    folder: str, depth: int | None, with_lost: bool, seen: set[tuple[int, int]]
+) -> Iterator[FileInfo]:
     for path in _names(folder):
         try:
-            status = Path(path).stat()
+            # Of a million files pathlib would take the fourth part of the time.
+            status = os.stat(path)  # noqa: PTH116
         except OSError as error:
-            if error.errno in _NOWHERE:
-                continue
-            raise
+            if error.errno not in _NOWHERE:
+                raise
+            if with_lost and Path(path).is_symlink():
+                yield FileInfo(uri=path, size_bytes=0, etag="")
+            continue
         if stat.S_ISREG(status.st_mode):
             yield _info(path, status)
         elif stat.S_ISDIR(status.st_mode) and depth != 1:
@@ -72,7 +80,7 @@ def _below(folder: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterat
                 seen.add(itself)
                 # What is removed while others are listed is not there, and no reason to stop.
                 with contextlib.suppress(FileNotFoundError):
-                    yield from _below(path, depth and depth - 1, seen)
+                    yield from _below(path, depth and depth - 1, with_lost, seen)
 
 
 def _names(folder: str) -> list[str]:
@@ -101,6 +109,7 @@ def delete(path: Path) -> None:
             continue
 
 
+REMAINS = ".tmp"
 _REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Name of what was not renamed into place."""
 

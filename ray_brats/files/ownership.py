@@ -46,7 +46,7 @@ def begin(
     begun = noted(output_uri) if storage.join(output_uri, BEGUN) in there else set()
     uris = {storage.join(output_uri, name) for name in wanted}
     ours = {*vouched, *(storage.join(output_uri, name) for name in begun)}
-    present = uris & set(there)
+    present = {uri for uri in there if uri in uris}
     if read := _among(uris, present, inputs):
         raise UsageError(
             f"{_some(read)} would be replaced, and this call reads it: pass another folder than "

@@ -32,7 +32,7 @@ from ray_brats.cases.raw import record
 from ray_brats.cases.raw.record import Home
 from ray_brats.cases.volume import encode
 from ray_brats.errors import CaseError, UsageError
-from ray_brats.files import ledger, local, ownership, storage
+from ray_brats.files import ledger, local, ownership, packed, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
 from ray_brats.files.local import FileInfo
 from ray_brats.labels import LabelMap, Targets, Task
@@ -108,8 +108,10 @@ class Predictions:
         return json.dumps(tasks.as_json(self.task))
 
     @functools.cached_property
-    def _stage(self) -> Mapping[str, Any]:
-        return {**tasks.key_of(self.task), "stage": STAGE_VERSION}
+    def _shared(self) -> tuple[jsonform.Written, ...]:
+        """What the keys of all cases have in common: the stage and the preprocessing."""
+        stage = {**tasks.key_of(self.task), "stage": STAGE_VERSION}
+        return jsonform.Written.of(stage), jsonform.Written.of(self.preprocessing)
 
     def work_of(self, case: Case) -> Work:
         """One case, and the key of all that its mask depends on."""
@@ -128,19 +130,20 @@ class Predictions:
         return Work(
             case_id=case.case_id,
             sidecar_uri=storage.join(self.uri, f"{case.case_id}.json"),
-            key=jsonform.fingerprint(inputs, identity, self._stage, self.preprocessing),
+            key=jsonform.fingerprint(inputs, identity, *self._shared),
             payload=payload,
             outputs=tuple(outputs),
         )
 
-    def split_finished(self, cohort: Cohort) -> tuple[list[CaseRow], list[Work]]:
+    def split_finished(self, cohort: Cohort) -> tuple[Sequence[CaseRow], Sequence[Work]]:
         """Rows of the cases that have their mask, and the work left to do.
 
         Raises:
             UsageError: as `check_replaced` and `ledger.split_finished`, or one name for two masks.
         """
         natives = {native_name(case_id) for case_id in self.homes}
-        if twice := natives & {mask_name(case_id) for case_id in cohort.case_ids()}:
+        twice = natives and natives & {mask_name(case_id) for case_id in cohort.case_ids()}
+        if twice:
             raise UsageError(
                 f"{min(twice)} would be the name of two masks, of a case and of another one's on "
                 "the scanner's own grid: expected other names of cases"
@@ -155,8 +158,9 @@ class Predictions:
             inputs=cohort.files(),
             told={"tasks": [tasks.as_json(task) for task in told]},
         )
-        return ledger.split_finished([self.work_of(case) for case in cohort.cases], output)
+        return ledger.split_finished(map(self.work_of, cohort.cases), output)
 
+    @packed.uncollected()
     def conclude(
         self, cohort: Cohort, finished: Sequence[CaseRow], done: Sequence[CaseRow]
     ) -> ScoreSummary:
@@ -167,7 +171,9 @@ class Predictions:
             finished: rows of the cases that were done before.
             done: rows of those that were done now.
         """
-        rows = ledger.in_order([*finished, *done, *cohort.rejected])
+        rows = ledger.in_order(finished, done, cohort.rejected)
+        # Of 200,000 rows few have anything to tell.
+        telling = [row for row in rows if row.status != "ok" or row.get("remarks")]
         columns = columns_of(self.task.targets, native=bool(self.homes))
         ledger.write_table(storage.join(self.uri, TABLE), rows, columns)
         counts = ledger.counts(rows)
@@ -185,9 +191,9 @@ class Predictions:
             counts=counts,
             processed=len(done),
             skipped=len(finished),
-            notes=ledger.remark_lines(rows),
-            remarked=[row.case_id for row in rows if row.get("remarks")],
-            failures=[row for row in rows if row.status != "ok"],
+            notes=ledger.remark_lines(telling),
+            remarked=[row.case_id for row in telling if row.get("remarks")],
+            failures=[row for row in telling if row.status != "ok"],
         )
 
 

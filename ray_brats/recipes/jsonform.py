@@ -12,7 +12,8 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from ray_brats.errors import UsageError
@@ -153,7 +154,47 @@ def _parse(text: str) -> Any:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash over JSON values or configurations: equal content, equal string."""
-    plain = [as_json(part) if dataclasses.is_dataclass(part) else part for part in parts]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    """A hash over JSON values or configurations: equal content, equal string.
+
+    An iterator counts as the list of what it gives, which is never in memory as a whole.
+    """
+    digest = hashlib.sha256()
+    for text in _listed(map(_plain, parts)):
+        digest.update(text.encode())
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A part of many fingerprints, written once."""
+
+    text: str
+
+    @staticmethod
+    def of(part: Any) -> Written:
+        """What a fingerprint takes for the part itself."""
+        return Written("".join(_pieces(_plain(part))))
+
+
+def _plain(part: Any) -> Any:
+    is_config = dataclasses.is_dataclass(part) and not isinstance(part, Written)
+    return as_json(part) if is_config else part
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    if isinstance(value, Written):
+        yield value.text
+    elif isinstance(value, Iterator):
+        yield from _listed(value)
+    else:
+        yield json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _listed(values: Iterator[Any]) -> Iterator[str]:
+    """The text of a list, by pieces."""
+    mark = "["
+    for value in values:
+        yield mark
+        yield from _pieces(value)
+        mark = ","
+    yield "[]" if mark == "[" else "]"

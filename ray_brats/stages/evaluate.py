@@ -282,7 +282,7 @@ def _score(
     return _Scored(
         masks=masks,
         keys=[item.key for item in work],
-        cases=ledger.in_order([*finished, *done, *cohort.rejected]),
+        cases=ledger.in_order(finished, done, cohort.rejected),
         processed=len(done),
     )
 

@@ -112,7 +112,7 @@ def prepare(
         task=prepare_one, options={"num_cpus": TASK_CPUS, "memory": TASK_MEMORY_BYTES}
     )
     done = mapping.map_cases(todo, how, title="prepare", limit_seconds=limit_seconds)
-    rows = ledger.in_order([*finished, *done, *rejected])
+    rows = ledger.in_order(finished, done, rejected)
     ledger.write_table(storage.join(cohort_uri, TABLE), rows, COLUMNS)
     page_uri = storage.join(cohort_uri, PAGE)
     storage.write_if_changed(page_uri, _page(rows, cohort_uri).encode())

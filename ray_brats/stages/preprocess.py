@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray_brats.cases.preprocess import STAGE_VERSION, preprocess_case
 from ray_brats.engine import mapping
 from ray_brats.files import ledger, ownership, storage
 from ray_brats.files.ledger import CaseRow, Summary, Work
+from ray_brats.files.packed import Table
 from ray_brats.recipes import jsonform, tasks
 from ray_brats.recipes.config import PreprocessConfig, Recipe
 from ray_brats.training.data import (
@@ -89,7 +91,8 @@ def preprocess(
         limit_seconds: the longest that a case may take.
     """
     task = cohort.task_or(None)
-    work = [_work(case, dataset_uri, recipe.preprocess, keep_filtered) for case in cases]
+    options = jsonform.as_json(recipe.preprocess)
+    work = (_work(case, dataset_uri, options, keep_filtered) for case in cases)
     output = ledger.Output(
         uri=dataset_uri,
         description=storage.name_of(description_uri(dataset_uri)),
@@ -99,16 +102,13 @@ def preprocess(
     finished, todo = ledger.split_finished(work, output)
     how = mapping.Tasks(task=prepare, options={"num_cpus": 1, "memory": TASK_MEMORY_BYTES})
     done = mapping.map_cases(todo, how, title="preprocess", limit_seconds=limit_seconds)
-    facts = {case.case_id: case for case in cases}
-    rows = ledger.in_order(
-        [_with_facts(row, facts[row.case_id]) for row in [*finished, *done]] + list(cohort.rejected)
-    )
+    rows = ledger.in_order(_with_facts(ledger.in_order(finished, done), cases), cohort.rejected)
     counts = ledger.counts(rows)
     remarks = ledger.remark_lines(rows)
     notes = [*cohort.notes, *_size_notes(rows, recipe.preprocess), *remarks]
     description = {
         "recipe": recipe.name,
-        "preprocess": jsonform.as_json(recipe.preprocess),
+        "preprocess": options,
         "modalities": list(recipe.preprocess.modalities),
         **tasks.described(task),
         "stage_version": STAGE_VERSION,
@@ -131,15 +131,15 @@ def preprocess(
     )
 
 
-def _work(case: Case, dataset_uri: str, options: PreprocessConfig, keep_filtered: bool) -> Work:
+def _work(case: Case, dataset_uri: str, options: Mapping[str, Any], keep_filtered: bool) -> Work:
     key = jsonform.fingerprint(
-        case.inputs(options.modalities),
+        case.inputs(options["modalities"]),
         {**tasks.key_of(case.task), "keep_filtered": keep_filtered, "stage": STAGE_VERSION},
         options,
     )
     payload = {
         "case": case.as_row(),
-        "preprocess": jsonform.as_json(options),
+        "preprocess": options,
         "keep_filtered": keep_filtered,
     }
     sidecar = storage.join(case_uri(dataset_uri, case.case_id), SIDECAR)
@@ -184,28 +184,35 @@ def _save(array: npt.NDArray[Any], uri: str) -> str:
 
 def _size_notes(rows: Sequence[CaseRow], options: PreprocessConfig) -> list[str]:
     """Says where a fixed crop is not the original's, since the scans have another size."""
-    shapes = [tuple(row.facts["native_shape_vox"]) for row in rows if row.get("native_shape_vox")]
+    shapes = Counter(
+        tuple(row.facts["native_shape_vox"]) for row in rows if row.get("native_shape_vox")
+    )
     others = [shape for shape in shapes if shape != BRATS_SHAPE_VOX]
     if options.crop != "centre" or not others:
         return []
+    count = shapes.total()
     size, expected, example = (
         "×".join(map(str, shape or ()))
         for shape in (options.crop_size_vox, BRATS_SHAPE_VOX, others[0])
     )
     return [
-        f"{len(others)} of {len(shapes)} scans are not {expected} voxels (one is {example}): "
-        f"their {size} crop is centred, and padded with zeros where they are smaller"
+        f"{count - shapes[BRATS_SHAPE_VOX]} of {count} scans are not {expected} voxels (one is "
+        f"{example}): their {size} crop is centred, and padded with zeros where they are smaller"
     ]
 
 
-def _with_facts(row: CaseRow, case: Case) -> CaseRow:
-    """The split and the patient are the cohort's business: they may change without new voxels."""
-    known = {"patient_id": case.patient_id, "grade": case.grade, "split": case.split}
-    return dataclasses.replace(row, facts={**row.facts, **known})
+def _with_facts(rows: Iterable[CaseRow], cases: Iterable[Case]) -> Iterator[CaseRow]:
+    """Sorted rows with what is the cohort's business: it may change without new voxels."""
+    known = Table(
+        (case.case_id, {"patient_id": case.patient_id, "grade": case.grade, "split": case.split})
+        for case in cases
+    )
+    for row in rows:
+        yield dataclasses.replace(row, facts={**row.facts, **known[row.case_id]})
 
 
 def _content_fingerprint(rows: Sequence[CaseRow], options: PreprocessConfig) -> str:
     """A hash of what training sees: other cases may come, go or be mended without a new run."""
     named = ("case_id", "split", "patient_id", "grade", "image_sha256", "label_sha256")
-    seen = [row for row in rows if row.get("label_sha256") and row.get("split") in SEEN]
-    return jsonform.fingerprint([[row.get(name) for name in named] for row in seen], options)
+    seen = (row for row in rows if row.get("label_sha256") and row.get("split") in SEEN)
+    return jsonform.fingerprint(([row.get(name) for name in named] for row in seen), options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import touch
 
-from ray_brats.cases import cohort
+from ray_brats.cases import cohort, inspection
 from ray_brats.errors import UsageError
 from ray_brats.recipes import named, tasks
 from ray_brats.recipes.config import PreprocessConfig
@@ -304,3 +304,19 @@ def test_what_is_no_file_of_a_task_is_a_sentence(tmp_path: Path) -> None:
         path = tmp_path / name
         with pytest.raises(UsageError, match=f"^--task {path}: {sentence}$"):
             cohort.task_of(str(path))
+
+
+def test_links_that_lead_nowhere_are_told_and_never_lost(tmp_path: Path) -> None:
+    kinds = ("t1ce", "t2", "flair")
+    touch(tmp_path / "c", *(f"a/a_{kind}.nii.gz" for kind in kinds))
+    (tmp_path / "c" / "b").mkdir()
+    for kind in kinds:
+        (tmp_path / "c" / "b" / f"b_{kind}.nii.gz").symlink_to(f"/nowhere/{kind}")
+    (tmp_path / "c" / "d").symlink_to("/nowhere/d")
+    there = cohort.find(str(tmp_path / "c"))
+    assert [case.case_id for case in there.cases] == ["a", "b"]
+    assert [note for note in there.notes if "1 link(s) lead nowhere" in note]
+    assert "d leads to /nowhere/d" in str(there.notes)
+    row = inspection.check_case(there.cases[1], named.get("standard").preprocess)
+    assert (row.status, row.file) == ("rejected", str(tmp_path / "c/b/b_t1ce.nii.gz"))
+    assert "a link to /nowhere/t1ce, which is not there" in row.reason

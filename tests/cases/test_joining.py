@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -255,8 +256,62 @@ def test_a_case_that_has_scans_and_a_mask_of_its_own_stays_as_it_is(paths: set[s
             before.setdefault(meant[0], {}).setdefault(meant[1], set()).add(file.uri)
     after = {
         name: {kind: {file.uri for file in items} for kind, items in kinds.items()}
-        for name, kinds in joining.join(files).cases.items()
+        for name, kinds in joining.join(files).by_name()
     }
     for name, kinds in before.items():
         if len(kinds) > 1 and "seg" in kinds:
             assert after[name] == kinds
+
+
+FOLDERS = st.sampled_from(
+    ["", "a/", "b/", "x/a/", "a/derivatives/", "P_1_t2.nii.gz/", "sub-01/anat/", "a-1/", "masks/"]
+)
+STEMS = st.sampled_from(["a", "b", "a-1", "P_1", "sub-01", "BraTS20_Training_355", "a_flair", "é"])
+ENDS = st.sampled_from(
+    [
+        "_t1ce",
+        "_t2",
+        "-t1c",
+        "_flair",
+        "_seg",
+        "_segmentation",
+        "_dseg",
+        "_label-tumor_mask",
+        "_GlistrBoost",
+        "",
+        "_GlistrBoost_ManuallyCorrected",
+        "_final",
+        "_to_t2",
+        "_T1w",
+    ]
+)
+IMAGES = st.builds("{}{}{}{}".format, FOLDERS, STEMS, ENDS, st.sampled_from([".nii", ".nii.gz"]))
+RELEASED = st.builds(
+    lambda folder, stem, ends: [f"{folder}{stem}/{stem}{end}.nii.gz" for end in ends],
+    st.sampled_from(["", "HGG/", "LGG/"]),
+    STEMS,
+    st.sets(st.sampled_from(["_t1", "_t1ce", "_t2", "_flair", "_seg"]), min_size=1),
+)
+
+
+@given(st.sets(IMAGES, max_size=8), st.lists(RELEASED, max_size=4))
+def test_cases_with_a_folder_of_their_own_are_what_they_are_among_all(
+    others: set[str], released: list[list[str]]
+) -> None:
+    files = _infos(others.union(*released))
+    packed, (together, _) = joining.join(files), joining._join(files)
+    assert [*packed.by_name()] == [*together.by_name()]
+    assert packed.notes == together.notes
+    assert sorted(packed.passed_over, key=str) == sorted(together.passed_over, key=str)
+
+
+def test_a_release_is_packed() -> None:
+    ours = [f"a/c{number}/c{number}_{kind}.nii.gz" for number in range(9) for kind in SCANS]
+    joined = joining.join(_infos(ours))
+    assert (len(joined.cases), len(joined.plain)) == (0, 9)
+    joined = joining.join(_infos([*ours, *(f"b{path[1:]}" for path in ours[6:])]))
+    assert (len(joined.cases), len(joined.plain)) == (7, 2)
+
+
+def _infos(paths: Iterable[str]) -> list[FileInfo]:
+    return [FileInfo(uri=f"/c/{path}", size_bytes=0, etag="") for path in sorted(paths)]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import s3fs
 from faulty_s3 import FaultyS3
 
 from ray_brats.errors import UsageError
@@ -112,3 +113,17 @@ def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(access.ANONYMOUS, "perhaps")
     with pytest.raises(UsageError, match="AWS_ANONYMOUS=perhaps: expected 1"):
         access.told()
+
+
+def test_an_endpoint_that_is_not_there_is_a_sentence_also_for_nobody(
+    nobody: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    # Those of before are connected to the other endpoint.
+    monkeypatch.setattr(s3fs.S3FileSystem, "_cache", {})
+    for use in (storage.list_files, storage.read_bytes, storage.exists):
+        with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
+            use("s3://nobucket/x")
+    monkeypatch.setenv(access.ANONYMOUS, "perhaps")
+    with pytest.raises(UsageError, match="AWS_ANONYMOUS=perhaps"):
+        storage.list_files("s3://nobucket/x")

@@ -35,9 +35,12 @@ def singly(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def found(folder: Path | str) -> dict[str, dict[str, Any]]:
-    files = {file.uri: file for file in storage.list_files(str(folder))}
+    files = storage.listing(str(folder))
     wanted = [uri for uri in files if uri.endswith(".json")]
-    contents = dict(compact.read(str(folder), wanted, files))
+    sidecars, contents = compact.Sidecars(str(folder), files), {}
+    for at in range(0, len(wanted), 300):
+        contents |= dict(sidecars.read(wanted[at : at + 300]))
+    sidecars.keep()
     return {storage.name_of(uri): content for uri, content in contents.items()}
 
 

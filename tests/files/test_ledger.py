@@ -13,7 +13,7 @@ import pytest
 
 from ray_brats.errors import ArtefactError
 from ray_brats.files import ledger, storage
-from ray_brats.files.ledger import CaseRow, Summary
+from ray_brats.files.ledger import CaseRow, Output, Summary, Work
 from ray_brats.model import card
 
 ROWS = [{"case_id": "a", "status": "ok"}, {"case_id": "b", "status": "error"}]
@@ -125,3 +125,34 @@ def test_remarks_that_differ_in_numbers_alone_are_one_line() -> None:
         "odd (c1, and 2 more like it)",
         "t1ce: its background is 7 (d)",
     ]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_what_is_finished_is_found_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(ledger, "_ROWS", together)
+    output = Output(uri=str(tmp_path), description="done.json")
+    work = [
+        Work(case_id=name, sidecar_uri=f"{tmp_path}/{name}.json", key=name, payload={"n": 1})
+        for name in ("g", "a", "c", "b", "e", "d", "f")
+    ]
+    assert ledger.split_finished(work, output) == ([], work)
+    for item in work[1:]:
+        (tmp_path / f"{item.case_id}.bin").write_bytes(b"123")
+        ledger.finish(item, CaseRow(case_id=item.case_id), [f"{item.case_id}.bin"])
+    (tmp_path / "b.bin").write_bytes(b"12")
+    (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.bin").unlink()
+    (tmp_path / ".e.bin.0123abcd.tmp").write_bytes(b"1")
+    work[6] = dataclasses.replace(work[6], key="another")
+    finished, todo = ledger.split_finished(iter(work), output)
+    assert finished == [CaseRow(case_id="a"), CaseRow(case_id="e")]
+    assert [(item.case_id, item.stale) for item in todo] == [
+        ("g", ()),
+        ("c", ("c.json",)),
+        ("b", ("b.json", "b.bin")),
+        ("d", ("d.json",)),
+        ("f", ("f.json", "f.bin")),
+    ]
+    assert not list(tmp_path.glob(".*.tmp"))

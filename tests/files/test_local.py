@@ -31,7 +31,7 @@ def test_files_are_found_at_any_depth_in_order(folder: Path) -> None:
     assert names(folder) == ["a/two", "b/deep/one", "three"]
     assert names(folder, depth=1) == ["three"]
     assert names(folder, depth=2) == ["a/two", "three"]
-    (file,) = local.list_local(str(folder / "three"))
+    (file,) = local.each_local(str(folder / "three"))
     assert (file.uri, file.size_bytes) == (f"{folder}/three", 2)
 
 
@@ -156,7 +156,7 @@ def test_a_folder_that_others_remove_too_is_gone_and_does_not_end_a_listing(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.scandir", hastily)
-        files = local.list_local(str(tmp_path))
+        files = list(local.each_local(str(tmp_path)))
     names = [file.uri.removeprefix(str(tmp_path)) for file in files]
     assert names == ["/a/in/file", "/c/in/file"]
     rmtree = shutil.rmtree

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +18,7 @@ from faulty_s3 import Fault, FaultyS3
 from ray_brats.cases import cohort, inspection, nifti, preprocess, volume
 from ray_brats.errors import CaseRejected
 from ray_brats.files import retry, storage
-from ray_brats.recipes import named
+from ray_brats.recipes import jsonform, named
 from ray_brats.stages import preprocess as dataset
 
 STANDARD = named.get("standard").preprocess
@@ -53,6 +55,21 @@ def test_files_come_back_from_a_bucket_as_they_went(bucket: str) -> None:
     storage.delete(f"{bucket}/folder")
     assert not storage.exists(uri)
     assert storage.read_json_or_none(uri) is None
+
+
+def test_a_listing_of_several_pages_is_whole_and_sorted(bucket: str) -> None:
+    names = {f"folder/{number:04d}/{end}" for number in range(530) for end in ("a", "b-1")}
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: storage.write_bytes(f"{bucket}/{name}", b"x"), names))
+    storage.write_bytes(f"{bucket}/folder-2/a", b"beside")
+    files = storage.list_files(f"{bucket}/folder")
+    assert [file.uri for file in files] == [f"{bucket}/{name}" for name in sorted(names)]
+    assert {(file.size_bytes, file.etag) for file in files} == {
+        (1, hashlib.md5(b"x", usedforsecurity=False).hexdigest())
+    }
+    assert [*storage.listing(f"{bucket}/folder").values()] == files
+    (one,) = storage.list_files(files[7].uri)
+    assert one == files[7]
 
 
 def test_a_range_and_an_empty_file(bucket: str) -> None:
@@ -119,14 +136,15 @@ def test_a_fault_that_passes_changes_nothing(
     phantoms: str, endpoint: FaultyS3, cohort_folder: Path, fault: Fault, tmp_path: Path
 ) -> None:
     case = cohort.find(phantoms).cases[1]
-    work = dataset._work(case, str(tmp_path / "far"), STANDARD, False)
+    work = dataset._work(case, str(tmp_path / "far"), jsonform.as_json(STANDARD), False)
     endpoint.faults = {"_t2": [fault, fault], "_seg": [fault]}
     row = retry.complete(work, dataset.prepare, timed=True)
     assert row.status == "ok"
     assert not any(endpoint.faults.values())
     near = cohort.find(str(cohort_folder)).cases[1]
     expected = retry.complete(
-        dataset._work(near, str(tmp_path / "near"), STANDARD, False), dataset.prepare
+        dataset._work(near, str(tmp_path / "near"), jsonform.as_json(STANDARD), False),
+        dataset.prepare,
     )
     assert row.facts["image_sha256"] == expected.facts["image_sha256"]
 
@@ -136,7 +154,7 @@ def test_a_fault_that_stays_is_a_row_after_bounded_attempts(
 ) -> None:
     monkeypatch.setattr(retry, "PAUSES_SECONDS", (0.1, 0.1))
     case = cohort.find(phantoms).cases[2]
-    work = dataset._work(case, str(tmp_path), STANDARD, False)
+    work = dataset._work(case, str(tmp_path), jsonform.as_json(STANDARD), False)
     endpoint.faults = {"_flair": ["500"] * 1000}
     row = retry.complete(work, dataset.prepare, timed=True)
     assert (row.status, row.attempts) == ("error", retry.MAX_ATTEMPTS)

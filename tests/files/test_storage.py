@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from ray_brats.errors import ArtefactError
 from ray_brats.files import ledger, storage
@@ -124,3 +125,18 @@ def test_what_a_library_says_is_told_with_the_name_of_the_file(
     assert "None" not in str(told.value)
     assert str(error).rstrip(".") in str(told.value)
     assert told.value.filename == "s3://bucket/key"
+
+
+def test_an_access_point_is_asked_as_one_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def answers(_: object, method: str, **given: object) -> dict[str, object]:
+        asked.append({"method": method, **given})
+        return {"Contents": [{"Key": "data/a", "Size": 3, "ETag": '"e"'}]}
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", answers)
+    point = "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mine"
+    (file,) = storage.list_files(f"{point}/data")
+    assert (file.uri, file.size_bytes, file.etag) == (f"{point}/data/a", 3, "e")
+    assert asked[0]["Bucket"] == point.removeprefix("s3://")
+    assert asked[0]["Prefix"] == "data/"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_brats import errors
 from ray_brats.recipes import config, jsonform, named
@@ -74,3 +77,16 @@ def test_a_word_for_a_list_of_words_is_its_only_item() -> None:
 def test_a_setting_that_cannot_be_is_a_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(errors.UsageError, match=sentence):
         jsonform.with_settings(named.get("standard"), [setting])
+
+
+@given(st.lists(st.integers() | st.text() | st.dictionaries(st.text(), st.booleans()), max_size=5))
+def test_a_fingerprint_of_what_is_given_one_by_one_is_that_of_the_list(items: list[Any]) -> None:
+    assert jsonform.fingerprint(iter(items), "a") == jsonform.fingerprint(items, "a")
+    nested = (iter(items) for _ in range(2))
+    assert jsonform.fingerprint(nested) == jsonform.fingerprint([items, items])
+
+
+def test_a_part_may_be_written_once_for_many_fingerprints() -> None:
+    recipe = named.get("smoke")
+    for part in (recipe, {"b": 1, "a": [2]}, "é", None):
+        assert jsonform.fingerprint(1, jsonform.Written.of(part)) == jsonform.fingerprint(1, part)
