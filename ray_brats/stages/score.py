@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 
@@ -25,6 +24,7 @@ from ray_brats.engine.capacity import Capacity
 from ray_brats.engine.cluster import Resources, on_node
 from ray_brats.engine.waiting import Waiting
 from ray_brats.files.ledger import CaseRow, Work
+from ray_brats.files.packed import Packed
 from ray_brats.model.card import Asked
 from ray_brats.model.predict import Predictor
 from ray_brats.model.predictions import Predictions, ScoreSummary
@@ -36,6 +36,7 @@ from ray_brats.stages.segmenting import (
     MakeSegmenter,
     Segment,
     Tally,
+    as_block,
 )
 
 LIMIT_SECONDS = 1800.0
@@ -83,7 +84,7 @@ def score(
 
 def segment_all(
     work: Sequence[Work], frame: Frame, capacity: Capacity, make_segmenter: MakeSegmenter
-) -> list[CaseRow]:
+) -> Sequence[CaseRow]:
     """A row for every case, in the order they finish."""
     if not work:
         return []
@@ -101,7 +102,7 @@ def segment_all(
         Waiting("score"),
         mapping.stopped_by_ray("score"),
     ):
-        rows = list(stream(work, frame, capacity, make_segmenter, tally))
+        rows = Packed(stream(work, frame, capacity, make_segmenter, tally))
         failed = sum(row.status != "ok" for row in rows)
         progress.update(len(rows), note=f"{failed} failed" if failed else "")
     return rows
@@ -136,22 +137,22 @@ def stream(
     tally: Any = None,
 ) -> Iterator[CaseRow]:
     """A row for every case, as blocks of them finish; those whose process died come last."""
-    put_off: list[Entry] = []
-    entries = [Entry(work=item) for item in work]
+    put_off = Packed[Entry]()
+    entries = Packed(Entry(work=item) for item in work)
     while entries:
         for done in _one_pass(entries, frame, capacity, make_segmenter, tally):
             if isinstance(done, Entry):
                 put_off.append(done)
             else:
                 yield done
-        entries, put_off = put_off, []
+        entries, put_off = put_off, Packed()
         if entries:
             say(f"score: {len(entries)} case(s), whose process died, once more")
             frame = dataclasses.replace(frame, alone=True)
 
 
 def _one_pass(
-    entries: Sequence[Entry],
+    entries: Packed[Entry],
     frame: Frame,
     capacity: Capacity,
     make_segmenter: MakeSegmenter,
@@ -163,10 +164,7 @@ def _one_pass(
     scaling.actor_pool_util_upscaling_threshold = BUSY
     scaling.actor_pool_util_downscaling_threshold = IDLE
     size = 1 if frame.alone else together(len(entries), capacity.actors)
-    tables = [
-        pa.table({"entry": [entry.as_json() for entry in entries[at : at + size]]})
-        for at in range(0, len(entries), size)
-    ]
+    grouped = [as_block(group) for group in entries.groups(size)]
     pool = ray.data.ActorPoolStrategy(
         min_size=capacity.actors if capacity.most == capacity.actors else 1,
         max_size=capacity.most,
@@ -174,11 +172,11 @@ def _one_pass(
         max_tasks_in_flight_per_actor=SIDE_BY_SIDE,
         max_concurrent_calls_per_actor=1 if frame.alone else SIDE_BY_SIDE,
     )
-    done = ray.data.from_arrow(tables).map_batches(
+    done = ray.data.from_arrow(grouped).map_batches(
         Segment,
         fn_constructor_args=[frame, make_segmenter, capacity.threads, tally],
         compute=pool,
-        batch_size=size,
+        batch_size=1,
         batch_format="pyarrow",
         **capacity.actor,
     )

@@ -19,6 +19,7 @@ import itertools
 import json
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,6 +102,18 @@ class Entry:
         return Entry(work=Work.from_row(facts.pop("work")), **facts)
 
 
+def as_block(entries: Sequence[Entry]) -> pa.Table:
+    """Cases that go to an actor together: compressed, for what all share is nearly all of it."""
+    text = json.dumps([entry.as_json() for entry in entries])
+    return pa.table({"entries": [zlib.compress(text.encode(), 1)]})
+
+
+def from_block(block: pa.Table) -> list[Entry]:
+    """As `as_block` made it."""
+    (packed,) = block["entries"].to_pylist()
+    return [Entry.from_json(text) for text in json.loads(zlib.decompress(packed))]
+
+
 class Tally:
     """A Ray actor beside the driver that hears of each case when it is done."""
 
@@ -140,7 +153,7 @@ class Segment:
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
         """Of each case `row`, one of the ledger as JSON; or an empty one and `again`: put off."""
-        begun = Begun(self._frame, [Entry.from_json(text) for text in batch["entry"].to_pylist()])
+        begun = Begun(self._frame, from_block(batch))
         left = iter(begun.to_do())
         together = 1 if self._frame.alone else 1 + self._frame.readers
         ahead = deque(self._begin(begun, number) for number in itertools.islice(left, together))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pyarrow as pa
 import pytest
 from engine.test_blocks import Died, store  # noqa: F401 - a fixture
 
@@ -25,7 +24,7 @@ from ray_brats.model import predict
 from ray_brats.model.predictions import Predictions
 from ray_brats.recipes import tasks
 from ray_brats.stages import segmenting
-from ray_brats.stages.segmenting import Entry, Frame, Segment, Tally
+from ray_brats.stages.segmenting import Entry, Frame, Segment, Tally, as_block
 from stages.test_score import FIRST_SIDE, PREPROCESSING, write_cases
 
 FRAME = Frame(preprocessing=PREPROCESSING, limit_seconds=60)
@@ -75,7 +74,7 @@ class Model:
 
 def taken(entries: list[Entry], model: Model, frame: Frame = FRAME) -> list[CaseRow | Entry]:
     """What comes of a block; where its process dies, of its successor."""
-    batch = pa.table({"entry": [entry.as_json() for entry in entries]})
+    batch = as_block(entries)
     while True:
         actor = Segment(frame, lambda threads: model, 1)
         try:
@@ -205,9 +204,7 @@ def test_a_block_done_again_for_nothing_tells_the_same(tmp_path: Path) -> None:
 
 def test_what_took_too_long_is_given_up_at_once(work: Work, tmp_path: Path) -> None:
     with pytest.raises(Died):
-        Segment(FRAME, lambda threads: Model(Died()), 1)(
-            pa.table({"entry": [Entry(work=work).as_json()]})
-        )
+        Segment(FRAME, lambda threads: Model(Died()), 1)(as_block([Entry(work=work)]))
     # As the timer of the process that it ended would have written.
     (tmp_path / "alarms" / f"{FRAME.prefix}a-0").write_text("Timeout (0:01:00)!")
     row = row_of(work, Model())
@@ -260,7 +257,7 @@ def test_two_blocks_share_the_model_and_their_cases_count_what_they_took_alone(
     rows: list[CaseRow] = []
 
     def block(item: Work) -> None:
-        made = actor(pa.table({"entry": [Entry(work=item).as_json()]}))
+        made = actor(as_block([Entry(work=item)]))
         rows.append(CaseRow.from_json(json.loads(made["row"][0])))
 
     threads = [threading.Thread(target=block, args=[item]) for item in items]
