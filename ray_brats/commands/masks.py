@@ -81,6 +81,11 @@ def score(options: ScoreOptions) -> Summary:
     cohort = selected(options.cohort, options.selection)
     task = chosen.task_of(cohort, options.selection.meant())
     target = ownership.output_folder(options.predictions)
+    if f"{target}/".startswith(f"{cohort.uri}/"):
+        say(
+            f"warning: {target} lies in the cohort itself, whose next listing will have the masks "
+            "among the scans: pass a folder beside it"
+        )
     if options.flat:
         from ray_brats.commands import flat
 

@@ -50,7 +50,8 @@ class TrainOptions:
     fold: Annotated[int | None, arg(metavar="0-4")] = None
     """Validate with this fold of five (0-4) instead of the dataset's split."""
     resume: bool = False
-    """Go on with a run that exists, also to a greater length; start it where none is."""
+    """Go on with a run that exists, to the length it was told, or to a greater one that is asked
+    for; start it where none is."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Decides the initial weights and everything drawn."""
     hang_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0
@@ -58,6 +59,13 @@ class TrainOptions:
     cache_gib: Annotated[float | None, arg(metavar="GIB")] = None
     """What the cases of a dataset in a bucket may take on each node's disk, below TMPDIR; by
     default what that has."""
+
+    def asks_for_length(self) -> bool:
+        """Whether the call says how long the training goes."""
+        fields = tuple(f"train.{name}=" for name in ("minutes", "steps", "patches"))
+        return self.length != Length() or any(
+            setting.startswith(fields) for setting in self.recipe.settings
+        )
 
 
 def train(options: TrainOptions) -> TrainSummary:
@@ -67,8 +75,10 @@ def train(options: TrainOptions) -> TrainSummary:
 
     recipe = options.recipe.read(seed=options.seed, length=options.length)
     workers = workers_of(options.workers)
-    data = read_dataset(storage.absolute(options.dataset), recipe, fold=options.fold)
     run_uri = ownership.output_folder(options.run)
+    if options.resume and not options.asks_for_length():
+        recipe = run.with_kept_length(recipe, run_uri)
+    data = read_dataset(storage.absolute(options.dataset), recipe, fold=options.fold)
     existing: run.Existing = "extend" if options.resume else "refuse"
     # What is wrong is told before Ray starts, which takes seconds.
     run.is_finished(run_uri, run.describe(data, recipe, 0), existing=existing)

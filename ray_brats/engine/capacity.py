@@ -68,7 +68,9 @@ def workers_for(asked: Workers | int | None, cluster: Resources) -> Workers:
     if units == 0 and not cluster.joined:
         raise UsageError("the cluster has no CPUs: add nodes, or start its head with --num-cpus")
     if not 1 <= asked.least <= asked.most:
-        raise UsageError(f"--workers {asked}: expected a number above 0, or two as 2-8")
+        raise UsageError(
+            f"--workers {asked}: expected a number above 0, or two as 2-8, the smaller first"
+        )
     if asked.most > units and not cluster.joined:
         raise UsageError(
             f"--workers {asked}: expected 1 to {units}, as the cluster has {units} {kind} and "

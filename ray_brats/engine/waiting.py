@@ -80,9 +80,10 @@ def sentence(task: Mapping[str, float] | None = None) -> str | None:
     total = ray.cluster_resources()
     here = ", ".join(f"{free.get(unit, 0):g} of {total.get(unit, 0):g} {unit}" for unit in UNITS)
     told = f"waiting for {_places(places)}; free now: {here}"
-    held = [one for one in private.held_by_jobs() if one.job_id != own]
+    everybody = private.held_by_jobs()
+    held = [one for one in everybody if one.job_id != own]
     if not held:
-        return told
+        return f"{told}; held by work of this command itself" if everybody else told
     by = "; ".join(_holder(one) for one in held[:_SHOWN])
     more = f" and {len(held) - _SHOWN} more jobs" if held[_SHOWN:] else ""
     return f"{told}; held by {by}{more}"

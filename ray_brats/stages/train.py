@@ -169,8 +169,7 @@ def _say_plan(data: Dataset, recipe: Recipe, workers: Workers, cluster: Resource
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
     if settings.patches:
         a_step = workers.most * settings.batch_per_worker * settings.accumulate
-        steps = math.ceil(settings.patches / a_step)
-        length = f"{settings.patches} patches, {steps} steps of {a_step}"
+        length = f"{settings.patches} patches in steps of {a_step}"
     patch = "×".join(str(side) for side in settings.patch_vox)
     batch = f"batch {settings.batch_per_worker}"
     if settings.accumulate > 1:

@@ -14,6 +14,7 @@ way: an attempt that was taken over can write nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import shutil
@@ -107,6 +108,15 @@ def read(run_uri: str) -> Run:
     """The run in a folder, which may hold none yet."""
     empty = Run(uri=run_uri, description=None)
     return Run(uri=run_uri, description=storage.read_json_or_none(empty.description_uri))
+
+
+def with_kept_length(recipe: Recipe, run_uri: str) -> Recipe:
+    """The recipe with the length that a run was told last; as it is where there is no run."""
+    kept = ((read(run_uri).description or {}).get("recipe") or {}).get("train")
+    if kept is None:
+        return recipe
+    lengths = {name: kept.get(name) for name in ("minutes", "steps", "patches")}
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **lengths))
 
 
 # --- what a run is ---------------------------------------------------------------------

@@ -128,3 +128,16 @@ def test_a_gpu_that_only_ray_knows_is_a_sentence(address: str) -> None:
     assert "TensorFlow sees none there: install NVIDIA's driver" in told
     assert ray.get(ray.remote(num_gpus=0)(looked).remote(0)) is None
     assert devices.granted() == []
+
+
+def test_what_this_very_command_holds_is_said_to_be_its_own(address: str) -> None:
+    @ray.remote(num_gpus=1, num_cpus=0)
+    class Actor:
+        def ready(self) -> bool:
+            return True
+
+    first, second = Actor.remote(), Actor.remote()
+    ray.get(first.ready.remote())
+    soon(lambda: "held by work of this command itself" in str(waiting.sentence()))
+    ray.kill(first)
+    ray.kill(second)

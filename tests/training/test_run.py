@@ -46,6 +46,13 @@ def test_the_best_is_chosen_with_what_made_it(tmp_path: Path) -> None:
     assert chosen.facts == FACTS
 
 
+def test_a_run_keeps_the_length_it_was_told(tmp_path: Path) -> None:
+    run = made(tmp_path, {3: 0.2})
+    for other in (named.get("smoke"), named.get("smoke", patches=7), named.get("smoke", minutes=1)):
+        assert runs.with_kept_length(other, run) == RECIPE
+        assert runs.with_kept_length(other, f"{run}/none") == other
+
+
 def test_the_tumours_of_its_cases_are_told_where_names_tell_them(tmp_path: Path) -> None:
     run = made(tmp_path, {3: 0.2})
     told = storage.read_json(f"{run}/run.json")
