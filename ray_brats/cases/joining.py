@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ray_brats.cases import bids, folders, naming, spelling
+from ray_brats.cases import bids, folders, naming, plain
 from ray_brats.cases.case import PassedOver
 from ray_brats.cases.folders import Named, OneCase, Several
 from ray_brats.cases.naming import MODALITIES, SEGMENTATION, Meaning
@@ -67,10 +67,6 @@ class Joined:
     """The same of cases that have a folder of their own and no doubt about any name in it."""
     passed_over: list[PassedOver] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def names(self) -> Iterable[str]:
-        """Original names of all cases."""
-        return itertools.chain(self.cases, self.plain)
 
     def by_name(self) -> Iterator[tuple[str, Kinds]]:
         """All cases, sorted by their original names."""
@@ -134,72 +130,16 @@ def join(files: Iterable[FileInfo]) -> Joined:
     come. All others are looked at together, with those whose name one of them has too.
     """
     rest: list[FileInfo] = []
-    plain = Table(_plain_cases(files, rest))
+    alone = Table(plain.cases_of(files, rest))
     while True:
         joined, mentioned = _join(rest)
-        both = mentioned and mentioned.intersection(plain)
+        both = mentioned and mentioned.intersection(alone)
         if not both:
-            return dataclasses.replace(joined, plain=plain)
-        for name, kinds in plain.items():
+            return dataclasses.replace(joined, plain=alone)
+        for name, kinds in alone.items():
             rest += kinds.values() if name in both else ()
         rest.sort(key=lambda file: file.uri)
-        plain = Table((name, kinds) for name, kinds in plain.items() if name not in both)
-
-
-def _plain_cases(
-    files: Iterable[FileInfo], rest: list[FileInfo]
-) -> Iterator[tuple[str, dict[str, FileInfo]]]:
-    """Cases that have a folder of their own, by name; all other images go to `rest`."""
-    known: set[str] = set()
-    images = (file for file in files if naming.image_format(storage.name_of(file.uri)))
-    for together in _each_folder(images):
-        name, kinds = _plain_case(together)
-        if name and name not in known:
-            known.add(name)
-            yield name, kinds
-        else:
-            # A second case of the name takes the first one along: see `join`.
-            rest += together
-    rest.sort(key=lambda file: file.uri)
-
-
-def _each_folder(files: Iterable[FileInfo]) -> Iterator[list[FileInfo]]:
-    """The files right in each folder, of files that are sorted by URI."""
-    opened: list[tuple[str, list[FileInfo]]] = []
-    for file in files:
-        folder = storage.parent_of(file.uri)
-        if not opened or opened[-1][0] != folder:
-            while opened and not f"{folder}/".startswith(f"{opened[-1][0]}/"):
-                yield opened.pop()[1]
-            if not opened or opened[-1][0] != folder:
-                opened.append((folder, []))
-        opened[-1][1].append(file)
-    while opened:
-        yield opened.pop()[1]
-
-
-def _plain_case(images: Sequence[FileInfo]) -> tuple[str | None, dict[str, FileInfo]]:
-    """The one case that the images of a folder are of beyond doubt, one file a kind; or None."""
-    nothing: tuple[None, dict[str, FileInfo]] = None, {}
-    # What lies alone in a folder may be told by the folder's name.
-    if len(images) < 2:
-        return nothing
-    kinds: dict[str, FileInfo] = {}
-    case = None
-    for file in images:
-        name = storage.name_of(file.uri)
-        meaning = naming.meaning_of(name)
-        if (
-            meaning is None
-            or case not in (None, meaning.case)
-            or meaning.kind in kinds
-            or (meaning.kind == SEGMENTATION and meaning.spelling != SEGMENTATION)
-            or bids.meaning_of(name)
-        ):
-            return nothing
-        case, kinds[meaning.kind] = meaning.case, file
-    assert case is not None
-    return nothing if _holds_modality(case) else (case, kinds)
+        alone = Table((name, kinds) for name, kinds in alone.items() if name not in both)
 
 
 def _join(images: Sequence[FileInfo]) -> tuple[Joined, set[str]]:
@@ -259,12 +199,7 @@ def _place(joined: Joined, left: _Left, file: FileInfo, by_place: Meaning | None
 
 
 def _is_doubtful(meaning: Meaning) -> bool:
-    return meaning.kind != SEGMENTATION and _holds_modality(meaning.case)
-
-
-def _holds_modality(case: str) -> bool:
-    """Whether the name of a case may be a modality's, as of `FLAIR_to` in `FLAIR_to_T1`."""
-    return bool(spelling.modalities_in(case)) and not naming.tasks_of(naming.id_of_name(case))
+    return meaning.kind != SEGMENTATION and plain.holds_modality(meaning.case)
 
 
 def _place_by_name(joined: Joined, left: _Left, meaning: Meaning, file: FileInfo) -> None:

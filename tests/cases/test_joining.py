@@ -233,11 +233,11 @@ def test_no_image_is_lost_and_none_is_in_two_places(paths: set[str]) -> None:
     files = [FileInfo(uri=f"/c/{path}", size_bytes=0, etag="") for path in sorted(paths)]
     joined = joining.join(files)
     placed = [
-        file.uri for kinds in joined.cases.values() for items in kinds.values() for file in items
+        file.uri for _, kinds in joined.by_name() for items in kinds.values() for file in items
     ] + [item.uri for item in joined.passed_over]
     images = [file.uri for file in files if naming.image_format(storage.name_of(file.uri))]
     assert sorted(placed) == sorted(images)
-    assert all(items for kinds in joined.cases.values() for items in kinds.values())
+    assert all(items for _, kinds in joined.by_name() for items in kinds.values())
 
 
 PLAIN = st.builds("{}{}_{}{}".format, FOLDERS, WORDS, st.sampled_from([*SCANS, "seg"]), ENDINGS)
